@@ -1,0 +1,13 @@
+"""npk: gates, neural path features and exact path kernels of any JAX network."""
+
+from npk._jaxpr import UnsupportedOperation as UnsupportedOperation
+from npk._jaxpr import require_supported_jax as _require_supported_jax
+from npk.gating import gated as gated
+from npk.gating import gates as gates
+from npk.gating import linear as linear
+from npk.gating import preactivations as preactivations
+from npk.gating import soft_relu as soft_relu
+
+_require_supported_jax()
+
+__version__ = "0.1.0"

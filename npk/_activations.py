@@ -1,0 +1,392 @@
+"""Finding the activations of a program: where a value q becomes q·γ(q).
+
+An activation is found by what it computes, not by what it is called. Two forms count:
+
+- hard: a(q) is a different multiple of q on either side of zero (ReLU in any spelling, leaky ReLU,
+  absolute value), proven by running the equations once for q > 0 and once for q < 0 on symbols α·q + c;
+- soft: a product (or quotient) of a multiple of q with a bounded-type function of q: silu, gelu, soft-ReLU;
+
+and max-pooling, whose gate selects. Whatever is nonlinear in another way stays in the program as it is.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from npk._jaxpr import Atom, Const, Equation, Program, UnsupportedOperation, Var, flatten, is_custom, sub_jaxpr
+
+_ELEMENTWISE = frozenset(
+    """abs add add_any and atan2 cbrt clamp convert_element_type copy copy_p cos cosh div eq erf erf_inv erfc exp exp2
+    expm1 floor ceil ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow
+    reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor""".split()
+)
+# What makes a factor of q a gate rather than a polynomial of q.
+_GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min select_n tanh".split())
+_DECIDING = frozenset("abs div max min mul select_n".split())
+_POOLS = frozenset(("reduce_max", "reduce_window_max"))
+IDENTITY = "npk_identity_activation"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Activation:
+    """a(q) = q·γ(q): `gate(q)` is γ(q), and `apply(q, G)` is q·G (a sum over the window for pooling)."""
+
+    kind: str  # "hard", "soft", "identity" or "pool"
+    gate: Callable[[Any], Any]
+    apply: Callable[[Any, Any], Any] = jnp.multiply
+    windows: Callable[[Any], Any] | None = None  # pooling only: q -> [..., window]
+
+
+# ------------------------------------------------------------------------------ hard: signs and slopes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Affine:
+    """slope·q + offset, for q of one sign (offset alone at q = 0)."""
+
+    slope: float
+    offset: float
+
+
+def _sign(value: _Affine, side: int) -> int | None:
+    """The sign of slope·q + offset for q on `side` of zero, or None where it depends on |q|."""
+    if side == 0 or value.slope == 0:
+        return int(np.sign(value.offset))
+    if value.offset == 0:
+        return int(np.sign(value.slope)) * side
+    return None
+
+
+def _minus(a: _Affine, b: _Affine) -> _Affine:
+    return _Affine(a.slope - b.slope, a.offset - b.offset)
+
+
+def _pick(a: _Affine, b: _Affine, side: int, largest: bool) -> _Affine | None:
+    order = _sign(_minus(a, b), side)
+    if order is None:
+        return None
+    if order == 0:  # a tie: the flatter branch, so that relu's gate at zero is zero
+        return a if abs(a.slope) <= abs(b.slope) else b
+    return a if (order > 0) == largest else b
+
+
+def _product(a: _Affine, b: _Affine, side: int) -> _Affine | None:
+    if a.slope and b.slope:
+        return _Affine(0.0, 0.0) if side == 0 and not (a.offset or b.offset) else None
+    flat, other = (a, b) if not a.slope else (b, a)
+    return _Affine(flat.offset * other.slope, flat.offset * other.offset)
+
+
+def _affine_step(equation: Equation, values: list[_Affine], side: int) -> _Affine | None:
+    """One elementwise primitive on symbols; None where the result is not of the form slope·q + offset."""
+    name = equation.name
+    first = values[0]
+    if name in ("copy", "copy_p", "convert_element_type", "stop_gradient", "reduce_precision"):
+        if name == "stop_gradient" and first.slope:
+            return None
+        return first
+    if name == "neg":
+        return _Affine(-first.slope, -first.offset)
+    if name in ("add", "add_any"):
+        return _Affine(first.slope + values[1].slope, first.offset + values[1].offset)
+    if name == "sub":
+        return _minus(first, values[1])
+    if name == "mul":
+        return _product(first, values[1], side)
+    if name == "div":
+        if values[1].slope or not values[1].offset:
+            return None
+        return _product(first, _Affine(0.0, 1 / values[1].offset), side)
+    if name in ("max", "min"):
+        return _pick(first, values[1], side, name == "max")
+    if name == "abs":
+        sign = _sign(first, side)
+        return None if sign is None else _Affine(sign * first.slope, sign * first.offset)
+    if name == "sign":
+        sign = _sign(first, side)
+        return None if sign is None else _Affine(0.0, float(sign))
+    if name in ("gt", "ge", "lt", "le", "eq", "ne"):
+        order = _sign(_minus(first, values[1]), side)
+        truth = {"gt": (1,), "ge": (0, 1), "lt": (-1,), "le": (-1, 0), "eq": (0,), "ne": (-1, 1)}[name]
+        return None if order is None else _Affine(0.0, float(order in truth))
+    if name == "not" and not first.slope and equation.outputs[0].dtype == bool:
+        return _Affine(0.0, 1.0 - first.offset)
+    if name in ("and", "or") and equation.outputs[0].dtype == bool and not any(v.slope for v in values):
+        return _Affine(0.0, (min if name == "and" else max)(first.offset, values[1].offset))
+    if name == "select_n":
+        return None if first.slope else values[1 + int(first.offset)]
+    return None
+
+
+# --------------------------------------------------------------------------------------------- finding
+
+
+class _Finder:
+    """Looks through a program once, in order; later finds absorb what lies inside them."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.data = program.reached_from(program.x)
+        self.order: dict[Var, int] = {}
+        self.producer: dict[Var, Equation] = {}
+        self.uniform: dict[Var, float] = {}
+        self.found: dict[Equation, Activation] = {}
+        self.operand: dict[Equation, Var] = {}
+        self.consumers = program.consumers()
+        for i, equation in enumerate(program.equations):
+            for var in equation.outputs:
+                self.order[var], self.producer[var] = i, equation
+            self.note_uniform(equation)
+
+    def scalar(self, atom: Atom) -> float | None:
+        """The value of an atom known to hold one number everywhere."""
+        if isinstance(atom, Var):
+            return self.uniform.get(atom)
+        if isinstance(atom.value, jax.core.Tracer) or np.size(atom.value) == 0:
+            return None
+        if not jnp.issubdtype(atom.dtype, jnp.number) and atom.dtype != bool:
+            return None
+        values = np.asarray(atom.value)
+        return float(values.flat[0]) if values.size == 1 or (values == values.flat[0]).all() else None
+
+    def note_uniform(self, equation: Equation) -> None:
+        if equation.name in ("broadcast_in_dim", "convert_element_type", "copy", "copy_p", "reshape", "neg"):
+            value = self.scalar(equation.inputs[0])
+            if value is not None:
+                self.uniform[equation.outputs[0]] = -value if equation.name == "neg" else value
+
+    def data_inputs(self, equation: Equation) -> list[Var]:
+        return [a for a in equation.inputs if isinstance(a, Var) and a in self.data]
+
+    def expandable(self, var: Var) -> bool:
+        """Whether var is an elementwise function of data and of numbers, nothing else."""
+        equation = self.producer.get(var)
+        if equation is None or not _is_elementwise(equation):
+            return False
+        numbers = [a for a in equation.inputs if not (isinstance(a, Var) and a in self.data)]
+        return all(self.scalar(a) is not None for a in numbers)
+
+    def region(self, exit_equation: Equation) -> tuple[Var, list[Equation]] | None:
+        """The nearest single value q that everything `exit_equation` computes is a function of.
+
+        Returns q and the equations from q up to and with the exit, in order.
+        """
+        numbers = [a for a in exit_equation.inputs if not (isinstance(a, Var) and a in self.data)]
+        if any(self.scalar(a) is None for a in numbers):
+            return None
+        inside = [exit_equation]
+        open_vars = set(self.data_inputs(exit_equation))
+        while len(open_vars) > 1:
+            latest = max(open_vars, key=lambda v: self.order.get(v, -1))
+            if not self.expandable(latest):
+                return None
+            open_vars.remove(latest)
+            open_vars.update(self.data_inputs(self.producer[latest]))
+            inside.append(self.producer[latest])
+        return (open_vars.pop(), inside[::-1]) if open_vars else None
+
+    def slopes(self, root: Var, inside: list[Equation], exit_atom: Atom) -> tuple[float, float, float] | None:
+        """The multiples of q that `exit_atom` is for q < 0, q = 0, q > 0; None if it is not piecewise one."""
+        result = []
+        for side in (-1, 0, 1):
+            env: dict[Var, _Affine] = {root: _Affine(1.0, 0.0)}
+            for equation in inside:
+                values = [self.symbol(atom, env) for atom in equation.inputs]
+                out = None if None in values else _affine_step(equation, values, side)
+                if out is not None:
+                    env[equation.outputs[0]] = out
+            value = env.get(exit_atom) if isinstance(exit_atom, Var) else None
+            if value is None or value.offset != 0 or not math.isfinite(value.slope):
+                return None
+            result.append(value.slope)
+        return result[0], result[1], result[2]
+
+    def symbol(self, atom: Atom, env: dict[Var, _Affine]) -> _Affine | None:
+        if isinstance(atom, Var) and atom in env:
+            return env[atom]
+        number = self.scalar(atom)
+        return None if number is None else _Affine(0.0, number)
+
+    def soft_gate(self, root: Var, inside: list[Equation]) -> Callable[[Any], Any] | None:
+        """γ of an exit that reads (multiple of q) · g(q) or (multiple of q) / g(q)."""
+        last = inside[-1]
+        if not _GATE_LIKE.intersection(e.name if e.activation is None else "select_n" for e in inside[:-1]):
+            return None
+        pairs = [(last.inputs[0], last.inputs[1])]
+        if last.name == "mul":
+            pairs.append((last.inputs[1], last.inputs[0]))
+        for multiple, factor in pairs:
+            slopes = (1.0, 1.0, 1.0) if multiple is root else self.slopes(root, inside[:-1], multiple)
+            if slopes and len(set(slopes)) == 1 and isinstance(factor, Var) and factor in self.data:
+                return _replay(root, inside[:-1], factor, slopes[0], invert=last.name == "div")
+        return None
+
+    def look(self, equation: Equation) -> None:
+        name = equation.name
+        if name in ("jit", "pjit") and equation.params.get("name") == IDENTITY:
+            self.add(equation, self.data_inputs(equation), Activation("identity", jnp.ones_like))
+        elif name in _POOLS and equation.outputs[0] in self.data and not self.only_stopped(equation.outputs[0]):
+            windows = _windows(equation)
+            pool = Activation("pool", lambda q: _selection(windows(q, -jnp.inf)), _pooled(windows), windows)
+            self.add(equation, self.data_inputs(equation), pool)
+        elif name in _DECIDING and equation.outputs[0] in self.data:
+            self.look_elementwise(equation)
+
+    def look_elementwise(self, equation: Equation) -> None:
+        if equation.name in ("mul", "div") and len(self.data_inputs(equation)) < 2:
+            return
+        region = self.region(equation)
+        if region is None or not jnp.issubdtype(region[0].dtype, jnp.floating):
+            return
+        root, inside = region
+        slopes = self.slopes(root, inside, equation.outputs[0])
+        if slopes is not None and len(set(slopes)) == 1:
+            return
+        for interior in inside[:-1]:
+            self.found.pop(interior, None)
+        if slopes is not None:
+            self.add(equation, [root], Activation("hard", _hard_gate(slopes)))
+        elif equation.name in ("mul", "div"):
+            gate = self.soft_gate(root, inside)
+            if gate is not None:
+                self.add(equation, [root], Activation("soft", gate))
+
+    def add(self, equation: Equation, operands: list[Var], activation: Activation) -> None:
+        if operands:
+            self.found[equation], self.operand[equation] = activation, operands[0]
+
+    def only_stopped(self, var: Var) -> bool:
+        """Whether nothing but a stopped gradient comes of var: the shift inside softmax or logsumexp."""
+        readers = self.consumers.get(var, [])
+        passing = [e for e in readers if e.name != "stop_gradient"]
+        if var in self.program.outputs or any(not _is_elementwise(e) and e.name != "broadcast_in_dim" for e in passing):
+            return False
+        return bool(readers) and all(self.only_stopped(e.outputs[0]) for e in passing)
+
+
+def _is_elementwise(equation: Equation) -> bool:
+    if equation.name in _ELEMENTWISE:
+        return True
+    body = sub_jaxpr(equation) if is_custom(equation) else None
+    return body is not None and all(e.primitive.name in _ELEMENTWISE for e in body.jaxpr.eqns)
+
+
+def _hard_gate(slopes: tuple[float, float, float]) -> Callable[[Any], Any]:
+    below, at, above = slopes
+
+    def gate(q: Any) -> Any:
+        kinds = [jnp.asarray(s, q.dtype) for s in (below, at, above)]
+        lower = kinds[0] if at == below else jnp.where(q < 0, kinds[0], kinds[1])
+        return jnp.where(q > 0, kinds[2], lower)
+
+    return gate
+
+
+def _replay(root: Var, inside: list[Equation], factor: Var, slope: float, invert: bool) -> Callable[[Any], Any]:
+    def gate(q: Any) -> Any:
+        env: dict[Var, Any] = {root: q}
+        for equation in inside:
+            values = []
+            for atom in equation.inputs:
+                if isinstance(atom, Var) and atom in env:
+                    values.append(env[atom])
+                elif isinstance(atom, Const):
+                    values.append(atom.value)
+            env.update(zip(equation.outputs, equation.bind(*values), strict=True))
+        g = env[factor]
+        return jnp.asarray(slope, q.dtype) / g if invert else (g if slope == 1.0 else jnp.asarray(slope, q.dtype) * g)
+
+    return gate
+
+
+# ------------------------------------------------------------------------------------------ max-pooling
+
+
+def _windows(equation: Equation) -> Callable[[Any, Any], Any]:
+    """A function (q, fill) -> [..., window] that lists what each output of a pooling chooses from."""
+    if equation.name == "reduce_max":
+        axes = tuple(equation.params["axes"])
+        rest = equation.outputs[0].shape
+        return lambda q, fill: jnp.moveaxis(q, axes, range(q.ndim - len(axes), q.ndim)).reshape(*rest, -1)
+    p = equation.params
+    size, strides, dilation = p["window_dimensions"], p["window_strides"], p["window_dilation"]
+    if any(b != 1 for b in p["base_dilation"]):
+        raise UnsupportedOperation(f"max-pooling with base dilation has no gate form (at {equation.source})")
+    shape = equation.outputs[0].shape
+
+    def windows(q: Any, fill: Any) -> Any:
+        padded = jax.lax.pad(q, jnp.asarray(fill, q.dtype), [(lo, hi, 0) for lo, hi in p["padding"]])
+        taken = []
+        for offset in np.ndindex(*size):
+            start = [o * d for o, d in zip(offset, dilation, strict=True)]
+            stop = [s + (n - 1) * t + 1 for s, n, t in zip(start, shape, strides, strict=True)]
+            taken.append(jax.lax.slice(padded, start, stop, strides))
+        return jnp.stack(taken, -1)
+
+    return windows
+
+
+def _selection(values: Any) -> Any:
+    return jax.nn.one_hot(jnp.argmax(values, -1), values.shape[-1], dtype=values.dtype)
+
+
+def _pooled(windows: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda q, gate: jnp.sum(windows(q, 0) * gate, -1)
+
+
+# ------------------------------------------------------------------------------------- public to npk
+
+
+def with_activations(program: Program) -> Program:
+    """The same program with every activation written as one equation (`Equation.activation` set).
+
+    Raises:
+        UnsupportedOperation: an activation lies inside a `cond` or `while`, where it cannot be replaced.
+    """
+    finder = _Finder(program)
+    for equation in program.equations:
+        finder.look(equation)
+    equations = []
+    for equation in program.equations:
+        if equation in finder.found:
+            operand = (finder.operand[equation],)
+            equation = dataclasses.replace(equation, inputs=operand, activation=finder.found[equation])
+        elif equation.name in ("cond", "while") and contains_activation(equation):
+            raise UnsupportedOperation(
+                f"an activation inside `{equation.name}` has no gate of its own (at {equation.source}). Compute both "
+                "branches and select, or use lax.scan with a fixed length."
+            )
+        equations.append(equation)
+    return dataclasses.replace(program, equations=tuple(equations)).pruned()
+
+
+def contains_activation(eqn: Any) -> bool:
+    """Whether the body of an equation (a jaxpr's or a program's) holds an activation of its inputs."""
+    bodies = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, "jaxpr") and hasattr(item, "consts"):
+                bodies.append(item)
+    own = sub_jaxpr(eqn)
+    for body in bodies or ([own] if own is not None else []):
+        program = flatten(body, lambda e: True, 0, (), None)
+        finder = _Finder(program)
+        for equation in program.equations:
+            finder.look(equation)
+            if equation.name in ("cond", "while") and contains_activation(equation):
+                return True
+        if any(a.kind != "pool" for a in finder.found.values()) or (not is_custom(eqn) and finder.found):
+            return True
+    return False
+
+
+def opens_for_gates(eqn: Any) -> bool:
+    """Open every plain call; open custom derivatives and loops only where they hold an activation."""
+    if is_custom(eqn) or eqn.primitive.name == "scan":
+        return contains_activation(eqn)
+    return eqn.params.get("name") != IDENTITY

@@ -1,0 +1,107 @@
+"""Checks of what users pass in: each failure is a ValueError that says what was expected and what came."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from npk._jaxpr import Program, Var, path_name
+
+_RANDOM = frozenset(("random_bits", "random_gamma", "rng_bit_generator", "rng_uniform", "threefry2x32"))
+
+
+def concrete(*values: Any) -> bool:
+    """Whether every leaf holds numbers now (it is not being traced)."""
+    return not any(isinstance(v, jax.core.Tracer) for v in jax.tree_util.tree_leaves(values))
+
+
+def _describe(value: Any) -> str:
+    return f"{jnp.result_type(value)}{list(np.shape(value))}"
+
+
+def check_finite(value: Any, name: str) -> None:
+    """Every number in `value` is finite (skipped under tracing, where numbers are not known)."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+        if concrete(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            bad = int(leaf.size - jnp.isfinite(leaf).sum()) if hasattr(leaf, "size") else int(not np.isfinite(leaf))
+            if bad:
+                place = "/".join(filter(None, (name, path_name(path))))
+                raise ValueError(f"{place} must be finite; {bad} of its {np.size(leaf)} numbers are NaN or infinite.")
+
+
+def check_batch(x: Any, name: str = "x", *, floating: bool = False) -> None:
+    """`x` is a batch [N, ...] of at least one sample, of finite numbers."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise ValueError(f"{name} must be an array [N, ...], got {type(x).__name__}.")
+    if x.ndim == 0 or x.shape[0] == 0:
+        raise ValueError(f"{name} must be a batch [N, ...] of at least one sample, got shape {list(x.shape)}.")
+    if floating and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} must be of a floating dtype, got {_describe(x)}: convert it, e.g. x.astype('float32').")
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} must be real, got {_describe(x)}.")
+    check_finite(x, name)
+
+
+def check_pair(x1: Any, x2: Any, *, floating: bool = False) -> None:
+    """Two batches of one kind of sample; x2 may be None."""
+    check_batch(x1, "x1", floating=floating)
+    if x2 is None:
+        return
+    check_batch(x2, "x2", floating=floating)
+    if x1.shape[1:] != x2.shape[1:]:
+        raise ValueError(
+            f"x1 and x2 must agree in all axes but the first, got {list(x1.shape)} and {list(x2.shape)}."
+        )
+    if x1.dtype != x2.dtype:
+        raise ValueError(f"x1 and x2 must have one dtype, got {x1.dtype} and {x2.dtype}.")
+
+
+def check_program(program: Program, n: int) -> None:
+    """The program is a deterministic map from a batch of n samples to [n, K]."""
+    if len(program.outputs) != 1 or len(program.outputs[0].shape) != 2 or program.outputs[0].shape[0] != n:
+        shapes = [list(a.shape) for a in program.outputs]
+        raise ValueError(
+            f"f(params, x) must return one array [N, K] for x of N = {n} samples, got "
+            f"{shapes[0] if len(shapes) == 1 else shapes}. Wrap f so that it returns its logits alone."
+        )
+    for equation in program.equations:
+        if equation.name in _RANDOM:
+            raise ValueError(
+                f"f draws random numbers (`{equation.name}` at {equation.source}): gates and kernels are of a "
+                "deterministic network. Turn dropout off (deterministic=True, train=False), or draw fixed random "
+                "constants outside f."
+            )
+    for x in program.x:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            _check_indices(program, x)
+
+
+def _check_indices(program: Program, x: Var) -> None:
+    """Integer inputs may index (embeddings); used as numbers they must come as floats."""
+    integers = {x}
+    for equation in program.equations:
+        if not integers.intersection(a for a in equation.inputs if isinstance(a, Var)):
+            continue
+        for out in equation.outputs:
+            if jnp.issubdtype(out.dtype, jnp.integer):
+                integers.add(out)
+            elif equation.name in ("convert_element_type", "dot_general"):
+                raise ValueError(
+                    f"x must be of a floating dtype, got {x.dtype}, which f turns into {out.dtype} at "
+                    f"{equation.source}: convert it first, e.g. x.astype('float32'). (Integers may only index.)"
+                )
+
+
+def check_gates(gates: Sequence[Any], expected: Sequence[Any], name: str = "gates") -> None:
+    """One gate an activation, each of its shape."""
+    if not isinstance(gates, (tuple, list)):
+        raise ValueError(f"{name} must be a tuple of {len(expected)} arrays, got {type(gates).__name__}.")
+    if len(gates) != len(expected):
+        shapes = ", ".join(str(list(e.shape)) for e in expected)
+        raise ValueError(f"{name} must hold {len(expected)} arrays (of shapes {shapes}), one an activation; got {len(gates)}.")
+    for i, (gate, want) in enumerate(zip(gates, expected, strict=True)):
+        if np.shape(gate) != tuple(want.shape):
+            raise ValueError(f"{name}[{i}] must have shape {list(want.shape)}, got {list(np.shape(gate))}.")
+        check_finite(gate, f"{name}[{i}]")

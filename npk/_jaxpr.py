@@ -1,0 +1,307 @@
+"""Programs: a JAX function as one flat list of equations.
+
+`trace` runs `jax.make_jaxpr`, opens every call (`jit`, `remat`, `custom_jvp`, `scan` of known length)
+and returns a `Program`. Everything else in npk reads programs, never raw jaxprs, so differences
+between JAX versions and the choice of what to open live here and nowhere else.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex_core
+from jax.extend import source_info_util
+
+OLDEST_JAX = (0, 7, 0)
+
+
+class UnsupportedOperation(ValueError):  # noqa: N818 (named for what was met, as in jax.errors)
+    """An operation of a model lies outside the rules; the message names it, its place and the remedy."""
+
+
+def require_supported_jax(version: str = jax.__version__) -> None:
+    """Raise `ImportError` when the installed JAX is older than npk supports."""
+    found = tuple(int("".join(itertools.takewhile(str.isdigit, part)) or 0) for part in version.split(".")[:3])
+    if found < OLDEST_JAX:
+        oldest = ".".join(map(str, OLDEST_JAX))
+        raise ImportError(f"npk needs jax >= {oldest}, found jax {version}: run `pip install -U 'jax>={oldest}'`.")
+
+
+class Var:
+    """A value of a program; two variables are equal only when they are the same object."""
+
+    __slots__ = ("aval",)
+
+    def __init__(self, aval: Any):
+        self.aval = aval
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.aval.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.aval.dtype
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Const:
+    """A literal or a closed-over array."""
+
+    value: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.value)
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.result_type(self.value)
+
+
+Atom = Var | Const
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equation:
+    """One primitive, or (when `activation` is set) one activation, applied to atoms."""
+
+    primitive: Any
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Var, ...]
+    params: dict[str, Any]
+    source_info: Any
+    activation: Any = None
+
+    @property
+    def name(self) -> str:
+        return "activation" if self.activation is not None else self.primitive.name
+
+    @property
+    def source(self) -> str:
+        """The user's source line, as `file:line:column (function)`."""
+        return source_info_util.summarize(self.source_info)
+
+    def bind(self, *values: Any) -> list[Any]:
+        params = self.primitive.get_bind_params(self.params)
+        subfuns: Sequence[Any] = ()
+        if isinstance(params, tuple):  # JAX < 0.10 returns the sub-functions apart.
+            subfuns, params = params
+        out = self.primitive.bind(*subfuns, *values, **params)
+        return list(out) if self.primitive.multiple_results else [out]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A function as flat equations. `inputs` are the leaves of `params`, then those of `x`.
+
+    `params` and `x` name the input variables by role; `param_paths` names the leaves of `params`
+    (keys joined by "/"); `out_tree` rebuilds the function's result.
+    """
+
+    params: tuple[Var, ...]
+    x: tuple[Var, ...]
+    equations: tuple[Equation, ...]
+    outputs: tuple[Atom, ...]
+    param_paths: tuple[str, ...]
+    out_tree: Any
+
+    @property
+    def inputs(self) -> tuple[Var, ...]:
+        return self.params + self.x
+
+    def reached_from(self, sources: Iterable[Var]) -> set[Var]:
+        """All variables that depend on any of `sources` (themselves included)."""
+        reached = set(sources)
+        for equation in self.equations:
+            if any(isinstance(a, Var) and a in reached for a in equation.inputs):
+                reached.update(equation.outputs)
+        return reached
+
+    def consumers(self) -> dict[Var, list[Equation]]:
+        """For each variable the equations that read it."""
+        table: dict[Var, list[Equation]] = {}
+        for equation in self.equations:
+            for atom in set(equation.inputs):
+                if isinstance(atom, Var):
+                    table.setdefault(atom, []).append(equation)
+        return table
+
+    def pruned(self, keep: Iterable[Atom] = ()) -> "Program":
+        """The same program without the equations that neither its outputs nor `keep` need."""
+        needed = {a for a in (*self.outputs, *keep) if isinstance(a, Var)}
+        kept = []
+        for equation in reversed(self.equations):
+            if needed.intersection(equation.outputs):
+                kept.append(equation)
+                needed.update(a for a in equation.inputs if isinstance(a, Var))
+        return dataclasses.replace(self, equations=tuple(reversed(kept)))
+
+
+Rule = Callable[[Equation, list[Any]], Any]
+
+
+def bind_rule(equation: Equation, values: list[Any]) -> list[Any]:
+    """The default rule of `evaluate`: the primitive itself."""
+    return equation.bind(*values)
+
+
+def evaluate(program: Program, args: Sequence[Any], rule: Rule = bind_rule) -> list[Any]:
+    """Run a program on the values of its inputs; `rule(equation, values)` returns each equation's outputs.
+
+    A value is let go after its last use, so that an eager run holds no more than the model itself would.
+    """
+    last_use: dict[Var, int] = {}
+    for i, equation in enumerate(program.equations):
+        last_use.update({a: i for a in equation.inputs if isinstance(a, Var)})
+    last_use.update({a: len(program.equations) for a in program.outputs if isinstance(a, Var)})
+
+    env: dict[Var, Any] = dict(zip(program.inputs, args, strict=True))
+
+    def read(atom: Atom) -> Any:
+        return atom.value if isinstance(atom, Const) else env[atom]
+
+    for i, equation in enumerate(program.equations):
+        outputs = rule(equation, [read(a) for a in equation.inputs])
+        env.update(zip(equation.outputs, outputs, strict=True))
+        for atom in (*equation.inputs, *equation.outputs):
+            if isinstance(atom, Var) and last_use.get(atom, -1) <= i:
+                env.pop(atom, None)
+    return [read(a) for a in program.outputs]
+
+
+# ---------------------------------------------------------------------------------------- tracing
+
+
+# Calls whose body is the computation itself; opening them changes no value and no derivative.
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+_CALLS |= {"remat": "jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr", "custom_lin": "call_jaxpr"}
+# Calls that carry a derivative of their own: opened only when the caller asks for it.
+_CUSTOM = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
+
+
+def sub_jaxpr(eqn: Any) -> Any | None:
+    """The body of a call-like equation as a closed jaxpr, or None."""
+    name = eqn.primitive.name
+    body = eqn.params.get(_CALLS.get(name) or _CUSTOM.get(name) or "")
+    if body is None:
+        # custom_vjp_call changed the name of its body's parameter between JAX versions.
+        body = next((eqn.params[k] for k in ("call_jaxpr", "fun_jaxpr", "jaxpr") if name in _CUSTOM and k in eqn.params), None)
+    if body is None or hasattr(body, "consts"):
+        return body
+    return jex_core.ClosedJaxpr(body, ())
+
+
+def is_custom(eqn: Any) -> bool:
+    """Whether the equation carries a user-defined derivative."""
+    return eqn.primitive.name in _CUSTOM
+
+
+@dataclasses.dataclass
+class _Flattener:
+    """Writes jaxprs, calls opened, into one list of equations."""
+
+    opens: Callable[[Any], bool]
+    equations: list[Equation] = dataclasses.field(default_factory=list)
+    caller: Any = None
+
+    def run(self, closed: Any, args: Sequence[Atom]) -> list[Atom]:
+        jaxpr = closed.jaxpr
+        env: dict[Any, Atom] = dict(zip(jaxpr.invars, args, strict=True))
+        env |= {v: Const(c) for v, c in zip(jaxpr.constvars, closed.consts, strict=True)}
+
+        def read(atom: Any) -> Atom:
+            if isinstance(atom, jex_core.Literal):
+                return Const(np.asarray(atom.val, dtype=atom.aval.dtype))
+            return env[atom]
+
+        for eqn in jaxpr.eqns:
+            inputs = [read(a) for a in eqn.invars]
+            env |= dict(zip(eqn.outvars, self.equation(eqn, inputs), strict=True))
+        return [read(a) for a in jaxpr.outvars]
+
+    def equation(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:
+        body = sub_jaxpr(eqn)
+        # Bodies of library functions carry no line of the user's: they are placed where they are called.
+        place = eqn.source_info if source_info_util.summarize(eqn.source_info) else self.caller or eqn.source_info
+        opened = self.opens(eqn) if body is not None or eqn.primitive.name == "scan" else False
+        if not opened:
+            outputs = tuple(Var(v.aval) for v in eqn.outvars)
+            self.equations.append(Equation(eqn.primitive, tuple(inputs), outputs, dict(eqn.params), place))
+            return list(outputs)
+        outer, self.caller = self.caller, place
+        try:
+            return self.unroll(eqn, inputs) if body is None else self.run(body, inputs)
+        finally:
+            self.caller = outer
+
+    def call(self, function: Callable[..., Any], *atoms: Atom) -> list[Atom]:
+        """Write equations of our own, placed on the user's line that made them necessary."""
+        avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in atoms]
+        start = len(self.equations)
+        outputs = self.run(jax.make_jaxpr(function)(*avals), atoms)
+        ours = self.equations[start:]
+        self.equations[start:] = [dataclasses.replace(e, source_info=self.caller) for e in ours]
+        return outputs
+
+    def unroll(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:
+        """Open a scan: its length is part of the program, so the loop is just a repeated body."""
+        p = eqn.params
+        n_consts, n_carry, length = p["num_consts"], p["num_carry"], p["length"]
+        consts, carry, xs = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
+        n_ys = len(eqn.outvars) - n_carry
+        rows: list[list[Atom]] = [[] for _ in range(n_ys)]
+        for t in reversed(range(length)) if p["reverse"] else range(length):
+            step = [self.call(lambda a, t=t: jax.lax.index_in_dim(a, t, keepdims=False), x)[0] for x in xs]
+            out = self.run(p["jaxpr"], [*consts, *carry, *step])
+            carry = out[:n_carry]
+            for row, y in zip(rows, out[n_carry:], strict=True):
+                row.append(y)
+        ordered = [row[::-1] if p["reverse"] else row for row in rows]
+        if length == 0 and n_ys:
+            avals = [v.aval for v in eqn.outvars[n_carry:]]
+            return carry + [Const(np.zeros(a.shape, a.dtype)) for a in avals]
+        return carry + [self.call(lambda *ys: jnp.stack(ys), *row)[0] for row in ordered]
+
+
+def flatten(closed: Any, opens: Callable[[Any], bool], n_params: int, param_paths: Sequence[str], out_tree: Any) -> Program:
+    """The program of a closed jaxpr whose first `n_params` inputs are parameters."""
+    inputs = tuple(Var(v.aval) for v in closed.jaxpr.invars)
+    flattener = _Flattener(opens)
+    outputs = flattener.run(closed, inputs)
+    return Program(
+        inputs[:n_params],
+        inputs[n_params:],
+        tuple(flattener.equations),
+        tuple(outputs),
+        tuple(param_paths),
+        out_tree,
+    )
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A leaf's place in a pytree, keys joined by "/"."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def trace(f: Callable[..., Any], params: Any, x: Any, opens: Callable[[Any], bool] = lambda eqn: True) -> Program:
+    """The flat program of `f(params, x)`; only shapes and dtypes of the arguments are used.
+
+    Args:
+        f: a function of parameters and inputs.
+        params: any pytree of arrays (or of `jax.ShapeDtypeStruct`).
+        x: the input array (or any pytree of them).
+        opens: which call-like equations are opened; those left closed are bound as they are.
+
+    Returns:
+        The program, unused equations removed.
+    """
+    closed, out_shape = jax.make_jaxpr(f, return_shape=True)(params, x)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    names = [path_name(path) for path, _ in leaves]
+    out_tree = jax.tree_util.tree_structure(out_shape)
+    return flatten(closed, opens, len(names), names, out_tree).pruned()

@@ -1,0 +1,245 @@
+"""A ReLU network is a value function and its gates: the two transformations everything is made of.
+
+For any `f(params, x)`, `gates(f)` returns the gates G_i = γ(q_i) of its activations a(q) = q·γ(q), and
+`gated(f)` computes the same network with each activation replaced by q_i·G_i for gates given from
+outside. So a ReLU network is `gated(f)(Θ, x, gates(f)(Θ, x))`, and a deep gated network is
+`gated(f)(Θ_value, x, gates(f)(Θ_feature, x))`; no architecture is written twice.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from npk import _activations, _checks, _jaxpr
+
+Function = Callable[[Any, Any], Any]
+
+
+def soft_relu(q: Float[Array, "*shape"], beta: float = 4.0) -> Float[Array, "*shape"]:
+    """The soft-ReLU a(q) = q·γ_β(q) with the soft gate γ_β(q) = 1/(1 + e^{-βq}).
+
+    Args:
+        q: pre-activations, any shape.
+        beta: steepness β > 0 of the gate; β → ∞ gives ReLU.
+
+    Returns:
+        q·σ(βq), same shape and dtype as q; at q = 0 the gate is 1/2.
+
+    Example:
+        >>> import jax.numpy as jnp, npk
+        >>> npk.soft_relu(jnp.array([-10.0, 0.0, 10.0])).tolist()
+        [-0.0, 0.0, 10.0]
+
+    Source: Lakshminarayanan & Singh 2020, section 4 (soft-ReLU).
+    """
+    return q * jax.nn.sigmoid(beta * q)
+
+
+def activation_program(f: Function, params: Any, x: Any) -> _jaxpr.Program:
+    """The program of f with its activations found, checked to be a deterministic map [N, ...] → [N, K]."""
+    _checks.check_batch(x)
+    _checks.check_finite(params, "params")
+    program = _activations.with_activations(_jaxpr.trace(f, params, x, _activations.opens_for_gates))
+    _checks.check_program(program, x.shape[0])
+    return program
+
+
+def activations(program: _jaxpr.Program) -> list[_jaxpr.Equation]:
+    """The activations of a program in call order."""
+    return [e for e in program.equations if e.activation is not None]
+
+
+def run_with_gates(program: _jaxpr.Program, args: Sequence[Any], gates: Sequence[Any] | None = None) -> tuple[Any, list, list]:
+    """Evaluate q·G at every activation; the gates are the program's own where none are given.
+
+    Returns:
+        The output, the pre-activations and the gates, in call order.
+    """
+    queue = None if gates is None else iter(gates)
+    seen: tuple[list[Any], list[Any]] = ([], [])
+
+    def rule(equation: _jaxpr.Equation, values: list[Any]) -> list[Any]:
+        activation = equation.activation
+        if activation is None:
+            return equation.bind(*values)
+        (q,) = values
+        gate = activation.gate(q) if queue is None else next(queue)
+        seen[0].append(q)
+        seen[1].append(gate)
+        return [activation.apply(q, gate)]
+
+    outputs = _jaxpr.evaluate(program, args, rule)
+    return outputs[0], *seen
+
+
+def gate_shapes(program: _jaxpr.Program) -> list[Any]:
+    """Shape and dtype of every gate of a program."""
+    avals = []
+    for equation in activations(program):
+        q = jax.ShapeDtypeStruct(equation.inputs[0].shape, equation.inputs[0].dtype)
+        avals.append(jax.eval_shape(equation.activation.gate, q))
+    return avals
+
+
+def _leaves(params: Any, x: Any) -> list[Any]:
+    return jax.tree_util.tree_leaves((params, x))
+
+
+def gates(f: Function) -> Callable[[PyTree, Any], tuple[Array, ...]]:
+    """Transform f into the function that returns its gates.
+
+    An activation is a(q) = q·γ(q); its gate is G = γ(q): 1{q > 0} for ReLU in any spelling (0 at q = 0),
+    the slope for leaky ReLU, σ(βq) for `soft_relu`, a(q)/q for silu and gelu, and for max-pooling the
+    one-hot choice within each window (the first of equals). Nonlinearities that are not of this form
+    (softmax, tanh, layer normalisation) are no gates and stay in f as they are. Activations inside
+    `lax.scan` count once a step.
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K].
+
+    Returns:
+        A function (params, x) → tuple of gates in call order, each of the shape of its pre-activation,
+        [N, ...] for an ordinary model; for max-pooling of the shape of its result with one more axis,
+        last, for the window in row-major order. Dtype: that of the pre-activation. It can be jitted,
+        vmapped and differentiated (hard gates have derivative zero).
+
+    Raises:
+        ValueError: x is empty, not an array, or not finite; integer numbers; f draws random numbers
+            (dropout) or does not return [N, K].
+        UnsupportedOperation: an activation inside `cond` or `while`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(x @ w) @ jnp.ones((2, 1))
+        >>> w = jnp.array([[1.0, -1.0]])
+        >>> npk.gates(f)(w, jnp.array([[3.0], [-3.0]]))[0].tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+
+    Source: Lakshminarayanan & Singh 2020, section 2 (gating property).
+    """
+
+    @functools.wraps(f, assigned=("__module__",), updated=())
+    def gates_of_f(params: PyTree, x: Any) -> tuple[Array, ...]:
+        program = activation_program(f, params, x)
+        return tuple(run_with_gates(program, _leaves(params, x))[2])
+
+    return gates_of_f
+
+
+def preactivations(f: Function) -> Callable[[PyTree, Any], tuple[Array, ...]]:
+    """Transform f into the function that returns its pre-activations q.
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K].
+
+    Returns:
+        A function (params, x) → tuple of the inputs of its activations, in the order of `gates(f)`.
+        `preactivations(linear(f))` gives those of the deep linear network (DLGN's gating network).
+
+    Raises:
+        ValueError: as `gates`.
+        UnsupportedOperation: as `gates`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(x @ w)
+        >>> npk.preactivations(f)(jnp.eye(2), jnp.array([[1.0, -2.0]]))[0].tolist()
+        [[1.0, -2.0]]
+
+    Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
+    """
+
+    @functools.wraps(f, assigned=("__module__",), updated=())
+    def preactivations_of_f(params: PyTree, x: Any) -> tuple[Array, ...]:
+        program = activation_program(f, params, x)
+        return tuple(run_with_gates(program, _leaves(params, x))[1])
+
+    return preactivations_of_f
+
+
+def gated(f: Function) -> Callable[[PyTree, Any, Sequence[Any]], Array]:
+    """Transform f into the network that is linear given its gates: activation i becomes q_i·gates[i].
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K].
+
+    Returns:
+        A function (params, x, gates) → [N, K] with `gated(f)(p, x, gates(f)(p, x)) == f(p, x)`.
+        Its own gates may be any numbers: frozen, learned by another network, soft, or permuted.
+
+    Raises:
+        ValueError: as `gates`; or the gates differ from f's activations in number or shape.
+        UnsupportedOperation: as `gates`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(x @ w)
+        >>> npk.gated(f)(jnp.eye(2), jnp.array([[1.0, -2.0]]), (jnp.array([[1.0, 1.0]]),)).tolist()
+        [[1.0, -2.0]]
+
+    Source: Lakshminarayanan & Singh 2020, section 3 (deep gated networks).
+    """
+
+    @functools.wraps(f, assigned=("__module__",), updated=())
+    def gated_f(params: PyTree, x: Any, gates: Sequence[Any]) -> Array:
+        program = activation_program(f, params, x)
+        _checks.check_gates(gates, gate_shapes(program))
+        return run_with_gates(program, _leaves(params, x), gates)[0]
+
+    return gated_f
+
+
+def _identity_body(q: Any) -> Any:
+    return jnp.multiply(q, jnp.asarray(1, q.dtype))
+
+
+# A named call survives tracing and vmap, so that the activations of `linear(f)` can be found again.
+_identity_body.__name__ = _activations.IDENTITY
+_identity_activation = jax.jit(_identity_body)
+
+
+def linear(f: Function) -> Function:
+    """Transform f into the deep linear network of the same shape: every activation is the identity.
+
+    The identity activations are still found by `gates` (all ones), `preactivations` and `gated`, so
+    `preactivations(linear(f))` is the gating network of a DLGN.
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K].
+
+    Returns:
+        A function (params, x) → [N, K].
+
+    Raises:
+        ValueError: as `gates`.
+        UnsupportedOperation: f pools by maximum, which has no linear form; average pooling has.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(x @ w)
+        >>> npk.linear(f)(jnp.eye(2), jnp.array([[1.0, -2.0]])).tolist()
+        [[1.0, -2.0]]
+
+    Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
+    """
+
+    @functools.wraps(f, assigned=("__module__",), updated=())
+    def linear_f(params: PyTree, x: Any) -> Array:
+        program = activation_program(f, params, x)
+
+        def rule(equation: _jaxpr.Equation, values: list[Any]) -> list[Any]:
+            if equation.activation is None:
+                return equation.bind(*values)
+            if equation.activation.kind == "pool":
+                raise _jaxpr.UnsupportedOperation(
+                    f"max-pooling at {equation.source} has no linear form; use average pooling in a linear network."
+                )
+            return [_identity_activation(values[0])]
+
+        return _jaxpr.evaluate(program, _leaves(params, x), rule)[0]
+
+    return linear_f
