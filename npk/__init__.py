@@ -7,6 +7,10 @@ from npk.gating import gates as gates
 from npk.gating import linear as linear
 from npk.gating import preactivations as preactivations
 from npk.gating import soft_relu as soft_relu
+from npk.path_kernel import gram as gram
+from npk.path_kernel import layer_overlaps as layer_overlaps
+from npk.path_kernel import overlap as overlap
+from npk.path_kernel import path_kernel as path_kernel
 
 _require_supported_jax()
 

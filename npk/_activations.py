@@ -390,3 +390,8 @@ def opens_for_gates(eqn: Any) -> bool:
     if is_custom(eqn) or eqn.primitive.name == "scan":
         return contains_activation(eqn)
     return eqn.params.get("name") != IDENTITY
+
+
+def opens_all(eqn: Any) -> bool:
+    """Open everything but the marks that npk itself leaves."""
+    return eqn.params.get("name") != IDENTITY

@@ -1,6 +1,6 @@
 """Checks of what users pass in: each failure is a ValueError that says what was expected and what came."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,14 @@ def concrete(*values: Any) -> bool:
     return not any(isinstance(v, jax.core.Tracer) for v in jax.tree_util.tree_leaves(values))
 
 
+def known_true(predicate: Callable[..., Any], *values: Any) -> bool:
+    """Whether `predicate` holds for all elements of every value; False where the numbers are not known."""
+    if not concrete(values):
+        return False
+    with jax.ensure_compile_time_eval():
+        return all(bool(jnp.all(predicate(v))) for v in values)
+
+
 def _describe(value: Any) -> str:
     return f"{jnp.result_type(value)}{list(np.shape(value))}"
 
@@ -25,7 +33,8 @@ def check_finite(value: Any, name: str) -> None:
     """Every number in `value` is finite (skipped under tracing, where numbers are not known)."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
         if concrete(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            bad = int(leaf.size - jnp.isfinite(leaf).sum()) if hasattr(leaf, "size") else int(not np.isfinite(leaf))
+            with jax.ensure_compile_time_eval():
+                bad = int(jnp.size(leaf) - jnp.isfinite(leaf).sum())
             if bad:
                 place = "/".join(filter(None, (name, path_name(path))))
                 raise ValueError(f"{place} must be finite; {bad} of its {np.size(leaf)} numbers are NaN or infinite.")

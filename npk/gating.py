@@ -48,6 +48,14 @@ def activation_program(f: Function, params: Any, x: Any) -> _jaxpr.Program:
     return program
 
 
+def sample_program(f: Function, params: PyTree, x: Any) -> _jaxpr.Program:
+    """The program of f for a batch of one of x's samples, every call opened, activations found."""
+    sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    program = _activations.with_activations(_jaxpr.trace(f, params, sample, _activations.opens_all))
+    _checks.check_program(program, 1)
+    return program
+
+
 def activations(program: _jaxpr.Program) -> list[_jaxpr.Equation]:
     """The activations of a program in call order."""
     return [e for e in program.equations if e.activation is not None]

@@ -1,0 +1,646 @@
+"""What each primitive is to a path: gate | weights | bias | fixed factor | sum | positionwise.
+
+`walk` carries every value of a program as terms (see `_terms`) from the input to the output. A weight
+layer ends the terms of its input and begins a new base, a `Layer`; `path_kernel` reads a layer as the
+second moment of its output, `paths` as its list of path coordinates. An operation outside the rules
+raises `UnsupportedOperation`; all of a model's are reported at once.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from npk import _terms
+from npk._jaxpr import Atom, Const, Equation, Program, UnsupportedOperation, Var
+from npk._terms import Axis, Base, Leaf, Source, Term
+
+State = list[Term]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One spatial axis of a convolution: output o reads input o·stride + k·dilation of the padded axis."""
+
+    size: int
+    stride: int
+    dilation: int
+    low: int
+    high: int
+    spread: int  # the input's own dilation (transposed convolution)
+
+    def count(self, length: int) -> int:
+        padded = (length - 1) * self.spread + 1 + self.low + self.high
+        return (padded - (self.size - 1) * self.dilation - 1) // self.stride + 1
+
+    def chosen(self, length: int) -> np.ndarray:
+        """[o, k] → the input element read, -1 for padding."""
+        at = np.arange(self.count(length))[:, None] * self.stride + np.arange(self.size) * self.dilation - self.low
+        return np.where((at >= 0) & (at % self.spread == 0) & (at // self.spread < length), at // self.spread, -1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer(Base):
+    """The output of a weight layer, axes [batch.., kept.., out..].
+
+    Its inputs are terms whose axes are [batch.., kept.., contracted..]; the weight has axes [batch..,
+    contracted.., out..]; `windows` (a convolution's) belong to the kept axes and, in the weight, to the
+    first contracted axes. Batch axes have weights of their own (groups); kept axes share them.
+    """
+
+    inputs: tuple[Term, ...]
+    weight: Term
+    n_batch: int
+    n_kept: int
+    n_out: int
+    windows: tuple[Window, ...]
+    fan_in: int
+    constant: float
+    source: str
+
+    @property
+    def leaf(self) -> Leaf:
+        assert isinstance(self.weight.base, Leaf)
+        return self.weight.base
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What is known of a value that does not depend on x."""
+
+    from_params: bool = False
+    rooted: bool = False  # the square root of an array was taken on the way: a normalisation's factor
+
+
+@dataclasses.dataclass
+class _Walk:
+    """One pass over a program. `sides` holds the values of (params, x, gates) that differ between sides."""
+
+    program: Program
+    values: dict[Var, Any]
+    gates: list[tuple[Any, ...]]
+    binary: bool
+    sides: int
+    dtype: Any
+    kinds: dict[Var, Kind]
+    centred: set[Var]
+    source: Source = dataclasses.field(default_factory=lambda: Source(()))
+    states: dict[Var, State] = dataclasses.field(default_factory=dict)
+    scalars: dict[Var, Any] = dataclasses.field(default_factory=dict)
+    normalised: set[Var] = dataclasses.field(default_factory=set)
+    used: dict[Leaf, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
+    poisoned: set[Var] = dataclasses.field(default_factory=set)
+    errors: dict[str, None] = dataclasses.field(default_factory=dict)
+
+    # -- values that do not depend on x ------------------------------------------------------------
+
+    def kind(self, atom: Atom) -> Kind | None:
+        return Kind() if isinstance(atom, Const) else self.kinds.get(atom)
+
+    def value(self, atom: Atom) -> Any:
+        return atom.value if isinstance(atom, Const) else self.values[atom]
+
+    def note_constant(self, equation: Equation) -> None:
+        """Compute a value of the parameters alone and remember how it was made."""
+        outputs = equation.bind(*(self.value(a) for a in equation.inputs))
+        self.values.update(zip(equation.outputs, outputs, strict=True))
+        if equation.name == "broadcast_in_dim" and self.uniform(equation.inputs[0]) is not None:
+            self.scalars[equation.outputs[0]] = self.uniform(equation.inputs[0])
+        state = self.leaf_state(equation)
+        if state is not None:
+            self.states[equation.outputs[0]] = state
+
+    def uniform(self, atom: Atom) -> Any | None:
+        """The one number that a value independent of x holds everywhere, where that is known."""
+        if isinstance(atom, Var) and atom in self.scalars:
+            return self.scalars[atom]
+        return jnp.reshape(self.value(atom), ()) if math.prod(atom.shape) == 1 else None
+
+    def is_leaf(self, atom: Atom) -> bool:
+        """Whether a value independent of x is a selection of one parameter, times a constant."""
+        return isinstance(atom, Var) and atom in self.kinds and atom in self.states
+
+    def leaf_state(self, equation: Equation) -> State | None:
+        leaves = [a for a in equation.inputs if self.is_leaf(a)]
+        if len(leaves) != 1 or any(self.kind(a).from_params for a in equation.inputs if a is not leaves[0]):  # type: ignore[union-attr]
+            return None
+        state = self.states[leaves[0]]  # type: ignore[index]
+        if equation.name in ("mul", "div", "neg"):
+            if equation.name == "div" and equation.inputs[0] is not leaves[0]:
+                return None
+            factor: Any = -1.0
+            if equation.name != "neg":
+                (other,) = (a for a in equation.inputs if a is not leaves[0])
+                number = self.uniform(other)
+                factor = self.value(other) if number is None else number
+            factor = 1 / jnp.asarray(factor) if equation.name == "div" else factor
+            return self.scaled(self.spread(state, equation.outputs[0].shape), factor)
+        rule = POSITIONWISE.get(equation.name)
+        if rule is None or equation.name in ("reduce_sum", "reduce_window_sum", "concatenate"):
+            return None
+        try:
+            return rule(self, equation, [state if a is leaves[0] else [] for a in equation.inputs])
+        except UnsupportedOperation:
+            return None
+
+    # -- helpers of the rules ----------------------------------------------------------------------
+
+    def spread(self, state: State, shape: tuple[int, ...]) -> State:
+        return [t if t.shape == shape else _terms.broadcast(t, shape, list(range(len(t.shape)))) for t in state]
+
+    def scaled(self, state: State, value: Any) -> State:
+        value = jnp.asarray(value, self.dtype)
+        return [_terms.scale(t, (value[None] if value.ndim else value,) * self.sides) for t in state]
+
+    def known(self, value: Any, shape: tuple[int, ...]) -> State:
+        """A known value as a multiple of one."""
+        one = _terms.whole(self.source, shape, self.sides, self.dtype)
+        return self.scaled([one], jnp.broadcast_to(jnp.asarray(value, self.dtype), shape))
+
+    def refuse(self, equation: Equation, why: str) -> UnsupportedOperation:
+        return UnsupportedOperation(f"`{equation.name}` at {equation.source}: {why}")
+
+    def claim(self, weight: Term, source: str) -> None:
+        """Every element of a parameter may be a weight only once."""
+        leaf = weight.base
+        assert isinstance(leaf, Leaf)
+        shape = tuple(a.size for a in leaf.axes)
+        dims = tuple(range(len(weight.sizes)))
+        places = [_terms._over(weight, i, dims) for i in weight.index]
+        flat = np.ravel_multi_index(places, shape).reshape(-1) if shape else np.zeros(1, int)
+        mask = np.zeros(max(math.prod(shape), 1), bool)
+        mask[flat] = True
+        if leaf in self.used and (self.used[leaf][0] & mask).any():
+            raise UnsupportedOperation(
+                f"parameter `{leaf.name}` is a weight twice, at {self.used[leaf][1]} and at {source}: paths through shared "
+                "weights are not independent, so neither the NPF nor the NPK is defined by these rules."
+            )
+        before = self.used[leaf][0] if leaf in self.used else np.zeros_like(mask)
+        self.used[leaf] = (before | mask, source)
+
+    # -- the walk ----------------------------------------------------------------------------------
+
+    def state(self, atom: Atom) -> State | None:
+        """The terms of an operand that may be data, a bias, or a known value."""
+        if isinstance(atom, Var) and atom in self.states:
+            return self.states[atom]
+        kind = self.kind(atom)
+        if kind is None or kind.from_params:
+            return None
+        return self.known(self.value(atom), atom.shape)
+
+    def is_data(self, atom: Atom) -> bool:
+        return isinstance(atom, Var) and atom not in self.kinds
+
+    def run(self) -> State:
+        for equation in self.program.equations:
+            inputs = [a for a in equation.inputs if isinstance(a, Var)]
+            if not any(self.is_data(a) for a in inputs):
+                self.note_constant(equation)
+            elif any(a in self.poisoned for a in inputs):
+                self.poisoned.update(equation.outputs)
+            else:
+                self.step(equation)
+        if self.errors:
+            raise UnsupportedOperation(
+                "the path rules cover weights, biases, gates, pooling, sums and positionwise operations; outside them lie\n  - "
+                + "\n  - ".join(self.errors)
+            )
+        output = self.program.outputs[0]
+        state = self.state(output)
+        if state is None:
+            raise UnsupportedOperation("the output of f does not depend on x.")
+        return state
+
+    def step(self, equation: Equation) -> None:
+        try:
+            self.states[equation.outputs[0]] = self.rule(equation)
+        except UnsupportedOperation as error:
+            self.errors[str(error)] = None
+            self.poisoned.update(equation.outputs)
+
+    def rule(self, equation: Equation) -> State:
+        if equation.activation is not None:
+            return self.gate(equation)
+        rule = RULES.get(equation.name)
+        if rule is not None:
+            return rule(self, equation)
+        moved = POSITIONWISE.get(equation.name)
+        if moved is None:
+            raise self.refuse(
+                equation,
+                "not linear in the values it is given, or not positionwise. Gates must come from an activation q·γ(q); "
+                "apply npk to the logits, in evaluation mode.",
+            )
+        states = [self.state(a) or [] for a in equation.inputs]
+        return moved(self, equation, states)
+
+    def gate(self, equation: Equation) -> State:
+        state = self.states[equation.inputs[0]]  # type: ignore[index]
+        gates = self.gates.pop(0)
+        if equation.activation.windows is None:
+            return [_terms.scale(t, gates, self.binary) for t in state]
+        # max-pooling: lay the window out as a last axis, gate it, sum it away
+        laid = [_terms.scale(_pool_windows(t, equation), gates, self.binary) for t in state]
+        return [_terms.sum_axes(t, [len(t.shape) - 1]) for t in laid]
+
+
+def _pool_windows(term: Term, equation: Equation) -> Term:
+    """The value with one more axis, last: the elements each output of a max-pooling chooses from."""
+    if equation.primitive.name == "reduce_window_max":
+        return _window_axes(term, equation)
+    axes = equation.params["axes"]
+    kept = [a for a in range(len(term.shape)) if a not in axes]
+    size = math.prod(term.shape[a] for a in axes)
+    return _terms.reshape(_terms.transpose(term, (*kept, *axes)), (*(term.shape[a] for a in kept), size))
+
+
+def _window_axes(term: Term, equation: Equation) -> Term:
+    """Lay out the windows of a `reduce_window`: [out..., flattened window], row-major."""
+    p = equation.params
+    base = p.get("base_dilation") or (1,) * len(term.shape)
+    places = []
+    at = 0
+    rank = len(term.shape)
+    for axis in range(rank):
+        size, stride, dilation = p["window_dimensions"][axis], p["window_strides"][axis], p["window_dilation"][axis]
+        low, high = p["padding"][axis]
+        window = Window(size, stride, dilation, low, high, base[axis])
+        trivial = size == 1 and stride == 1 and low == high == 0 and base[axis] == 1
+        if trivial:
+            at += 1
+            continue
+        term = _terms.windows(term, at, window.chosen(term.shape[at]))
+        places.append(at + 1)
+        at += 2
+    order = [a for a in range(len(term.shape)) if a not in places] + places
+    term = _terms.transpose(term, order)
+    out = term.shape[:rank]
+    return _terms.reshape(term, (*out, math.prod(p["window_dimensions"])))
+
+
+# ------------------------------------------------------------------------------------ rules: arithmetic
+
+
+def _add(walk: _Walk, equation: Equation) -> State:
+    shape = equation.outputs[0].shape
+    operands = list(equation.inputs)
+    states = []
+    for i, atom in enumerate(operands):
+        other = operands[1 - i]
+        state = _addend(walk, equation, atom, other)
+        if equation.name == "sub" and i == 1:
+            state = walk.scaled(state, -1.0)
+        states.append(walk.spread(state, shape))
+    return _terms.add(states)
+
+
+def _addend(walk: _Walk, equation: Equation, atom: Atom, other: Atom) -> State:
+    kind = walk.kind(atom)
+    if kind is None or not kind.from_params:
+        return walk.state(atom) or []
+    # A shift next to a normalisation's factor (batch norm's mean and beta) has a fixed value.
+    if other in walk.normalised or _is_centring(walk, equation):
+        return walk.known(walk.value(atom), atom.shape)
+    if not walk.is_leaf(atom):
+        raise walk.refuse(equation, "adds a value computed from parameters; a bias must be a parameter itself.")
+    (bias,) = walk.states[atom]  # type: ignore[index]
+    walk.claim(bias, equation.source)
+    return [bias]
+
+
+def _is_centring(walk: _Walk, equation: Equation) -> bool:
+    """Whether the sum is read by nothing but a normalisation: (x - mean) · rsqrt(var + ε)."""
+    return equation.outputs[0] in walk.centred
+
+
+def _normalising(walk: _Walk, factor: Atom) -> bool:
+    kind = walk.kind(factor)
+    return kind is not None and kind.rooted
+
+
+def _mul(walk: _Walk, equation: Equation) -> State:
+    a, b = equation.inputs
+    if walk.is_data(a) and walk.is_data(b):
+        raise walk.refuse(equation, "a product of two values that both depend on x; as gates they must be an activation q·γ(q).")
+    data, factor = (a, b) if walk.is_data(a) else (b, a)
+    if equation.name == "div" and data is b:
+        raise walk.refuse(equation, "a division by a value that depends on x.")
+    shape = equation.outputs[0].shape
+    state = walk.spread(walk.states[data], shape)  # type: ignore[index]
+    kind = walk.kind(factor)
+    assert kind is not None
+    normalising = _normalising(walk, factor)
+    if kind.from_params and not normalising and data not in walk.normalised:
+        if not walk.is_leaf(factor) or equation.name == "div":
+            raise walk.refuse(equation, "a factor computed from parameters; a weight must be a parameter itself.")
+        (weight,) = walk.states[factor]  # type: ignore[index]
+        return _scale_weights(walk, equation, state, walk.spread([weight], shape)[0])
+    if normalising or data in walk.normalised:
+        walk.normalised.add(equation.outputs[0])
+    value = jnp.asarray(walk.value(factor))
+    value = 1 / value if equation.name == "div" else value
+    return walk.scaled(state, jnp.broadcast_to(value, shape) if value.ndim else value)
+
+
+def _neg(walk: _Walk, equation: Equation) -> State:
+    return walk.scaled(walk.states[equation.inputs[0]], -1.0)  # type: ignore[index]
+
+
+# --------------------------------------------------------------------------------------- rules: weights
+
+
+def _the_weight(walk: _Walk, equation: Equation, atom: Atom) -> Term:
+    kind = walk.kind(atom)
+    if kind is None:
+        raise walk.refuse(equation, "a product of two values that both depend on x.")
+    if not kind.from_params:
+        raise walk.refuse(equation, "a linear map with constant coefficients mixes channels without weights; make them parameters.")
+    if not walk.is_leaf(atom):
+        raise walk.refuse(equation, "weights computed from parameters (weight normalisation, products of parameters) are outside the rules.")
+    (weight,) = walk.states[atom]  # type: ignore[index]
+    return weight
+
+
+def _constant_of(walk: _Walk, equation: Equation, weight: Term) -> tuple[Term, Any]:
+    """Split a weight into the plain selection of its leaf and one constant factor."""
+    g = weight.g[0]
+    if g.size != 1:
+        raise walk.refuse(equation, "weights multiplied by an array of constants (a pruning mask) are outside the rules.")
+    return weight.replace(g=tuple(jnp.ones_like(x) for x in weight.g)), g.reshape(())
+
+
+def _layer(
+    walk: _Walk, equation: Equation, inputs: State, weight: Term, n_batch: int, n_kept: int, windows: Sequence[Window] = ()
+) -> Term:
+    """The new base of a weight layer, as a value with axes [batch.., kept.., out..]."""
+    plain, constant = _constant_of(walk, equation, weight)
+    dims = {d for index in plain.index for d in index.dims}
+    if any(d not in dims for d in range(len(plain.sizes))):
+        raise walk.refuse(equation, f"parameter `{plain.base.name}` is repeated within one layer (weight sharing).")  # type: ignore[attr-defined]
+    walk.claim(plain, equation.source)
+    for axis in range(n_batch + n_kept):
+        inputs = [_terms.merge(t, axis) for t in inputs]
+    rank = len(inputs[0].shape)
+    n_contracted = rank - n_batch - n_kept + len(windows)
+    wshape = plain.shape
+    n_out = len(wshape) - n_batch - n_contracted
+    kept = [w.count(s) for w, s in zip(windows, inputs[0].shape[n_batch:], strict=False)]
+    kept += inputs[0].shape[n_batch + len(windows) : n_batch + n_kept]
+    out = wshape[n_batch + n_contracted :]
+    axes = [Axis(s, True) for s in wshape[:n_batch]] + [Axis(s, False) for s in kept] + [Axis(s, True) for s in out]
+    fan_in = math.prod(wshape[n_batch : n_batch + n_contracted])
+    base = Layer(
+        tuple(axes), tuple(inputs), plain, n_batch, n_kept, n_out, tuple(windows), fan_in, constant, equation.source
+    )
+    return _terms.whole(base, [a.size for a in axes], walk.sides, walk.dtype)
+
+
+def _dot_general(walk: _Walk, equation: Equation) -> State:
+    lhs, rhs = equation.inputs
+    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = equation.params["dimension_numbers"]
+    data_first = walk.is_data(lhs)
+    if not data_first:
+        lhs, rhs = rhs, lhs
+        lhs_contract, rhs_contract, lhs_batch, rhs_batch = rhs_contract, lhs_contract, rhs_batch, lhs_batch
+    weight = _the_weight(walk, equation, rhs)
+    x_rank, w_rank = len(lhs.shape), len(weight.shape)
+    x_free = [a for a in range(x_rank) if a not in (*lhs_contract, *lhs_batch)]
+    w_free = [a for a in range(w_rank) if a not in (*rhs_contract, *rhs_batch)]
+    state = [_terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.states[lhs]]  # type: ignore[index]
+    weight = _terms.transpose(weight, (*rhs_batch, *rhs_contract, *w_free))
+    out = _layer(walk, equation, state, weight, len(lhs_batch), len(x_free))
+    n_b, n_x, n_w = len(lhs_batch), len(x_free), len(w_free)
+    if not data_first:
+        out = _terms.transpose(out, (*range(n_b), *range(n_b + n_x, n_b + n_x + n_w), *range(n_b, n_b + n_x)))
+    return [out]
+
+
+def _convolution(walk: _Walk, equation: Equation) -> State:
+    lhs, rhs = equation.inputs
+    if not walk.is_data(lhs):
+        raise walk.refuse(equation, "a convolution whose kernel depends on x.")
+    p = equation.params
+    if p["batch_group_count"] != 1:
+        raise walk.refuse(equation, "a convolution with batch groups.")
+    weight = _the_weight(walk, equation, rhs)
+    numbers, groups = p["dimension_numbers"], p["feature_group_count"]
+    (batch, feature, *spatial) = numbers.lhs_spec
+    (k_out, k_in, *k_spatial) = numbers.rhs_spec
+    windows = [
+        Window(weight.shape[k], *rest)
+        for k, *rest in zip(
+            k_spatial,
+            p["window_strides"],
+            p["rhs_dilation"],
+            [low for low, _ in p["padding"]],
+            [high for _, high in p["padding"]],
+            p["lhs_dilation"],
+            strict=True,
+        )
+    ]
+
+    def arranged(term: Term) -> Term:  # [group, batch and spatial.., channels in the group]
+        term = _terms.transpose(term, (feature, *spatial, batch))
+        channels, *rest = term.shape
+        term = _terms.reshape(term, (groups, channels // groups, *rest))
+        return _terms.transpose(term, (0, *range(2, len(term.shape)), 1))
+
+    state = [arranged(t) for t in walk.states[lhs]]  # type: ignore[index]
+    weight = _terms.transpose(weight, (k_out, *k_spatial, k_in))
+    out_channels, *rest = weight.shape
+    weight = _terms.reshape(weight, (groups, out_channels // groups, *rest))
+    weight = _terms.transpose(weight, (0, *range(2, len(weight.shape)), 1))
+    out = _layer(walk, equation, state, weight, 1, len(spatial) + 1, windows)
+    # [group, spatial.., batch, channels] -> [batch, feature, spatial..] -> the order asked for
+    rank = len(out.shape)
+    out = _terms.transpose(out, (rank - 2, 0, rank - 1, *range(1, rank - 2)))
+    out = _terms.reshape(out, (out.shape[0], out_channels, *out.shape[3:]))
+    return [_terms.transpose(out, np.argsort(numbers.out_spec).tolist())]
+
+
+def _scale_weights(walk: _Walk, equation: Equation, state: State, weight: Term) -> State:
+    """A learned elementwise factor: a weight of its own for every element of the parameter."""
+    read = {d for index in weight.index for d in index.dims}
+    own = [a for a in range(len(weight.shape)) if read.intersection(weight.dims(a))]
+    shared = [a for a in range(len(weight.shape)) if a not in own]
+    moved = [_terms.transpose(t, (*own, *shared)) for t in state]
+    narrow = weight.replace(layout=tuple(weight.layout[a] if a in own else () for a in range(len(weight.shape))))
+    fresh = [d for a in shared for d in weight.dims(a)]
+    number = {d: i for i, d in enumerate(d for d in range(len(weight.sizes)) if d not in fresh)}
+    narrow = narrow.replace(
+        index=tuple(_terms._renumbered(i, number) for i in weight.index),
+        g=tuple(g[(slice(None), *(0 if d in fresh else slice(None) for d in range(len(weight.sizes))))] for g in weight.g),
+    )
+    narrow = _terms.reshape(narrow, [weight.shape[a] for a in own])
+    out = _layer(walk, equation, moved, narrow, len(own), len(shared))
+    return [_terms.transpose(out, np.argsort([*own, *shared]).tolist())]
+
+
+# ---------------------------------------------------------------------------------- rules: positionwise
+
+
+def _same(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    return states[0]
+
+
+def _reshape(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    return [_terms.reshape(t, equation.outputs[0].shape) for t in states[0]]
+
+
+def _transpose(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    return [_terms.transpose(t, equation.params["permutation"]) for t in states[0]]
+
+
+def _broadcast_in_dim(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    shape, dimensions = equation.params["shape"], equation.params["broadcast_dimensions"]
+    return [_terms.broadcast(t, shape, list(dimensions)) for t in states[0]]
+
+
+def _along_axes(state: State, chosen: Sequence[np.ndarray]) -> State:
+    for axis, picked in enumerate(chosen):
+        size = state[0].shape[axis] if state else 0
+        if len(picked) != size or not np.array_equal(picked, np.arange(size)):
+            state = [_terms.take(t, axis, picked) for t in state]
+    return state
+
+
+def _slice(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    p = equation.params
+    strides = p["strides"] or (1,) * len(p["start_indices"])
+    ranges = zip(p["start_indices"], p["limit_indices"], strides, strict=True)
+    return _along_axes(states[0], [np.arange(*r) for r in ranges])
+
+
+def _rev(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    shape = equation.inputs[0].shape
+    turned = [np.arange(s)[::-1] if a in equation.params["dimensions"] else np.arange(s) for a, s in enumerate(shape)]
+    return _along_axes(states[0], turned)
+
+
+def _pad(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    fill = equation.inputs[1]
+    if walk.kind(fill) is None or np.any(np.asarray(walk.value(fill)) != 0):
+        raise walk.refuse(equation, "padding with a value other than zero.")
+    chosen = []
+    for size, (low, high, inner) in zip(equation.inputs[0].shape, equation.params["padding_config"], strict=True):
+        at = np.arange(-low, (size - 1) * (inner + 1) + 1 + high)
+        chosen.append(np.where((at >= 0) & (at % (inner + 1) == 0) & (at // (inner + 1) < size), at // (inner + 1), -1))
+    return _along_axes(states[0], chosen)
+
+
+def _concatenate(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    for atom, state in zip(equation.inputs, states, strict=True):
+        kind = walk.kind(atom)
+        if kind is not None and (kind.from_params or not state):
+            raise walk.refuse(equation, "joins values with parameters.")
+    return _terms.concatenate(states, equation.params["dimension"])
+
+
+def _selection(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    """Any indexing by constants: run it on the numbers of the elements to see what it picks."""
+    shape = equation.inputs[0].shape
+    rest = [a for a in equation.inputs[1:]]
+    kinds = [walk.kind(a) for a in rest]
+    if any(k is None or k.from_params for k in kinds) or any(isinstance(walk.value(a), jax.core.Tracer) for a in rest):
+        raise walk.refuse(equation, "indexing by values that depend on x or on parameters.")
+    numbers = np.arange(1, math.prod(shape) + 1, dtype=np.int32).reshape(shape)
+    params = {**equation.params, **({"fill_value": 0} if "fill_value" in equation.params else {})}
+    with jax.ensure_compile_time_eval():
+        picked = equation.primitive.bind(jnp.asarray(numbers), *(walk.value(a) for a in rest), **params)
+    chosen = np.asarray(picked) - 1
+    return [_terms.select_elements(t, chosen) for t in states[0]]
+
+
+def _reduce_sum(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    return [_terms.sum_axes(t, equation.params["axes"]) for t in states[0]]
+
+
+def _reduce_window_sum(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    rank = len(equation.inputs[0].shape)
+    return [_terms.sum_axes(_window_axes(t, equation), [rank]) for t in states[0]]
+
+
+RULES: dict[str, Callable[[_Walk, Equation], State]] = {
+    "add": _add,
+    "add_any": _add,
+    "sub": _add,
+    "mul": _mul,
+    "div": _mul,
+    "neg": _neg,
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+}
+
+POSITIONWISE: dict[str, Callable[[_Walk, Equation, list[State]], State]] = {
+    **dict.fromkeys(("copy", "copy_p", "convert_element_type", "stop_gradient", "reduce_precision"), _same),
+    **dict.fromkeys(("sharding_constraint", "optimization_barrier"), _same),
+    **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
+    **dict.fromkeys(("gather", "dynamic_slice"), _selection),
+    "transpose": _transpose,
+    "broadcast_in_dim": _broadcast_in_dim,
+    "slice": _slice,
+    "rev": _rev,
+    "pad": _pad,
+    "concatenate": _concatenate,
+    "reduce_sum": _reduce_sum,
+    "reduce_window_sum": _reduce_window_sum,
+}
+
+
+def walk(program: Program, params: Sequence[Any], xs: Sequence[Any], gates: Sequence[tuple[Any, ...]], *, binary: bool, dtype: Any) -> State:
+    """The output of a single-sample program as terms.
+
+    Args:
+        program: the program of f for a batch of one, activations found.
+        params: values of its parameters.
+        xs: the inputs of each side, [n, 1, ...].
+        gates: for each activation the gates of each side, [n, *shape of the gate for one sample].
+        binary: whether all gates are known to be 0 or 1.
+        dtype: of the known factors.
+
+    Returns:
+        The terms of the output [1, K].
+    """
+    values = dict(zip(program.params, params, strict=True))
+    kinds = _kinds(program)
+    state = _Walk(program, values, list(gates), binary, len(xs), dtype, kinds, _centred(program, kinds))
+    for number, (var, name) in enumerate(zip(program.params, program.param_paths, strict=True)):
+        leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
+        state.states[var] = [_terms.whole(leaf, var.shape, len(xs), dtype)]
+    (x,) = program.x
+    source = _terms.whole(state.source, x.shape, len(xs), dtype)
+    state.states[x] = [_terms.scale(source, [jnp.asarray(v, dtype) for v in xs])]
+    return state.run()
+
+
+def _kinds(program: Program) -> dict[Var, Kind]:
+    """What the values are that do not depend on x: numbers, or made of parameters, with or without a root."""
+    data = program.reached_from(program.x)
+    kinds = {var: Kind(from_params=True) for var in program.params}
+    for equation in program.equations:
+        inputs = [a for a in equation.inputs if isinstance(a, Var)]
+        if any(a in data for a in inputs):
+            continue
+        made = any(kinds[a].from_params for a in inputs)
+        root = equation.name in ("sqrt", "rsqrt") and (made or len(equation.outputs[0].shape) > 0)
+        kind = Kind(made, root or any(kinds[a].rooted for a in inputs))
+        kinds.update(dict.fromkeys(equation.outputs, kind))
+    return kinds
+
+
+def _centred(program: Program, kinds: dict[Var, Kind]) -> set[Var]:
+    """Values read by nothing but a normalisation: x - mean, in (x - mean) · rsqrt(var + ε)."""
+    readers = program.consumers()
+
+    def normalises(equation: Equation) -> bool:
+        factors = [kinds[a] for a in equation.inputs if isinstance(a, Var) and a in kinds]
+        return equation.name in ("mul", "div") and any(k.rooted for k in factors)
+
+    produced = itertools.chain.from_iterable(e.outputs for e in program.equations)
+    return {v for v in produced if v not in kinds and readers.get(v) and all(map(normalises, readers[v]))}

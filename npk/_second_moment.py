@@ -1,0 +1,239 @@
+"""The second moment of a program's output under random weights: three operations, read off the terms.
+
+For independent zero-mean weights the covariance of a value between two inputs needs only the covariance
+K of its bases: gates multiply it, a weight layer contracts it over what the layer reads (an overlap) and,
+for a convolution, adds it up over equal offsets; a sum adds the terms. Pairs of positions are computed
+only where a later sum asks for them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from npk._jaxpr import UnsupportedOperation
+from npk._path_rules import Layer, Window
+from npk._terms import Base, Index, Term, index_values
+
+# What becomes of a dim of a term: read at the same place on both sides and summed ("contract") or kept
+# ("same"), or read at pairs of places and kept ("pair") or summed ("sum").
+Role = str
+
+
+@dataclasses.dataclass
+class Moments:
+    """Second moments of bases for one pair of input batches, each computed once for each demand.
+
+    `normalize` gives weights the variance 1/fan-in, otherwise 1. `largest` records the number of elements
+    a pair of samples needs at most, from which the caller chooses its blocks.
+    """
+
+    n1: int
+    n2: int
+    normalize: bool
+    dtype: Any
+    exact_gates: Any = None  # dtype in which products of 0/1 gates are exact and fast
+    largest: int = 1
+    known: dict[tuple[Base, tuple[bool, ...]], Any] = dataclasses.field(default_factory=dict)
+    met: list[Any] = dataclasses.field(default_factory=list)
+
+    def peaks(self) -> list[Any]:
+        """The largest number of every intermediate result."""
+        return self.met
+
+    def of_base(self, base: Base, paired: tuple[bool, ...]) -> Any:
+        """K of a base: [n1, n2, then for every axis (a, a') if paired, else (a)]; any size may be 1."""
+        key = (base, paired)
+        if key not in self.known:
+            shape = [1, 1] + [1 for p in paired for _ in range(1 + p)]
+            self.known[key] = self.of_layer(base, paired) if isinstance(base, Layer) else jnp.ones(shape, self.dtype)
+        return self.known[key]
+
+    def of_layer(self, layer: Layer, paired: tuple[bool, ...]) -> Any:
+        """Contract what the layer reads, add up equal offsets, weigh by the weights' variance."""
+        nb, nk = layer.n_batch, layer.n_kept
+        kept_pairs = paired[nb : nb + nk]
+        total = 0
+        for term in layer.inputs:
+            roles = ["same"] * nb + ["pair" if p else "same" for p in kept_pairs]
+            roles += ["contract"] * (len(term.sizes) - len(term.summed) - nb - nk) + ["sum"] * len(term.summed)
+            total = total + self.of_term(term, roles)
+        axis = 2 + nb
+        for number, window in enumerate(layer.windows):
+            length = layer.inputs[0].shape[nb + number]
+            total = _equal_offsets(total, axis, length, window, kept_pairs[number])
+            axis += 1 + kept_pairs[number]
+        factor = 1 / layer.fan_in if self.normalize else jnp.square(layer.constant)
+        total = total * jnp.asarray(factor, self.dtype)
+        self.met.append(jnp.max(total))
+        return total.reshape(*total.shape, *(1,) * layer.n_out)
+
+    def of_term(self, term: Term, roles: Sequence[Role]) -> Any:
+        """Σ g·g'·K over summed and contracted dims: [n1, n2, kept dims in order ("pair": two axes)]."""
+        letters = _Letters(roles)
+        k, k_letters, masks = self.gathered(term, roles, letters)
+        kept = [a for d, r in enumerate(roles) for a in letters.kept(d, r)]
+        outside = set(kept) | set(k_letters) | {a for _, m in masks for a in m}
+        overlap, o_letters, read = self.overlap(term, roles, letters, outside)
+        # A letter in no operand: the summand is constant along it.
+        absent = [(a, d) for d, r in enumerate(roles) if r in ("contract", "sum") for a in letters.both(d, r)]
+        factor = math.prod(term.sizes[d] for a, d in absent if a not in read | outside)
+        out_letters = [a for a in ("N", "M", *kept) if a in (*o_letters, *k_letters, *(a for _, m in masks for a in m))]
+        operands = [(overlap, o_letters), (k, k_letters), *masks]
+        result = _einsum(operands, out_letters, self.dtype)
+        if factor != 1:
+            result = result * jnp.asarray(factor, self.dtype)
+        self.met.append(jnp.max(result))
+        full = ["N", "M", *kept]
+        return jnp.expand_dims(result, tuple(i for i, a in enumerate(full) if a not in out_letters))
+
+    def gathered(self, term: Term, roles: Sequence[Role], letters: "_Letters") -> tuple[Any, list[str], list]:
+        """K of the term's base read through its index, with its letters, and the masks of independence."""
+        apart = [any(roles[d] in ("pair", "sum") for d in index.dims) for index in term.index]
+        axes = term.base.axes
+        paired = tuple(a and not axis.independent for a, axis in zip(apart, axes, strict=True))
+        k = self.of_base(term.base, paired)
+        masks = []
+        for index, axis, is_apart in zip(term.index, axes, apart, strict=True):
+            if axis.independent and is_apart and axis.size > 1:
+                masks.append(self.independence(term, roles, letters, index))
+        return *_read(term, roles, letters, k, paired), masks
+
+    def independence(self, term: Term, roles: Sequence[Role], letters: "_Letters", index: Index) -> tuple[Any, list[str]]:
+        """1 where both sides read the same element of an independent axis, else 0."""
+        one, two = letters.side(index.dims, roles, 1), letters.side(index.dims, roles, 2)
+        names = list(dict.fromkeys((*one, *two)))
+        values = index_values(term, index)
+        sizes = {a: s for side in (one, two) for a, s in zip(side, values.shape, strict=True)}
+        left, right = _lay(values, one, names), _lay(values, two, names)
+        equal = np.broadcast_to(left == right, [sizes[a] for a in names])
+        return jnp.asarray(equal, self.dtype), names
+
+    def overlap(self, term: Term, roles: Sequence[Role], letters: "_Letters", outside: set[str]) -> tuple[Any, list[str], set[str]]:
+        """Σ g1·g2 over the dims that nothing else depends on: one matrix product (and the letters it read)."""
+        dims = range(len(roles))
+        operands = []
+        for side, g in ((1, term.g[0]), (2, term.g[1])):
+            names = ["N" if side == 1 else "M", *letters.side(dims, roles, side)]
+            operands.append(_squeeze(g, names))
+        present = [a for _, names in operands for a in names]
+        out = [a for a in dict.fromkeys(present) if a in ("N", "M") or a in outside]
+        exact = self.exact_gates if term.binary else None
+        result = _einsum(operands, out, self.dtype, exact)
+        per_pair = math.prod(s for a, s in zip(out, result.shape, strict=True) if a not in ("N", "M"))
+        self.largest = max(self.largest, per_pair)
+        return result, out, set(present)
+
+
+class _Letters:
+    """An einsum letter for every dim of a term and side; shared where both sides read the same place."""
+
+    def __init__(self, roles: Sequence[Role]):
+        self.roles = roles
+
+    def both(self, dim: int, role: Role) -> tuple[str, ...]:
+        return (f"a{dim}",) if role in ("contract", "same") else (f"a{dim}", f"b{dim}")
+
+    def kept(self, dim: int, role: Role) -> tuple[str, ...]:
+        return self.both(dim, role) if role in ("same", "pair") else ()
+
+    def side(self, dims: Sequence[int], roles: Sequence[Role], side: int) -> list[str]:
+        return [f"{'b' if side == 2 and roles[d] in ('pair', 'sum') else 'a'}{d}" for d in dims]
+
+
+def _squeeze(array: Any, names: Sequence[str]) -> tuple[Any, list[str]]:
+    """Leave out axes of size one: the array is constant along them."""
+    kept = [i for i, s in enumerate(array.shape) if s > 1]
+    return array.reshape([array.shape[i] for i in kept]), [names[i] for i in kept]
+
+
+def _lay(values: np.ndarray, names: Sequence[str], order: Sequence[str]) -> np.ndarray:
+    """Transpose and expand so that the axes follow `order`."""
+    ranked = sorted(range(len(names)), key=lambda i: order.index(names[i]))
+    moved = np.transpose(values, ranked)
+    return np.expand_dims(moved, tuple(i for i, a in enumerate(order) if a not in names))
+
+
+def _einsum(operands: Sequence[tuple[Any, list[str]]], out: Sequence[str], dtype: Any, exact: Any = None) -> Any:
+    symbol: dict[str, str] = {}
+    for _, names in operands:
+        for name in names:
+            symbol.setdefault(name, chr(ord("a") + len(symbol)) if len(symbol) < 26 else chr(ord("A") + len(symbol) - 26))
+    spec = ",".join("".join(symbol[a] for a in names) for _, names in operands)
+    arrays = [a for a, _ in operands]
+    if exact is not None:
+        arrays = [a.astype(exact) for a in arrays]
+    product = jnp.einsum(
+        f"{spec}->{''.join(symbol[a] for a in out)}",
+        *arrays,
+        precision=None if exact is not None else jax.lax.Precision.HIGHEST,
+        preferred_element_type=dtype,
+    )
+    return product.astype(dtype)
+
+
+def _read(term: Term, roles: Sequence[Role], letters: _Letters, k: Any, paired: tuple[bool, ...]) -> tuple[Any, list[str]]:
+    """K[index(i), index'(j)] with its letters, axes along which K is constant left out."""
+    names: list[list[str]] = [["N"], ["M"]]
+    picks: list[tuple[int, np.ndarray | None, list[str]]] = []  # axis of k, values, letters
+    axis = 2
+    for index, pairs in zip(term.index, paired, strict=True):
+        values = None if index.values is None else index.values
+        for side in (1, 2) if pairs else (1,):
+            picks.append((axis, values, letters.side(index.dims, roles, side)))
+            axis += 1
+    live = [p for p in picks if k.shape[p[0]] > 1]
+    k = k.reshape([k.shape[0], k.shape[1], *(k.shape[p[0]] for p in live)])
+    used = [a for _, _, side in live for a in side]
+    if len(set(used)) == len(used):
+        for i, (_, values, _) in reversed(list(enumerate(live))):
+            if values is not None:
+                k = jnp.take(k, values, axis=2 + i)
+        names += [side for _, _, side in live]
+    else:  # several axes are read through one dim: read all of them together
+        order = list(dict.fromkeys(used))
+        laid = [
+            _lay(np.arange(k.shape[2 + i]) if values is None else values, side, order)
+            for i, (_, values, side) in enumerate(live)
+        ]
+        k = k[(slice(None), slice(None), *laid)]
+        names += [order]
+    return _squeeze(k, [a for group in names for a in group])
+
+
+def _equal_offsets(k: Any, axis: int, length: int, window: Window, pairs: bool) -> Any:
+    """K''[o, o'] = Σ_δ K[o·s + δ, o'·s + δ] along one spatial axis, zero outside."""
+    if window == Window(1, 1, 1, 0, 0, 1):
+        return k
+    axes = (axis, axis + 1) if pairs else (axis,)
+    k = jnp.broadcast_to(k, [length if i in axes else s for i, s in enumerate(k.shape)])
+    config = [(window.low, window.high, window.spread - 1) if i in axes else (0, 0, 0) for i in range(k.ndim)]
+    k = jax.lax.pad(k, jnp.zeros((), k.dtype), config)
+    count = window.count(length)
+    total = 0
+    for offset in range(window.size):
+        start = offset * window.dilation
+        stop = start + (count - 1) * window.stride + 1
+        cut = [slice(start, stop, window.stride) if i in axes else slice(None) for i in range(k.ndim)]
+        total = total + k[tuple(cut)]
+    return total
+
+
+def output_moment(state: Sequence[Term], moments: Moments) -> Any:
+    """The second moment of one output unit, [n1, n2]."""
+    total = 0
+    for term in state:
+        roles = ["same"] * (len(term.sizes) - len(term.summed)) + ["sum"] * len(term.summed)
+        part = moments.of_term(term, roles)
+        if part.size != part.shape[0] * part.shape[1]:
+            raise UnsupportedOperation(
+                "the output units of f have different path features (a gate, a factor or the input itself acts on "
+                "them one by one), so there is no one NPK. Let f end in a weight layer, or select one output: "
+                "lambda p, x: f(p, x)[:, k:k+1]."
+            )
+        total = total + part.reshape(part.shape[:2])
+    return jnp.broadcast_to(total, (moments.n1, moments.n2))

@@ -1,0 +1,445 @@
+"""The normal form of everything positionwise: a selection of a base, times known numbers, summed.
+
+Between two weight layers a network only gates, moves, scales and sums values. Whatever it does, each
+value is then a sum of *terms*
+
+    v[i] = Σ_s g[i, s] · r[index(i, s)]
+
+of a *base* r (the input, a bias, or the output of a weight layer, whose weights are random) with known
+factors g (gates, the input, batch-norm scales) and an index that says which element of the base is read.
+Selections (slice, pad, transpose, reshape, max-pooling windows) change the index, sums (mean, average
+pooling) only mark a dimension of i as summed, gates multiply g. So the second moment of any value follows
+from that of its bases, and nothing is approximated.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """An axis of a base; along an independent one, different elements are uncorrelated."""
+
+    size: int
+    independent: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Base:
+    """A random field. `axes` are its axes; subclasses say where it comes from."""
+
+    axes: tuple[Axis, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source(Base):
+    """The number one: what the input and other known values are multiples of. All of a program's share it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Leaf(Base):
+    """A leaf of the parameters, its elements independent; added to a value it is a bias."""
+
+    number: int
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+    """The element of one base axis as a function of some dims of the term; `values=None` is the identity."""
+
+    dims: tuple[int, ...]
+    values: np.ndarray | None = None
+
+    def same(self, other: "Index") -> bool:
+        return self.dims == other.dims and (
+            self.values is other.values
+            or (self.values is not None and other.values is not None and np.array_equal(self.values, other.values))
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Term:
+    """v[i] = Σ_s g[i, s] · base[index(i, s)].
+
+    `layout` lists for each axis of the value the sizes of the dims it is made of (none for an axis of
+    size one), `summed` the sizes of s. Dims are numbered through layout, then summed. `g` holds one array
+    a side (one for features, two for kernels), [n, *dims], where n and any dim may be 1: constant.
+    `binary` says that g is known to be 0 or 1.
+    """
+
+    base: Base
+    index: tuple[Index, ...]
+    g: tuple[Any, ...]
+    layout: tuple[tuple[int, ...], ...]
+    summed: tuple[int, ...] = ()
+    binary: bool = True
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (*(s for axis in self.layout for s in axis), *self.summed)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(math.prod(axis) for axis in self.layout)
+
+    def dims(self, axis: int) -> range:
+        """The dims of an axis of the value."""
+        start = sum(len(a) for a in self.layout[:axis])
+        return range(start, start + len(self.layout[axis]))
+
+    def replace(self, **changes: Any) -> "Term":
+        return dataclasses.replace(self, **changes)
+
+
+def whole(base: Base, shape: Sequence[int], sides: int, dtype: Any) -> Term:
+    """The base itself, as a value of its own shape."""
+    layout = tuple((s,) if s > 1 else () for s in shape)
+    numbers = np.cumsum([0, *(len(a) for a in layout)])
+    index = tuple(
+        Index((int(numbers[i]),)) if s > 1 else Index((), np.zeros((), int)) for i, s in enumerate(shape)
+    )
+    ones = jnp.ones((1,) * (1 + sum(len(a) for a in layout)), dtype)
+    return Term(base, index if base.axes else (), (ones,) * sides, layout)
+
+
+def _map_sides(term: Term, function: Callable[[Any], Any]) -> tuple[Any, ...]:
+    return tuple(function(g) for g in term.g)
+
+
+def index_values(term: Term, index: Index) -> np.ndarray:
+    """An index written out, an array over its dims."""
+    return np.arange(term.sizes[index.dims[0]]) if index.values is None else index.values
+
+
+def _over(term: Term, index: Index, dims: tuple[int, ...]) -> np.ndarray:
+    """The index as an array over a larger set of dims (ascending)."""
+    shape = [term.sizes[d] if d in index.dims else 1 for d in dims]
+    return np.broadcast_to(index_values(term, index).reshape(shape), [term.sizes[d] for d in dims])
+
+
+# --------------------------------------------------------------------------------- moving dims about
+
+
+def _renumbered(index: Index, number: dict[int, int]) -> Index:
+    dims = tuple(number[d] for d in index.dims)
+    if index.values is None:
+        return Index(dims)
+    order = np.argsort(dims)
+    return Index(tuple(dims[i] for i in order), np.transpose(index.values, order))
+
+
+def transpose(term: Term, order: Sequence[int]) -> Term:
+    """Reorder the axes of the value."""
+    old = [d for axis in order for d in term.dims(axis)]
+    kept = len(old)
+    old += range(kept, kept + len(term.summed))
+    number = {d: i for i, d in enumerate(old)}
+    return term.replace(
+        index=tuple(_renumbered(i, number) for i in term.index),
+        g=_map_sides(term, lambda g: jnp.transpose(g, (0, *(1 + d for d in old)))),
+        layout=tuple(term.layout[a] for a in order),
+    )
+
+
+def _regroup(term: Term, start: int, stop: int, sizes: Sequence[int], layout: Any, summed: Any) -> Term:
+    """Replace the dims start..stop by dims of `sizes`, equal in number of elements, row-major."""
+    touched = tuple(range(start, stop))
+    shift = len(sizes) - len(touched)
+    new = tuple(range(start, start + len(sizes)))
+
+    def move(index: Index) -> Index:
+        if not set(touched) & set(index.dims):
+            return _renumbered(index, {d: d if d < start else d + shift for d in index.dims})
+        dims = tuple(sorted({*index.dims, *touched}))
+        values = _over(term, index, dims)
+        shape: list[int] = []
+        for d in dims:
+            shape += list(sizes) if d == start else [] if d in touched else [term.sizes[d]]
+        moved = [d for d in dims if d < start] + list(new) + [d + shift for d in dims if d >= stop]
+        return Index(tuple(moved), values.reshape(shape))
+
+    def move_g(g: Any) -> Any:
+        before, inner, after = g.shape[: 1 + start], g.shape[1 + start : 1 + stop], g.shape[1 + stop :]
+        if all(s == 1 for s in inner):
+            return g.reshape(*before, *(1 for _ in sizes), *after)
+        g = jnp.broadcast_to(g, (*before, *term.sizes[start:stop], *after))
+        return g.reshape(*before, *sizes, *after)
+
+    return term.replace(
+        index=tuple(move(i) for i in term.index), g=_map_sides(term, move_g), layout=layout, summed=summed
+    )
+
+
+def merge(term: Term, axis: int) -> Term:
+    """Make one axis of the value consist of exactly one dim."""
+    dims = term.dims(axis)
+    if len(dims) == 1:
+        return term
+    layout = (*term.layout[:axis], (term.shape[axis],), *term.layout[axis + 1 :])
+    return _regroup(term, dims.start, dims.stop, (term.shape[axis],), layout, term.summed)
+
+
+def _cuts(sizes: Sequence[int]) -> list[int]:
+    """Products of the sizes from the right: where each dim begins, counted in elements."""
+    return [int(c) for c in np.cumprod([1, *reversed(sizes)])]
+
+
+def reshape(term: Term, shape: Sequence[int]) -> Term:
+    """Row-major reshape; dims that fall between the old and new boundaries are kept apart."""
+    flat = [s for axis in term.layout for s in axis]
+    new_cuts = _cuts([s for s in shape if s > 1])
+    union = sorted({*_cuts(flat), *new_cuts})
+    if any(b % a for a, b in zip(union, union[1:], strict=False)):
+        union = sorted(set(new_cuts))  # boundaries that cross: give up the old ones
+    fine = [b // a for a, b in zip(union, union[1:], strict=False)][::-1]
+    layout, rest = [], list(fine)
+    for size in shape:
+        axis: list[int] = []
+        while math.prod(axis) < size:
+            axis.append(rest.pop(0))
+        layout.append(tuple(axis))
+    # Split or merge run by run, so that a dim that does not change keeps its plain index.
+    done, todo = [], list(fine)
+    for axis_number, size in enumerate(flat):
+        run: list[int] = []
+        while todo and math.prod(run) < size:
+            run.append(todo.pop(0))
+        if math.prod(run) != size:
+            return _regroup(term, 0, len(flat), fine, tuple(layout), term.summed)
+        done.append((axis_number, run))
+    for axis_number, run in reversed(done):
+        if len(run) != 1:
+            term = _regroup(term, axis_number, axis_number + 1, run, term.layout, term.summed)
+    return term.replace(layout=tuple(layout))
+
+
+def broadcast(term: Term, shape: Sequence[int], dimensions: Sequence[int]) -> Term:
+    """`lax.broadcast_in_dim`: new axes, and axes of size one, repeat the value."""
+    term = reshape(term, term.shape)  # no dims of size one
+    layout: list[tuple[int, ...]] = []
+    fresh: list[int] = []
+    position = 0
+    for axis, size in enumerate(shape):
+        old = dimensions.index(axis) if axis in dimensions else None
+        if old is not None and term.shape[old] == size:
+            layout.append(term.layout[old])
+            position += len(term.layout[old])
+        else:
+            layout.append((size,) if size > 1 else ())
+            fresh += [position] if size > 1 else []
+            position += 1 if size > 1 else 0
+    kept = [d for d in range(position + len(term.summed)) if d not in fresh]
+    number = dict(enumerate(kept))
+    return term.replace(
+        index=tuple(_renumbered(i, number) for i in term.index),
+        g=_map_sides(term, lambda g: jnp.expand_dims(g, tuple(1 + d for d in fresh))),
+        layout=tuple(layout),
+    )
+
+
+def take(term: Term, axis: int, chosen: np.ndarray) -> Term:
+    """Select along one axis: element o reads element chosen[o], or nothing where chosen is negative."""
+    term = merge(term, axis)
+    dim, old = term.dims(axis).start, term.shape[axis]
+    chosen = np.asarray(chosen, int)
+    safe, present = np.maximum(chosen, 0), chosen >= 0
+
+    def move(index: Index) -> Index:
+        if dim not in index.dims:
+            return index
+        return Index(index.dims, np.take(index_values(term, index), safe, axis=index.dims.index(dim)))
+
+    def move_g(g: Any) -> Any:
+        if present.all() and g.shape[1 + dim] == 1:
+            return g
+        g = jnp.broadcast_to(g, (*g.shape[: 1 + dim], old, *g.shape[2 + dim :]))
+        g = g if np.array_equal(safe, np.arange(old)) else jnp.take(g, safe, axis=1 + dim)
+        mask = present.reshape(-1, *(1,) * (g.ndim - 2 - dim))
+        return g if present.all() else jnp.where(mask, g, jnp.zeros((), g.dtype))
+
+    index, g = tuple(move(i) for i in term.index), _map_sides(term, move_g)
+    layout = (*term.layout[:axis], (len(chosen),), *term.layout[axis + 1 :])
+    term = term.replace(index=index, g=g, layout=layout)
+    if len(chosen) == 1:  # an axis of size one has no dim
+        return reshape(term, term.shape)
+    return term
+
+
+def select_elements(term: Term, chosen: np.ndarray) -> Term:
+    """Any selection at all: output element e reads input element chosen[e] (flat), nothing if negative."""
+    flat = take(reshape(term, (math.prod(term.shape),)), 0, chosen.reshape(-1))
+    return reshape(flat, chosen.shape)
+
+
+def windows(term: Term, axis: int, chosen: np.ndarray) -> Term:
+    """Replace an axis by two: position o and place k in its window, reading chosen[o, k]."""
+    count, size = chosen.shape
+    term = take(term, axis, chosen.reshape(-1))
+    return reshape(term, (*term.shape[:axis], count, size, *term.shape[axis + 1 :]))
+
+
+def scale(term: Term, values: Sequence[Any], binary: bool = False) -> Term:
+    """Multiply by known numbers, one array a side, each [n or 1, *shape] or a scalar."""
+
+    def factor(value: Any) -> Any:
+        value = jnp.asarray(value)
+        if value.ndim == 0:
+            return value
+        flat = tuple(s for axis in term.layout for s in axis)
+        axes = [s == 1 and t > 1 for s, t in zip(value.shape[1:], term.shape, strict=True)]
+        sizes = [1 if one else s for one, axis in zip(axes, term.layout, strict=True) for s in axis]
+        value = value.reshape(value.shape[0], *(sizes if any(axes) else flat))
+        return value.reshape(*value.shape, *(1 for _ in term.summed))
+
+    g = tuple(a * factor(v).astype(a.dtype) for a, v in zip(term.g, values, strict=True))
+    return term.replace(g=g, binary=term.binary and binary)
+
+
+def sum_axes(term: Term, axes: Sequence[int]) -> Term:
+    """Sum over axes of the value (they disappear)."""
+    kept = [a for a in range(len(term.layout)) if a not in axes]
+    term = transpose(term, (*kept, *axes))
+    first = sum(len(term.layout[a]) for a in range(len(kept)))
+    fresh = tuple(s for axis in term.layout[len(kept) :] for s in axis)
+    term = term.replace(layout=term.layout[: len(kept)], summed=(*fresh, *term.summed))
+    read = {d for index in term.index for d in index.dims}
+    for dim in reversed(range(first, first + len(fresh))):
+        if dim not in read:  # every summand reads the same element: only the factors add up
+            term = _sum_factor(term, dim)
+    return term
+
+
+def _sum_factor(term: Term, dim: int) -> Term:
+    def add(g: Any) -> Any:
+        whole_sum = jnp.sum(g, axis=1 + dim)
+        return whole_sum * term.sizes[dim] if g.shape[1 + dim] == 1 else whole_sum
+
+    offset = dim - (len(term.sizes) - len(term.summed))
+    number = {d: d if d < dim else d - 1 for d in range(len(term.sizes)) if d != dim}
+    return term.replace(
+        index=tuple(_renumbered(i, number) for i in term.index),
+        g=_map_sides(term, add),
+        summed=(*term.summed[:offset], *term.summed[offset + 1 :]),
+        binary=False,
+    )
+
+
+# ------------------------------------------------------------------------------------------ adding
+
+
+def add(states: Sequence[Sequence[Term]]) -> list[Term]:
+    """The sum of values: terms of one base are joined (they are correlated), others stand side by side."""
+    total: list[Term] = []
+    for term in (t for state in states for t in state):
+        twin = next((i for i, t in enumerate(total) if t.base is term.base), None)
+        if twin is None:
+            total.append(term)
+        else:
+            total[twin] = _join(total[twin], term)
+    return total
+
+
+def _join(a: Term, b: Term) -> Term:
+    same_dims = a.layout == b.layout and a.summed == b.summed
+    if same_dims and all(i.same(j) for i, j in zip(a.index, b.index, strict=True)):
+        return a.replace(g=tuple(x + y for x, y in zip(a.g, b.g, strict=True)), binary=False)
+    return _stack(a, b)
+
+
+def _one_summed(term: Term) -> Term:
+    start = len(term.sizes) - len(term.summed)
+    for axis in range(len(term.layout)):
+        if len(term.layout[axis]) > 1:
+            return _one_summed(merge(term, axis))
+    return _regroup(term, start, len(term.sizes), (math.prod(term.summed),), term.layout, (math.prod(term.summed),))
+
+
+def _stack(a: Term, b: Term) -> Term:
+    """Σ_s over the summands of both: the sums of a and b laid end to end."""
+    a, b = _one_summed(a), _one_summed(b)
+    dim = len(a.sizes) - 1
+    index = tuple(_end_to_end(a, b, i, j, dim) for i, j in zip(a.index, b.index, strict=True))
+
+    def glue(x: Any, y: Any) -> Any:
+        x, y = (jnp.broadcast_to(z, (*z.shape[:-1], t.sizes[dim])) for z, t in ((x, a), (y, b)))
+        shape = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+        return jnp.concatenate([jnp.broadcast_to(z, (*shape, z.shape[-1])) for z in (x, y)], -1)
+
+    g = tuple(glue(x, y) for x, y in zip(a.g, b.g, strict=True))
+    return a.replace(index=index, g=g, summed=(a.sizes[dim] + b.sizes[dim],), binary=a.binary and b.binary)
+
+
+def _end_to_end(a: Term, b: Term, i: Index, j: Index, dim: int) -> Index:
+    if dim not in i.dims and i.same(j):
+        return i
+    dims = tuple(sorted({*i.dims, *j.dims, dim}))
+    return Index(dims, np.concatenate([_over(a, i, dims), _over(b, j, dims)], axis=dims.index(dim)))
+
+
+def concatenate(states: Sequence[Sequence[Term]], axis: int) -> list[Term]:
+    """Lay values end to end along an axis; pieces of one base become one selection of it."""
+    sizes = [state[0].shape[axis] if state else 0 for state in states]
+    starts = np.cumsum([0, *sizes])
+    pieces: dict[Base, list[tuple[int, Term]]] = {}
+    for k, state in enumerate(states):
+        for term in state:
+            pieces.setdefault(term.base, []).append((k, merge(term, axis)))
+    total: list[Term] = []
+    for parts in pieces.values():
+        if _joinable([t for _, t in parts], axis) and len({k for k, _ in parts}) == len(parts):
+            total.append(_laid_out(dict(parts), sizes, axis))
+            continue
+        padded = []
+        for k, term in parts:
+            chosen = np.full(starts[-1], -1)
+            chosen[starts[k] : starts[k + 1]] = np.arange(sizes[k])
+            padded.append([take(term, axis, chosen)])
+        total += add(padded)
+    return total
+
+
+def _joinable(parts: list[Term], axis: int) -> bool:
+    first = parts[0]
+    same = [(*t.layout[:axis], *t.layout[axis + 1 :]) == (*first.layout[:axis], *first.layout[axis + 1 :]) for t in parts]
+    return all(same) and all(t.summed == first.summed for t in parts) and len(parts) > 1
+
+
+def _laid_out(parts: dict[int, Term], sizes: Sequence[int], axis: int) -> Term:
+    first = next(iter(parts.values()))
+    dim = first.dims(axis).start
+    n_axes = range(len(first.index))
+    read = [tuple(sorted({d for t in parts.values() for d in t.index[i].dims} | {dim})) for i in n_axes]
+
+    def values(i: int, k: int) -> np.ndarray:
+        if k in parts:
+            return _over(parts[k], parts[k].index[i], read[i])
+        shape = [sizes[k] if d == dim else first.sizes[d] for d in read[i]]
+        return np.zeros(shape, int)
+
+    index = tuple(
+        Index(read[i], np.concatenate([values(i, k) for k in range(len(sizes))], axis=read[i].index(dim))) for i in n_axes
+    )
+
+    def glue(side: int) -> Any:
+        shape = list(jnp.broadcast_shapes(*(_without(t.g[side].shape, 1 + dim) for t in parts.values())))
+        full = [
+            jnp.broadcast_to(parts[k].g[side], (*shape[: 1 + dim], size, *shape[1 + dim :]))
+            if k in parts
+            else jnp.zeros((*shape[: 1 + dim], size, *shape[1 + dim :]), first.g[side].dtype)
+            for k, size in enumerate(sizes)
+        ]
+        return jnp.concatenate(full, axis=1 + dim)
+
+    layout = (*first.layout[:axis], (sum(sizes),), *first.layout[axis + 1 :])
+    g = tuple(glue(side) for side in range(len(first.g)))
+    return first.replace(index=index, g=g, layout=layout, binary=all(t.binary for t in parts.values()))
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], *shape[axis + 1 :])

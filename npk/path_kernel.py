@@ -1,0 +1,343 @@
+"""The neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩, exactly, for any network the path rules cover."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from npk import _checks, _jaxpr, _path_rules
+from npk._second_moment import Moments, output_moment
+from npk.gating import Function, activation_program, activations, gate_shapes, run_with_gates, sample_program
+
+Gates = Sequence[Any]
+
+# Elements of the largest intermediate of one block of pairs: 16 MiB of float32 stay near the cache, and
+# the block's products are still large enough to run at the machine's rate.
+_BLOCK_ELEMENTS = 1 << 22
+
+
+# ---------------------------------------------------------------------------------- gates by sample
+
+
+def per_sample(gate: Any, one: tuple[int, ...], n: int) -> Any:
+    """A gate of a batch as [n, *its shape for a batch of one]: the axis that grew n-fold is the batch's."""
+    if n == 1:
+        return jnp.reshape(gate, (1, *one))
+    grown = [a for a, (s, t) in enumerate(zip(gate.shape, one, strict=True)) if s != t]
+    if len(grown) != 1 or gate.shape[grown[0]] != n * one[grown[0]]:
+        raise ValueError(
+            f"a gate of shape {list(gate.shape)} (for one sample {list(one)}) does not hold the batch of {n} samples along "
+            "one axis; f must treat its batch alike everywhere."
+        )
+    (axis,) = grown
+    split = jnp.reshape(gate, (*gate.shape[:axis], n, one[axis], *gate.shape[axis + 1 :]))
+    return jnp.moveaxis(split, axis, 0)
+
+
+def _own_gates(f: Function, params: PyTree, x: Any) -> tuple[Any, ...]:
+    program = activation_program(f, params, x)
+    return tuple(run_with_gates(program, jax.tree_util.tree_leaves((params, x)))[2])
+
+
+def _is_binary(gates: Gates) -> bool:
+    return _checks.known_true(lambda g: (g == 0) | (g == 1), *gates)
+
+
+# --------------------------------------------------------------------------------------- the kernel
+
+
+def _moment(
+    program: _jaxpr.Program, params: PyTree, one: tuple, two: tuple, normalize: bool, binary: bool, dtype: Any
+) -> tuple[Any, Moments]:
+    """H of two blocks, each (x [n, 1, ...], gates [n, ...]), and what was met on the way."""
+    (x1, gates1), (x2, gates2) = one, two
+    state = _path_rules.walk(
+        program,
+        jax.tree_util.tree_leaves(params),
+        (x1, x2),
+        list(zip(gates1, gates2, strict=True)),
+        binary=binary,
+        dtype=dtype,
+    )
+    fast = jnp.bfloat16 if dtype == jnp.float32 else None
+    moments = Moments(x1.shape[0], x2.shape[0], normalize, dtype, exact_gates=fast)
+    return output_moment(state, moments), moments
+
+
+def _block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
+    """Samples a side so that the largest intermediate of a block of pairs stays within its budget."""
+    sizes = []
+
+    def meter(a: Any, b: Any) -> Any:
+        h, moments = moment(a, b)
+        sizes.append(moments.largest)
+        return h
+
+    two_samples = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), (one, two))
+    jax.eval_shape(meter, *two_samples)
+    return max(1, math.isqrt(_BLOCK_ELEMENTS // max(sizes)))
+
+
+def _in_blocks(kernel: Callable[..., Any], one: Any, two: Any | None, side: int, dtype: Any) -> Any:
+    """Fill [N1, N2] block by block; of a symmetric kernel (two=None) only the upper blocks are computed."""
+    other = one if two is None else two
+    n1, n2 = (jax.tree_util.tree_leaves(t)[0].shape[0] for t in (one, other))
+    b1, b2 = min(side, n1), min(side, n2)
+    if (b1, b2) == (n1, n2):
+        return kernel(one, other)
+    if two is None:
+        b1 = b2 = min(b1, b2)
+    rows, columns = -(-n1 // b1), -(-n2 // b2)
+    pairs = np.array([(i, j) for i in range(rows) for j in range(columns) if two is not None or i <= j])
+
+    def padded(tree: Any, size: int) -> Any:
+        return jax.tree_util.tree_map(lambda a: jnp.pad(a, [(0, size - a.shape[0])] + [(0, 0)] * (a.ndim - 1)), tree)
+
+    def cut(tree: Any, start: Any, size: int) -> Any:
+        return jax.tree_util.tree_map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), tree)
+
+    left, right = padded(one, rows * b1), padded(other, columns * b2)
+
+    def fill(h: Any, pair: Any) -> tuple[Any, None]:
+        row, column = pair[0] * b1, pair[1] * b2
+        block = kernel(cut(left, row, b1), cut(right, column, b2))
+        h = jax.lax.dynamic_update_slice(h, block, (row, column))
+        if two is None:
+            h = jax.lax.dynamic_update_slice(h, block.T, (column, row))
+        return h, None
+
+    h, _ = jax.lax.scan(fill, jnp.zeros((rows * b1, columns * b2), dtype), pairs)
+    return h[:n1, :n2]
+
+
+def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
+    """Transform f into its neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ under any gates.
+
+    H is the second moment E[f(s) f(s')] of the network that is linear given its gates, over independent
+    zero-mean weights. It is computed exactly, without listing paths: position by position, each weight
+    layer contributes the overlap of what it reads, each skip connection a sum (DESIGN of the path rules:
+    gate, weights, sum). Weights are the parameters that multiply or are added to values; a batch norm in
+    evaluation mode is a fixed factor and a fixed shift.
+
+    Scaling: with `normalize=True` weights have variance 1/fan-in and biases variance 1, which keeps H of
+    the order of the inputs at any depth (constants that multiply a weight are then left out). With
+    `normalize=False` all have variance 1: H counts paths, H = φφᵀ for φ = `npf(f)`.
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.
+
+    Returns:
+        A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → H [N1, N2], in the
+        dtype of x1 (float64 for counts when x64 is enabled). x2=None means x1. The gates are f's own
+        where none are given; else tuples as of `gates(f)`. It can be jitted and differentiated in soft gates.
+        For hard 0/1 gates overlaps are computed by bfloat16 products with a float32 accumulator, which is exact.
+
+    Raises:
+        ValueError: inputs are empty, not finite, of integer dtype or do not match; gates do not match f's
+            activations; gates of one side only; path counts that the dtype cannot hold exactly.
+        UnsupportedOperation: f has operations outside the rules, or a weight is used twice; all are named.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
+        >>> p = {"w": jnp.array([[1.0, -1.0]]), "v": jnp.ones((2, 1))}
+        >>> npk.path_kernel(f)(p, jnp.array([[2.0], [3.0], [-1.0]]), normalize=False).tolist()
+        [[4.0, 6.0, 0.0], [6.0, 9.0, 0.0], [0.0, 0.0, 1.0]]
+
+    Source: Lakshminarayanan & Singh 2020, sections 2 and 5 (H = Σ ⊙ Λ for dense networks); 2021, sections 4-5.
+    """
+
+    @functools.partial(jax.jit, static_argnames=("normalize", "binary", "symmetric", "dtype"))
+    def compute(params: PyTree, one: Any, two: Any, *, normalize: bool, binary: bool, symmetric: bool, dtype: Any) -> Any:
+        (x1, _), _ = one, two
+        program = sample_program(f, params, jax.ShapeDtypeStruct(x1[:, 0].shape, x1.dtype))
+        moment = functools.partial(_moment, program, params, normalize=normalize, binary=binary, dtype=dtype)
+        side = _block_side(moment, one, two)
+        return _in_blocks(lambda a, b: moment(a, b)[0], one, None if symmetric else two, side, dtype)
+
+    @functools.partial(jax.jit, static_argnames=("dtype",))
+    def largest_count(params: PyTree, one: Any, *, dtype: Any) -> Any:
+        """The largest number met for any one sample; no sum for a pair of samples exceeds it."""
+        x = one[0]
+        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, x.dtype))
+
+        def single(sample: Any) -> Any:
+            sample = jax.tree_util.tree_map(lambda a: jnp.abs(a)[None], sample)
+            return jnp.max(jnp.stack(_moment(program, params, sample, sample, False, False, dtype)[1].peaks()))
+
+        return jnp.max(jax.lax.map(single, one, batch_size=16))
+
+    own_gates = jax.jit(lambda params, x: _own_gates(f, params, x))
+
+    def kernel(
+        params: PyTree,
+        x1: Any,
+        x2: Any | None = None,
+        *,
+        gates1: Gates | None = None,
+        gates2: Gates | None = None,
+        normalize: bool = True,
+    ) -> Float[Array, "n1 n2"]:
+        _checks.check_pair(x1, x2, floating=True)
+        _checks.check_finite(params, "params")
+        if x2 is not None and (gates1 is None) != (gates2 is None):
+            raise ValueError("gates1 and gates2 must be given together when x2 is given; got only one of them.")
+        if gates2 is not None and gates1 is None:
+            raise ValueError("gates2 was given without gates1.")
+        program = sample_program(f, params, x1)
+        shapes = [g.shape for g in gate_shapes(program)]
+        hard = all(e.activation.kind != "soft" for e in activations(program)) and gates1 is None
+
+        def side(x: Any, gates: Gates | None, name: str) -> tuple[tuple[Any, Any], Gates]:
+            if gates is None:
+                gates = own_gates(params, x)
+            else:
+                _checks.check_gates(gates, gate_shapes(activation_program(f, params, x)), name)
+            if len(gates) != len(shapes):
+                raise ValueError(f"f has {len(gates)} activations for a batch and {len(shapes)} for one sample.")
+            laid = tuple(per_sample(jnp.asarray(g), s, x.shape[0]) for g, s in zip(gates, shapes, strict=True))
+            return (jnp.asarray(x)[:, None], laid), gates
+
+        one, seen1 = side(x1, gates1, "gates1")
+        symmetric = x2 is None and gates2 is None
+        two, seen2 = (one, seen1) if symmetric else side(x1 if x2 is None else x2, gates2, "gates2")
+        binary = hard and _slopes_binary(program) or _is_binary((*seen1, *seen2))
+        dtype = jnp.promote_types(x1.dtype, jnp.float32)
+        if not normalize:
+            dtype = jnp.promote_types(dtype, jax.dtypes.canonicalize_dtype(jnp.float64))
+            if binary:
+                _check_counts(largest_count, params, (one,) if symmetric else (one, two), dtype)
+        h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
+        if _checks.concrete(h) and not _checks.known_true(jnp.isfinite, h):
+            raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
+        return h
+
+    return kernel
+
+
+def _slopes_binary(program: _jaxpr.Program) -> bool:
+    """Whether the gates of a program can only be 0 or 1, whatever x is."""
+    probe = jnp.array([-1.0, 0.0, 1.0])
+    for equation in activations(program):
+        activation = equation.activation
+        if activation.kind == "soft":
+            return False
+        if activation.kind == "hard":
+            with jax.ensure_compile_time_eval():
+                gate = np.asarray(activation.gate(probe))
+            if not np.isin(gate, (0, 1)).all():
+                return False
+    return True
+
+
+def _check_counts(largest: Callable[..., Any], params: PyTree, sides: Sequence[Any], dtype: Any) -> None:
+    """Integers must be exact: refuse counts above the largest that the dtype holds one by one."""
+    if not _checks.concrete(params) or not _checks.known_true(lambda x: x == jnp.round(x), *(x for x, _ in sides)):
+        return
+    limit = 2 ** (jnp.finfo(dtype).nmant + 1)
+    most = max(float(largest(params, s, dtype=dtype)) for s in sides)
+    if most > limit:
+        remedy = "enable x64 (jax.config.update('jax_enable_x64', True)) or " if dtype == jnp.float32 else ""
+        raise ValueError(
+            f"path counts reach {most:.3g}, above {limit} up to which {jnp.dtype(dtype).name} holds every integer: "
+            f"{remedy}use normalize=True."
+        )
+
+
+# -------------------------------------------------------------------------------- dense: H = Σ ⊙ Λ
+
+
+def gram(x1: Float[Array, "n1 *d"], x2: Float[Array, "n2 *d"] | None = None, *, normalize: bool = True) -> Float[Array, "n1 n2"]:
+    """The input Gram matrix Σ = X₁X₂ᵀ, divided by the input dimension unless `normalize=False`.
+
+    Args:
+        x1: inputs [N1, ...]; all axes but the first are flattened.
+        x2: inputs [N2, ...], None for x1.
+        normalize: divide by the number of input features.
+
+    Returns:
+        Σ [N1, N2] in the dtype of the inputs.
+
+    Raises:
+        ValueError: empty, not finite, integer or mismatched inputs.
+
+    Example:
+        >>> import jax.numpy as jnp, npk
+        >>> npk.gram(jnp.array([[1.0, 2.0]]), normalize=False).tolist()
+        [[5.0]]
+
+    Source: Lakshminarayanan & Singh 2020, section 5.1.
+    """
+    _checks.check_pair(x1, x2, floating=True)
+    a = x1.reshape(x1.shape[0], -1)
+    b = a if x2 is None else x2.reshape(x2.shape[0], -1)
+    product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+    return product / a.shape[1] if normalize else product
+
+
+def layer_overlaps(gates1: Gates, gates2: Gates | None = None, *, normalize: bool = True) -> tuple[Float[Array, "n1 n2"], ...]:
+    """The overlaps G_l G_lᵀ of every layer: how many gates are on for both inputs.
+
+    Args:
+        gates1: gates as of `gates(f)`, each [N1, width] (further axes are flattened).
+        gates2: gates of the other inputs, None for gates1.
+        normalize: divide each overlap by its width, so that it is a fraction.
+
+    Returns:
+        A tuple of [N1, N2], one a layer, in the gates' dtype.
+
+    Raises:
+        ValueError: the two tuples differ in number or shapes, or hold numbers that are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp, npk
+        >>> npk.layer_overlaps((jnp.array([[1.0, 1.0], [1.0, 0.0]]),))[0].tolist()
+        [[1.0, 0.5], [0.5, 0.5]]
+
+    Source: Lakshminarayanan & Singh 2020, section 5.1.
+    """
+    gates2 = gates1 if gates2 is None else gates2
+    if len(gates1) != len(gates2):
+        raise ValueError(f"gates1 and gates2 must hold as many layers, got {len(gates1)} and {len(gates2)}.")
+    result = []
+    for number, (g1, g2) in enumerate(zip(gates1, gates2, strict=True)):
+        _checks.check_finite(g1, f"gates1[{number}]")
+        _checks.check_finite(g2, f"gates2[{number}]")
+        if g1.shape[1:] != g2.shape[1:]:
+            raise ValueError(f"gates1[{number}] and gates2[{number}] differ: {list(g1.shape)} and {list(g2.shape)}.")
+        result.append(gram(g1, g2, normalize=normalize))
+    return tuple(result)
+
+
+def overlap(gates1: Gates, gates2: Gates | None = None, *, normalize: bool = True) -> Float[Array, "n1 n2"]:
+    """The overlap Λ = ∏_l G_l G_lᵀ: the number of paths from one input node that are active for both inputs.
+
+    For a dense network without biases H = Σ ⊙ Λ: `path_kernel(f)(p, x) == gram(x) * overlap(gates(f)(p, x))`.
+
+    Args:
+        gates1: gates as of `gates(f)`, each [N1, width].
+        gates2: gates of the other inputs, None for gates1.
+        normalize: divide each layer's overlap by its width.
+
+    Returns:
+        Λ [N1, N2] in the gates' dtype.
+
+    Raises:
+        ValueError: as `layer_overlaps`; or there are no gates.
+
+    Example:
+        >>> import jax.numpy as jnp, npk
+        >>> g = jnp.array([[1.0, 1.0], [1.0, 0.0]])
+        >>> npk.overlap((g, g), normalize=False).tolist()
+        [[4.0, 1.0], [1.0, 1.0]]
+
+    Source: Lakshminarayanan & Singh 2020, section 5.1 (Λ).
+    """
+    if len(gates1) == 0:
+        raise ValueError("overlap needs the gates of at least one layer, got none.")
+    return functools.reduce(jnp.multiply, layer_overlaps(gates1, gates2, normalize=normalize))
