@@ -11,6 +11,10 @@ from npk.path_kernel import gram as gram
 from npk.path_kernel import layer_overlaps as layer_overlaps
 from npk.path_kernel import overlap as overlap
 from npk.path_kernel import path_kernel as path_kernel
+from npk.paths import count_paths as count_paths
+from npk.paths import npf as npf
+from npk.paths import npv as npv
+from npk.paths import path_names as path_names
 
 _require_supported_jax()
 

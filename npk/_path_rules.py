@@ -171,7 +171,7 @@ class _Walk:
         assert isinstance(leaf, Leaf)
         shape = tuple(a.size for a in leaf.axes)
         dims = tuple(range(len(weight.sizes)))
-        places = [_terms._over(weight, i, dims) for i in weight.index]
+        places = [_terms.over(weight, i, dims) for i in weight.index]
         flat = np.ravel_multi_index(places, shape).reshape(-1) if shape else np.zeros(1, int)
         mask = np.zeros(max(math.prod(shape), 1), bool)
         mask[flat] = True
@@ -474,7 +474,7 @@ def _scale_weights(walk: _Walk, equation: Equation, state: State, weight: Term) 
     fresh = [d for a in shared for d in weight.dims(a)]
     number = {d: i for i, d in enumerate(d for d in range(len(weight.sizes)) if d not in fresh)}
     narrow = narrow.replace(
-        index=tuple(_terms._renumbered(i, number) for i in weight.index),
+        index=tuple(_terms.renumbered(i, number) for i in weight.index),
         g=tuple(g[(slice(None), *(0 if d in fresh else slice(None) for d in range(len(weight.sizes))))] for g in weight.g),
     )
     narrow = _terms.reshape(narrow, [weight.shape[a] for a in own])

@@ -117,7 +117,7 @@ def index_values(term: Term, index: Index) -> np.ndarray:
     return np.arange(term.sizes[index.dims[0]]) if index.values is None else index.values
 
 
-def _over(term: Term, index: Index, dims: tuple[int, ...]) -> np.ndarray:
+def over(term: Term, index: Index, dims: tuple[int, ...]) -> np.ndarray:
     """The index as an array over a larger set of dims (ascending)."""
     shape = [term.sizes[d] if d in index.dims else 1 for d in dims]
     return np.broadcast_to(index_values(term, index).reshape(shape), [term.sizes[d] for d in dims])
@@ -126,7 +126,7 @@ def _over(term: Term, index: Index, dims: tuple[int, ...]) -> np.ndarray:
 # --------------------------------------------------------------------------------- moving dims about
 
 
-def _renumbered(index: Index, number: dict[int, int]) -> Index:
+def renumbered(index: Index, number: dict[int, int]) -> Index:
     dims = tuple(number[d] for d in index.dims)
     if index.values is None:
         return Index(dims)
@@ -141,7 +141,7 @@ def transpose(term: Term, order: Sequence[int]) -> Term:
     old += range(kept, kept + len(term.summed))
     number = {d: i for i, d in enumerate(old)}
     return term.replace(
-        index=tuple(_renumbered(i, number) for i in term.index),
+        index=tuple(renumbered(i, number) for i in term.index),
         g=_map_sides(term, lambda g: jnp.transpose(g, (0, *(1 + d for d in old)))),
         layout=tuple(term.layout[a] for a in order),
     )
@@ -155,9 +155,9 @@ def _regroup(term: Term, start: int, stop: int, sizes: Sequence[int], layout: An
 
     def move(index: Index) -> Index:
         if not set(touched) & set(index.dims):
-            return _renumbered(index, {d: d if d < start else d + shift for d in index.dims})
+            return renumbered(index, {d: d if d < start else d + shift for d in index.dims})
         dims = tuple(sorted({*index.dims, *touched}))
-        values = _over(term, index, dims)
+        values = over(term, index, dims)
         shape: list[int] = []
         for d in dims:
             shape += list(sizes) if d == start else [] if d in touched else [term.sizes[d]]
@@ -206,16 +206,18 @@ def reshape(term: Term, shape: Sequence[int]) -> Term:
         layout.append(tuple(axis))
     # Split or merge run by run, so that a dim that does not change keeps its plain index.
     done, todo = [], list(fine)
-    for axis_number, size in enumerate(flat):
+    for dim, size in enumerate(flat):
         run: list[int] = []
         while todo and math.prod(run) < size:
             run.append(todo.pop(0))
         if math.prod(run) != size:
             return _regroup(term, 0, len(flat), fine, tuple(layout), term.summed)
-        done.append((axis_number, run))
-    for axis_number, run in reversed(done):
+        done.append((dim, run))
+    term = term.replace(layout=tuple((s,) for s in flat))
+    for dim, run in reversed(done):
         if len(run) != 1:
-            term = _regroup(term, axis_number, axis_number + 1, run, term.layout, term.summed)
+            dims = (*term.layout[:dim], *((s,) for s in run), *term.layout[dim + 1 :])
+            term = _regroup(term, dim, dim + 1, run, dims, term.summed)
     return term.replace(layout=tuple(layout))
 
 
@@ -237,7 +239,7 @@ def broadcast(term: Term, shape: Sequence[int], dimensions: Sequence[int]) -> Te
     kept = [d for d in range(position + len(term.summed)) if d not in fresh]
     number = dict(enumerate(kept))
     return term.replace(
-        index=tuple(_renumbered(i, number) for i in term.index),
+        index=tuple(renumbered(i, number) for i in term.index),
         g=_map_sides(term, lambda g: jnp.expand_dims(g, tuple(1 + d for d in fresh))),
         layout=tuple(layout),
     )
@@ -323,7 +325,7 @@ def _sum_factor(term: Term, dim: int) -> Term:
     offset = dim - (len(term.sizes) - len(term.summed))
     number = {d: d if d < dim else d - 1 for d in range(len(term.sizes)) if d != dim}
     return term.replace(
-        index=tuple(_renumbered(i, number) for i in term.index),
+        index=tuple(renumbered(i, number) for i in term.index),
         g=_map_sides(term, add),
         summed=(*term.summed[:offset], *term.summed[offset + 1 :]),
         binary=False,
@@ -379,7 +381,7 @@ def _end_to_end(a: Term, b: Term, i: Index, j: Index, dim: int) -> Index:
     if dim not in i.dims and i.same(j):
         return i
     dims = tuple(sorted({*i.dims, *j.dims, dim}))
-    return Index(dims, np.concatenate([_over(a, i, dims), _over(b, j, dims)], axis=dims.index(dim)))
+    return Index(dims, np.concatenate([over(a, i, dims), over(b, j, dims)], axis=dims.index(dim)))
 
 
 def concatenate(states: Sequence[Sequence[Term]], axis: int) -> list[Term]:
@@ -413,18 +415,7 @@ def _joinable(parts: list[Term], axis: int) -> bool:
 def _laid_out(parts: dict[int, Term], sizes: Sequence[int], axis: int) -> Term:
     first = next(iter(parts.values()))
     dim = first.dims(axis).start
-    n_axes = range(len(first.index))
-    read = [tuple(sorted({d for t in parts.values() for d in t.index[i].dims} | {dim})) for i in n_axes]
-
-    def values(i: int, k: int) -> np.ndarray:
-        if k in parts:
-            return _over(parts[k], parts[k].index[i], read[i])
-        shape = [sizes[k] if d == dim else first.sizes[d] for d in read[i]]
-        return np.zeros(shape, int)
-
-    index = tuple(
-        Index(read[i], np.concatenate([values(i, k) for k in range(len(sizes))], axis=read[i].index(dim))) for i in n_axes
-    )
+    index = tuple(_laid_index(parts, sizes, dim, i) for i in range(len(first.index)))
 
     def glue(side: int) -> Any:
         shape = list(jnp.broadcast_shapes(*(_without(t.g[side].shape, 1 + dim) for t in parts.values())))
@@ -439,6 +430,21 @@ def _laid_out(parts: dict[int, Term], sizes: Sequence[int], axis: int) -> Term:
     layout = (*first.layout[:axis], (sum(sizes),), *first.layout[axis + 1 :])
     g = tuple(glue(side) for side in range(len(first.g)))
     return first.replace(index=index, g=g, layout=layout, binary=all(t.binary for t in parts.values()))
+
+
+def _laid_index(parts: dict[int, Term], sizes: Sequence[int], dim: int, i: int) -> Index:
+    own = [t.index[i] for t in parts.values()]
+    if dim not in own[0].dims and all(own[0].same(index) for index in own):
+        return own[0]
+    dims = tuple(sorted({d for index in own for d in index.dims} | {dim}))
+    first = next(iter(parts.values()))
+
+    def values(k: int) -> np.ndarray:
+        if k in parts:
+            return over(parts[k], parts[k].index[i], dims)
+        return np.zeros([sizes[k] if d == dim else first.sizes[d] for d in dims], int)
+
+    return Index(dims, np.concatenate([values(k) for k in range(len(sizes))], axis=dims.index(dim)))
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -97,6 +97,27 @@ def _leaves(params: Any, x: Any) -> list[Any]:
     return jax.tree_util.tree_leaves((params, x))
 
 
+def per_sample(gate: Any, one: tuple[int, ...], n: int) -> Any:
+    """A gate of a batch as [n, *its shape for a batch of one]: the axis that grew n-fold is the batch's."""
+    if n == 1:
+        return jnp.reshape(gate, (1, *one))
+    grown = [a for a, (s, t) in enumerate(zip(gate.shape, one, strict=True)) if s != t]
+    if len(grown) != 1 or gate.shape[grown[0]] != n * one[grown[0]]:
+        raise ValueError(
+            f"a gate of shape {list(gate.shape)} (for one sample {list(one)}) does not hold the batch of {n} samples along "
+            "one axis; f must treat its batch alike everywhere."
+        )
+    (axis,) = grown
+    split = jnp.reshape(gate, (*gate.shape[:axis], n, one[axis], *gate.shape[axis + 1 :]))
+    return jnp.moveaxis(split, axis, 0)
+
+
+def own_gates(f: Function, params: PyTree, x: Any) -> tuple[Any, ...]:
+    """The gates of f, without the checks of `gates` for what has been checked."""
+    program = activation_program(f, params, x)
+    return tuple(run_with_gates(program, jax.tree_util.tree_leaves((params, x)))[2])
+
+
 def gates(f: Function) -> Callable[[PyTree, Any], tuple[Array, ...]]:
     """Transform f into the function that returns its gates.
 

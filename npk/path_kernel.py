@@ -12,36 +12,21 @@ from jaxtyping import Array, Float, PyTree
 
 from npk import _checks, _jaxpr, _path_rules
 from npk._second_moment import Moments, output_moment
-from npk.gating import Function, activation_program, activations, gate_shapes, run_with_gates, sample_program
+from npk.gating import (
+    Function,
+    activation_program,
+    activations,
+    gate_shapes,
+    own_gates,
+    per_sample,
+    sample_program,
+)
 
 Gates = Sequence[Any]
 
 # Elements of the largest intermediate of one block of pairs: 16 MiB of float32 stay near the cache, and
 # the block's products are still large enough to run at the machine's rate.
 _BLOCK_ELEMENTS = 1 << 22
-
-
-# ---------------------------------------------------------------------------------- gates by sample
-
-
-def per_sample(gate: Any, one: tuple[int, ...], n: int) -> Any:
-    """A gate of a batch as [n, *its shape for a batch of one]: the axis that grew n-fold is the batch's."""
-    if n == 1:
-        return jnp.reshape(gate, (1, *one))
-    grown = [a for a, (s, t) in enumerate(zip(gate.shape, one, strict=True)) if s != t]
-    if len(grown) != 1 or gate.shape[grown[0]] != n * one[grown[0]]:
-        raise ValueError(
-            f"a gate of shape {list(gate.shape)} (for one sample {list(one)}) does not hold the batch of {n} samples along "
-            "one axis; f must treat its batch alike everywhere."
-        )
-    (axis,) = grown
-    split = jnp.reshape(gate, (*gate.shape[:axis], n, one[axis], *gate.shape[axis + 1 :]))
-    return jnp.moveaxis(split, axis, 0)
-
-
-def _own_gates(f: Function, params: PyTree, x: Any) -> tuple[Any, ...]:
-    program = activation_program(f, params, x)
-    return tuple(run_with_gates(program, jax.tree_util.tree_leaves((params, x)))[2])
 
 
 def _is_binary(gates: Gates) -> bool:
@@ -172,7 +157,7 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
         return jnp.max(jax.lax.map(single, one, batch_size=16))
 
-    own_gates = jax.jit(lambda params, x: _own_gates(f, params, x))
+    gates_of = jax.jit(lambda params, x: own_gates(f, params, x))
 
     def kernel(
         params: PyTree,
@@ -195,7 +180,7 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
         def side(x: Any, gates: Gates | None, name: str) -> tuple[tuple[Any, Any], Gates]:
             if gates is None:
-                gates = own_gates(params, x)
+                gates = gates_of(params, x)
             else:
                 _checks.check_gates(gates, gate_shapes(activation_program(f, params, x)), name)
             if len(gates) != len(shapes):

@@ -1,0 +1,343 @@
+"""Figures from plain arrays: curves over stages, kernel heat-maps by class, stacked shares, spectra.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers. Figures are made without pyplot, so
+they hold no global state and need no screen; `save` writes the PNG and the SVG of one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import ArrayLike
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+INK = "#1f2328"
+PAPER = "#fefefe"
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
+
+_STYLE = {
+    "axes.edgecolor": INK,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 10,
+    "axes.linewidth": 0.8,
+    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": "#8a8f98",
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 5.5,
+    "savefig.facecolor": PAPER,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+}
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+    """A figure of our style; matplotlib fixes the style of each part as the part is made."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def save(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
+    """Write a figure as `stem`.png and `stem`.svg; the same figure gives the same bytes.
+
+    Args:
+        figure: as one of the functions here returns it.
+        stem: the path without its ending; the folder must exist.
+
+    Returns:
+        The two paths.
+
+    Example:
+        >>> import tempfile
+        >>> from npk import plots
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [p.name for p in plots.save(plots.spectra({"K": [3.0, 1.0]}), f"{folder}/spectrum")]
+        ['spectrum.png', 'spectrum.svg']
+    """
+    png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
+    # The salt makes the ids inside the SVG repeatable, and different where several figures share a page.
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": png.stem}):
+        figure.savefig(png, dpi=200, metadata={"Software": None})
+        figure.savefig(svg, dpi=160, metadata={"Date": None, "Creator": None})
+    return png, svg
+
+
+def curves(
+    series: Mapping[str, Sequence[float]],
+    x: Sequence[float] | None = None,
+    *,
+    xlabel: str,
+    ylabel: str,
+    xticks: Sequence[str] | None = None,
+    references: Mapping[str, float] | None = None,
+    colors: Mapping[str, str] | None = None,
+    percent: bool = False,
+) -> Figure:
+    """Lines over a common x axis, each labelled at its end.
+
+    Args:
+        series: name → values, each of shape (n,).
+        x: positions, of shape (n,); None is 0, 1, 2, ….
+        xlabel: what x is, with its unit.
+        ylabel: what the values are, with their unit.
+        xticks: names of the positions; None numbers the axis.
+        references: name → constant, drawn dashed.
+        colors: name → colour, where it matters.
+        percent: whether the values are fractions to be shown in per cent.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: a series does not have one value a position, or there is none.
+
+    Example:
+        >>> from npk import plots
+        >>> figure = plots.curves({"H": [0.1, 0.4, 0.5]}, xlabel="stage", ylabel="alignment")
+        >>> figure.axes[0].get_ylabel()
+        'alignment'
+    """
+    if not series:
+        raise ValueError("curves needs at least one series.")
+    positions = np.arange(len(next(iter(series.values())))) if x is None else np.asarray(x, dtype=float)
+    for name, values in series.items():
+        if np.shape(values) != positions.shape:
+            raise ValueError(f"series {name!r} must have {len(positions)} values, got shape {list(np.shape(values))}.")
+    with matplotlib.rc_context(_STYLE):
+        figure, ((axes,),) = _figure(6.4, 3.5)
+        ends = []
+        for i, (name, values) in enumerate(series.items()):
+            color = (colors or {}).get(name, COLORS[i % len(COLORS)])
+            axes.plot(positions, values, marker="o", color=color, markeredgecolor=PAPER, markeredgewidth=0.8)
+            ends.append((float(values[-1]), name, color))
+        for name, value in (references or {}).items():
+            color = (colors or {}).get(name, COLORS[-1])
+            axes.axhline(value, color=color, linestyle=(0, (4, 3)), linewidth=1.5)
+            ends.append((float(value), name, color))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        if xticks is not None:
+            axes.set_xticks(positions, xticks)
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.margins(x=0.03, y=0.08)
+        _label_ends(axes, ends)
+    return figure
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Names right of the axes at the height of the lines' ends, pushed apart where they would overlap."""
+    low, high = axes.get_ylim()
+    wanted = sorted(((value - low) / (high - low), name, color) for value, name, color in ends)
+    gap = 0.075
+    heights: list[float] = []
+    for height, _, _ in wanted:
+        heights.append(max(height, heights[-1] + gap) if heights else height)
+    # What was pushed above the top comes back down, and takes its neighbours along.
+    ceiling = 1.0
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], ceiling)
+        ceiling = heights[i] - gap
+    for height, (_, name, color) in zip(heights, wanted, strict=True):
+        axes.annotate(
+            name, (1.0, height), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
+            va="center", color=color, fontweight="bold", fontsize=9,
+        )  # fmt: skip
+
+
+def shares(parts: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, xticks: Sequence[str]) -> Figure:
+    """Stacked bars of parts that add up to one; a part below zero hangs below the axis.
+
+    Args:
+        parts: name → shares, each of shape (n,).
+        xlabel: what the bars are.
+        ylabel: of what the parts are shares.
+        xticks: names of the n bars.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: a part does not have one value a bar.
+
+    Example:
+        >>> from npk import plots
+        >>> figure = plots.shares({"V": [0.7], "F": [0.3]}, xlabel="stage", ylabel="share", xticks=["0"])
+        >>> len(figure.axes[0].patches)
+        2
+    """
+    positions = np.arange(len(xticks))
+    with matplotlib.rc_context(_STYLE):
+        figure, ((axes,),) = _figure(6.4, 3.5)
+        above, below = np.zeros(len(xticks)), np.zeros(len(xticks))
+        for i, (name, share) in enumerate(parts.items()):
+            values = np.asarray(share, dtype=float)
+            if values.shape != positions.shape:
+                raise ValueError(f"part {name!r} must have {len(xticks)} values, got shape {list(values.shape)}.")
+            base = np.where(values >= 0, above, below)
+            axes.bar(positions, values, 0.78, bottom=base, color=COLORS[1 + i % 6], label=name, edgecolor=PAPER, linewidth=0.8)
+            for position, value, bottom in zip(positions, values, base, strict=True):
+                if abs(value) >= 0.05:
+                    axes.text(position, bottom + value / 2, f"{value:.0%}", ha="center", va="center", color="#101010", fontsize=8)
+            above, below = above + np.maximum(values, 0), below + np.minimum(values, 0)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        axes.grid(axis="x", visible=False)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set_xticks(positions, xticks)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts), handlelength=1, handleheight=1, borderaxespad=0.2)
+    return figure
+
+
+def heatmaps(rows: Mapping[str, Sequence[ArrayLike]], labels: ArrayLike, *, columns: Sequence[str], class_names: Sequence[str]) -> Figure:
+    """A grid of symmetric matrices whose samples are ordered by class, red above zero, blue below.
+
+    Each panel has its own scale, the 99th percentile of its absolute entries: compare patterns, not sizes.
+
+    Args:
+        rows: name → matrices, one a column, each of shape (N, N).
+        labels: class numbers in ascending order, of shape (N,).
+        columns: names of the columns.
+        class_names: names of the classes, by number.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the labels are not in ascending order, or a matrix is not [N, N].
+
+    Example:
+        >>> import numpy as np
+        >>> from npk import plots
+        >>> figure = plots.heatmaps({"K": [np.eye(4)]}, [0, 0, 1, 1], columns=["stage 0"], class_names=["a", "b"])
+        >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+        ['a', 'b']
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or (np.diff(labels) < 0).any():
+        raise ValueError("labels must be class numbers in ascending order: sort the samples by class first.")
+    starts = np.searchsorted(labels, np.unique(labels))
+    middles = (starts + np.append(starts[1:], len(labels))) / 2 - 0.5
+    names = [class_names[label] for label in labels[starts]]
+    with matplotlib.rc_context(_STYLE):
+        figure, grid = _figure(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns))
+        for i, (name, matrices) in enumerate(rows.items()):
+            for j, matrix in enumerate(matrices):
+                axes = grid[i, j]
+                _panel(axes, np.asarray(matrix, dtype=float), starts, len(labels))
+                axes.set_xticks(middles, names if i == len(rows) - 1 else [])
+                axes.set_yticks(middles, names if j == 0 else [])
+                if i == 0:
+                    axes.set_title(columns[j], loc="center", fontsize=9)
+            grid[i, 0].set_ylabel(name, fontweight="bold")
+        crowded = max(map(len, names)) > 2
+        for axes in grid.flat:
+            axes.tick_params(length=0, labelsize=6 if crowded else 7)
+            axes.tick_params(axis="x", rotation=90 if crowded else 0)
+    return figure
+
+
+def _panel(axes: Axes, matrix: np.ndarray, starts: np.ndarray, size: int) -> None:
+    if matrix.shape != (size, size):
+        raise ValueError(f"each matrix must be [{size}, {size}], one row a label, got shape {list(matrix.shape)}.")
+    bound = float(np.percentile(np.abs(matrix), 99)) or float(np.abs(matrix).max()) or 1.0
+    axes.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound)
+    for start in starts[1:]:
+        axes.axhline(start - 0.5, color="#8a8f98", linewidth=0.35)
+        axes.axvline(start - 0.5, color="#8a8f98", linewidth=0.35)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def spectra(series: Mapping[str, ArrayLike], *, ylabel: str = "eigenvalue / sum of eigenvalues") -> Figure:
+    """Eigenvalues against their rank, both on logarithmic axes, each spectrum divided by its sum.
+
+    Args:
+        series: name → eigenvalues, largest first; in order, from dark to light.
+        ylabel: name of the y axis.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: a spectrum has no positive eigenvalue.
+
+    Example:
+        >>> from npk import plots
+        >>> plots.spectra({"stage 0": [3.0, 1.0]}).axes[0].get_xscale()
+        'log'
+    """
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, max(len(series), 2)))
+    with matplotlib.rc_context(_STYLE):
+        figure, ((axes,),) = _figure(6.4, 3.5)
+        for (name, values), shade in zip(series.items(), shades, strict=False):
+            eigenvalues = np.asarray(values, dtype=float)
+            eigenvalues = eigenvalues[eigenvalues > 0]
+            if eigenvalues.size == 0:
+                raise ValueError(f"spectrum {name!r} has no positive eigenvalue.")
+            axes.loglog(np.arange(1, len(eigenvalues) + 1), eigenvalues / eigenvalues.sum(), color=shade, label=name, linewidth=1.6)
+        axes.set(xlabel="rank of the eigenvalue", ylabel=ylabel)
+        axes.legend(loc="lower left", fontsize=8, labelspacing=0.3)
+    return figure
+
+
+def learning(
+    steps: Sequence[float], values: Sequence[float], marked: Sequence[int], *, xlabel: str, ylabel: str
+) -> Figure:
+    """A learning curve over gradient steps (logarithmic from step 1 on) with numbered points on it.
+
+    Args:
+        steps: of the records, of shape (n,).
+        values: fractions, of shape (n,).
+        marked: steps to be marked and numbered 0, 1, 2, ….
+        xlabel: name of the x axis.
+        ylabel: name of the y axis.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: a marked step has no record.
+
+    Example:
+        >>> from npk import plots
+        >>> figure = plots.learning([0, 1, 2], [0.1, 0.5, 0.9], [0, 2], xlabel="step", ylabel="accuracy")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['0', '1']
+    """
+    heights = dict(zip(steps, values, strict=True))
+    if missing := [step for step in marked if step not in heights]:
+        raise ValueError(f"marked steps {missing} have no record.")
+    with matplotlib.rc_context(_STYLE):
+        figure, ((axes,),) = _figure(6.4, 3.0)
+        axes.plot(steps, values, color=COLORS[0], linewidth=1.6)
+        for number, step in enumerate(marked):
+            axes.plot([step], [heights[step]], "o", color=COLORS[4], markersize=13, markeredgecolor=PAPER)
+            axes.text(step, heights[step], str(number), ha="center", va="center_baseline", color="#ffffff", fontsize=8, fontweight="bold")
+        axes.set_xscale("symlog", linthresh=1.0, linscale=0.4)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.margins(x=0.05, y=0.1)
+    return figure

@@ -1,0 +1,276 @@
+"""From a run folder to figures and one self-contained page, `report.html`: no network, no scripts."""
+
+import html
+import importlib.resources
+import re
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from npk import measures, plots
+from npk.study import read_study
+
+_NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROSS}$", "ntk": "$K$"}
+_COLORS = dict(zip(("$H$", "$K^V$", "$K^F$", "$K^{CROSS}$", "$K$"), (*plots.COLORS[:4], plots.COLORS[4]), strict=True))
+_PIXELS = r"pixels alone, $\Sigma$"
+
+
+def write_report(folder: str | Path) -> Path:
+    """Draw the figures of a study and write its page.
+
+    Args:
+        folder: a run folder with at least one finished stage.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        FileNotFoundError: the folder holds no study.
+        ValueError: no stage of the study is finished.
+
+    Example:
+        >>> import tempfile
+        >>> from npk.report import write_report
+        >>> from npk.study import StudyConfig, run_study
+        >>> config = StudyConfig(width=8, depth=2, epochs=1, samples=20, test_samples=20, stages=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = run_study(config, folder)
+        ...     write_report(folder).name
+        'report.html'
+    """
+    folder = Path(folder)
+    study = read_study(folder)
+    if not study["stages"]:
+        raise ValueError(f"no stage of the study in {folder} is finished: continue it with --resume.")
+    (folder / "figures").mkdir(exist_ok=True)
+    svg = {}
+    for name, figure in draw(study, folder).items():
+        _, path = plots.save(figure, folder / "figures" / name)
+        svg[name] = path.read_text(encoding="utf-8")
+    page = folder / "report.html"
+    temporary = folder / "report.html.part"
+    temporary.write_text(render(study, svg), encoding="utf-8")
+    temporary.replace(page)
+    return page
+
+
+def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
+    """The figures of a study.
+
+    Args:
+        study: the content of `study.json`.
+        folder: its run folder, for the arrays.
+
+    Returns:
+        Name → figure.
+
+    Example:
+        >>> from npk.report import draw
+        >>> draw.__name__
+        'draw'
+    """
+    stages = study["stages"]
+    ticks = _ticks(stages)
+    common: dict[str, Any] = {"xlabel": "stage of training", "xticks": ticks}
+    history = study["training"]["history"]
+    figures = {
+        "training": plots.learning(
+            [record["step"] for record in history],
+            [record["train_accuracy"] for record in history],
+            [stage["step"] for stage in stages],
+            xlabel="gradient steps (logarithmic from 1 on)",
+            ylabel="training accuracy",
+        ),
+        "flips": plots.curves(_layer_flips(stages), ylabel="gates flipped since stage 0", percent=True, **common),
+        "accuracy": plots.curves(
+            {
+                "network": [stage["test_accuracy"] for stage in stages],
+                "gates alone, $H$": [stage["ridge"]["test_accuracy"] for stage in stages],
+            },
+            references={_PIXELS: study["pixels"]["ridge"]["test_accuracy"]},
+            colors={"network": plots.COLORS[4], "gates alone, $H$": plots.COLORS[0]},
+            ylabel="test accuracy",
+            percent=True,
+            **common,
+        ),
+        "alignment": plots.curves(
+            {label: [stage["alignment"][name] for stage in stages] for name, label in _NAMES.items() if name != "ntk"},
+            references={_PIXELS: study["pixels"]["alignment"]},
+            colors=_COLORS,
+            ylabel="alignment with the labels (1 = ideal)",
+            **common,
+        ),
+        "split": plots.shares(
+            {_NAMES[part]: [stage["share"][part] for stage in stages] for part in ("value", "feature", "cross")},
+            ylabel="share of the trace of $K$",
+            **common,
+        ),
+    }
+    return figures | _draw_kernels(study, Path(folder))
+
+
+def _draw_kernels(study: dict[str, Any], folder: Path) -> dict[str, Figure]:
+    count = len(study["stages"])
+    shown = sorted({round(i) for i in np.linspace(0, count - 1, 4)})
+    rows: dict[str, list[np.ndarray]] = {_NAMES[name]: [] for name in ("npk", "value", "feature", "cross")}
+    spectra = {}
+    for stage in range(count):
+        with np.load(folder / "kernels" / f"stage-{stage}.npz") as arrays:
+            spectra[f"stage {stage}"] = arrays["npk_spectrum"]
+            if stage in shown:
+                for name in ("npk", "value", "feature", "cross"):
+                    rows[_NAMES[name]].append(measures.center(arrays[name]))
+    with np.load(folder / "samples.npz") as samples:
+        labels = samples["train_labels"]
+    columns = [f"stage {stage}" for stage in shown]
+    class_names = study["data"]["class_names"]
+    return {
+        "kernels": plots.heatmaps(rows, labels, columns=columns, class_names=class_names),
+        "spectra": plots.spectra(spectra),
+    }
+
+
+def _ticks(stages: Sequence[dict[str, Any]]) -> list[str]:
+    return [f"{stage['stage']}\n{stage['train_accuracy']:.0%}" for stage in stages]
+
+
+def _layer_flips(stages: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    layers = len(stages[0]["gate_flips"]["layers"])
+    shown = range(layers) if layers <= 6 else sorted({round(i) for i in np.linspace(0, layers - 1, 6)})
+    return {f"layer {i + 1}": [stage["gate_flips"]["layers"][i] for stage in stages] for i in shown}
+
+
+# --- the page ---------------------------------------------------------------------------------------
+
+
+def render(study: dict[str, Any], svg: dict[str, str]) -> str:
+    """The page of a study.
+
+    Args:
+        study: the content of `study.json`.
+        svg: name → the text of each figure's SVG.
+
+    Returns:
+        HTML that needs no other file.
+
+    Example:
+        >>> from npk.report import render
+        >>> render.__name__
+        'render'
+    """
+    first, last = study["stages"][0], study["stages"][-1]
+    data, network = study["data"], study["network"]
+    template = importlib.resources.files("npk").joinpath("report_template.html").read_text(encoding="utf-8")
+    words = {
+        "dataset": html.escape(study["config"]["dataset"]),
+        "source": html.escape(data["source"]),
+        "network": html.escape(_network_words(network)),
+        "parameters": f"{network['parameters']:,}",
+        "train": f"{data['train']:,}",
+        "test": f"{data['test']:,}",
+        "samples": f"{data['kernel_samples']:,}",
+        "test_samples": f"{data['kernel_test_samples']:,}",
+        "steps": f"{study['training']['stages'][-1]['step']:,}",
+        "epochs": study["config"]["epochs"],
+        "beta": f"{study['config']['beta']:g}",
+        "last_stage": last["stage"],
+        "unfinished": "" if study["finished"] else _unfinished(study),
+        "hadamard": _hadamard(network),
+        "flips": f"{last['gate_flips']['all']:.0%}",
+        "network_first": f"{first['test_accuracy']:.0%}",
+        "network_last": f"{last['test_accuracy']:.1%}",
+        "ridge_first": f"{first['ridge']['test_accuracy']:.1%}",
+        "ridge_last": f"{last['ridge']['test_accuracy']:.1%}",
+        "pixels_accuracy": f"{study['pixels']['ridge']['test_accuracy']:.1%}",
+        "pixels_alignment": f"{study['pixels']['alignment']:.3f}",
+        "alignment_first": f"{first['alignment']['npk']:.3f}",
+        "alignment_last": f"{last['alignment']['npk']:.3f}",
+        "alignment_moved": _moved(first["alignment"]["npk"], last["alignment"]["npk"], 0.005),
+        "value_first": f"{first['share']['value']:.0%}",
+        "value_last": f"{last['share']['value']:.0%}",
+        "value_moved": _moved(first["share"]["value"], last["share"]["value"], 0.005),
+        "rank_first": f"{first['effective_rank']['npk']:.0f}",
+        "rank_last": f"{last['effective_rank']['npk']:.0f}",
+        "rank_moved": _moved(first["effective_rank"]["npk"], last["effective_rank"]["npk"], 0.5),
+        "stages_table": _stages_table(study["stages"]),
+        "config_table": _pairs({k: v for k, v in study["config"].items() if v is not None}),
+        "versions_table": _pairs({**study["versions"], **study["machine"]}),
+    }
+    figures = {f"figure_{name}": _inline(name, text) for name, text in svg.items()}
+    return string.Template(template).substitute(words | figures)
+
+
+def _moved(before: float, after: float, tolerance: float) -> str:
+    if abs(after - before) < tolerance:
+        return "stays"
+    return "rises" if after > before else "falls"
+
+
+def _network_words(network: dict[str, Any]) -> str:
+    width = network.get("width") or network.get("channels")
+    unit = "channels" if "channels" in network else "wide"
+    depth = f", {network['depth']} weight layers" if "depth" in network else ""
+    bias = "with biases" if network.get("use_bias") else "no biases"
+    return f"{network['kind']}, {width} {unit}{depth}, {bias}"
+
+
+def _hadamard(network: dict[str, Any]) -> str:
+    if network["kind"] == "MLP" and not network["use_bias"]:
+        return (
+            "For this network it factors into <i>H</i> = Σ ⊙ Λ: Σ compares the pixels, and Λ counts, layer by layer, "
+            "the gates that are open for both images."
+        )
+    return "It is computed exactly, from the overlaps of the gates, without listing a single path."
+
+
+def _unfinished(study: dict[str, Any]) -> str:
+    done, total = len(study["stages"]), study["config"]["stages"]
+    return f"<p class='note'>Unfinished: {done} of {total} stages. Continue with <code>--resume</code>.</p>"
+
+
+def _inline(name: str, svg: str) -> str:
+    """An SVG for the page: its ink and paper follow the page's colours, its ids are its own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = svg.replace(' id="', f' id="{name}-').replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    svg = svg.replace(plots.INK, "currentColor").replace(plots.PAPER, "var(--card)")
+    return svg.replace("<svg", '<svg aria-hidden="true"', 1).strip()
+
+
+_COLUMNS = (
+    ("stage", lambda s: str(s["stage"])),
+    ("step", lambda s: f"{s['step']:,}"),
+    ("train acc.", lambda s: f"{s['train_accuracy']:.1%}"),
+    ("test acc.", lambda s: f"{s['test_accuracy']:.1%}"),
+    ("ridge with <i>H</i>", lambda s: f"{s['ridge']['test_accuracy']:.1%}"),
+    ("flipped", lambda s: f"{s['gate_flips']['all']:.1%}"),
+    ("align. <i>H</i>", lambda s: f"{s['alignment']['npk']:.3f}"),
+    ("align. <i>K</i><sup>V</sup>", lambda s: f"{s['alignment']['value']:.3f}"),
+    ("align. <i>K</i><sup>F</sup>", lambda s: f"{s['alignment']['feature']:.3f}"),
+    ("align. <i>K</i><sup>CROSS</sup>", lambda s: f"{s['alignment']['cross']:.3f}"),
+    ("drift <i>H</i>", lambda s: f"{abs(s['drift']['npk']):.4f}"),
+    ("drift <i>K</i>", lambda s: f"{abs(s['drift']['ntk']):.4f}"),
+    ("eff. rank <i>H</i>", lambda s: f"{s['effective_rank']['npk']:.1f}"),
+    ("share <i>K</i><sup>V</sup>", lambda s: f"{s['share']['value']:.1%}"),
+    ("share <i>K</i><sup>F</sup>", lambda s: f"{s['share']['feature']:.1%}"),
+    ("share <i>K</i><sup>CROSS</sup>", lambda s: f"{s['share']['cross']:.1%}"),
+)
+
+
+def _stages_table(stages: Sequence[dict[str, Any]]) -> str:
+    head = "".join(f"<th scope='col'>{name}</th>" for name, _ in _COLUMNS)
+    rows = ("<tr>" + "".join(f"<td>{show(stage)}</td>" for _, show in _COLUMNS) + "</tr>" for stage in stages)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    rows = (
+        f"<tr><th scope='row'>{html.escape(k.replace('_', ' '))}</th><td>{html.escape(str(v))}</td></tr>"
+        for k, v in values.items()
+    )
+    return f"<table class='pairs'><tbody>{''.join(rows)}</tbody></table>"
