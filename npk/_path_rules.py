@@ -107,7 +107,12 @@ class _Walk:
 
     def note_constant(self, equation: Equation) -> None:
         """Compute a value of the parameters alone and remember how it was made."""
-        outputs = equation.bind(*(self.value(a) for a in equation.inputs))
+        values = [self.value(a) for a in equation.inputs]
+        if any(isinstance(v, jax.core.Tracer) for v in values):
+            outputs = equation.bind(*values)
+        else:  # numbers stay numbers under jit, so that indices can be read
+            with jax.ensure_compile_time_eval():
+                outputs = equation.bind(*values)
         self.values.update(zip(equation.outputs, outputs, strict=True))
         if equation.name == "broadcast_in_dim" and self.uniform(equation.inputs[0]) is not None:
             self.scalars[equation.outputs[0]] = self.uniform(equation.inputs[0])
@@ -219,7 +224,8 @@ class _Walk:
 
     def step(self, equation: Equation) -> None:
         try:
-            self.states[equation.outputs[0]] = self.rule(equation)
+            states = _split(self, equation) if equation.name == "split" else [self.rule(equation)]
+            self.states.update(zip(equation.outputs, states, strict=True))
         except UnsupportedOperation as error:
             self.errors[str(error)] = None
             self.poisoned.update(equation.outputs)
@@ -489,6 +495,20 @@ def _same(walk: _Walk, equation: Equation, states: list[State]) -> State:
     return states[0]
 
 
+def _convert(walk: _Walk, equation: Equation, states: list[State]) -> State:
+    if not jnp.issubdtype(equation.outputs[0].dtype, jnp.floating):
+        raise walk.refuse(equation, f"a conversion to {equation.outputs[0].dtype}, which is not linear.")
+    return states[0]
+
+
+def _split(walk: _Walk, equation: Equation) -> list[State]:
+    """`lax.split`: the one positionwise operation of several results."""
+    starts = np.cumsum([0, *equation.params["sizes"]])
+    state, axis = walk.states[equation.inputs[0]], equation.params["axis"]  # type: ignore[index]
+    pieces = itertools.pairwise(starts.tolist())
+    return [[_terms.take(t, axis, np.arange(*piece)) for t in state] for piece in pieces]
+
+
 def _reshape(walk: _Walk, equation: Equation, states: list[State]) -> State:
     return [_terms.reshape(t, equation.outputs[0].shape) for t in states[0]]
 
@@ -578,8 +598,8 @@ RULES: dict[str, Callable[[_Walk, Equation], State]] = {
 }
 
 POSITIONWISE: dict[str, Callable[[_Walk, Equation, list[State]], State]] = {
-    **dict.fromkeys(("copy", "copy_p", "convert_element_type", "stop_gradient", "reduce_precision"), _same),
-    **dict.fromkeys(("sharding_constraint", "optimization_barrier"), _same),
+    **dict.fromkeys(("copy", "copy_p", "stop_gradient", "reduce_precision", "sharding_constraint"), _same),
+    "convert_element_type": _convert,
     **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
     **dict.fromkeys(("gather", "dynamic_slice"), _selection),
     "transpose": _transpose,

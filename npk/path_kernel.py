@@ -1,5 +1,6 @@
 """The neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩, exactly, for any network the path rules cover."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk import _checks, _jaxpr, _path_rules
+from npk._engines import packed
+from npk._path_rules import Layer
 from npk._second_moment import Moments, output_moment
+from npk._terms import Leaf, Source, Term
 from npk.gating import (
     Function,
     activation_program,
@@ -27,6 +31,17 @@ Gates = Sequence[Any]
 # Elements of the largest intermediate of one block of pairs: 16 MiB of float32 stay near the cache, and
 # the block's products are still large enough to run at the machine's rate.
 _BLOCK_ELEMENTS = 1 << 22
+
+
+# Pairs of samples from which the packed engine repays its compilation (about a second).
+_PACKED_PAIRS = 1 << 20
+
+
+def _on_cpu(*values: Any) -> bool:
+    """Whether all arrays hold numbers in the memory of the host."""
+    leaves = jax.tree_util.tree_leaves(values)
+    devices = [d for a in leaves if isinstance(a, jax.Array) and _checks.concrete(a) for d in a.devices()]
+    return _checks.concrete(values) and all(d.platform == "cpu" for d in devices)
 
 
 def _is_binary(gates: Gates) -> bool:
@@ -98,6 +113,76 @@ def _in_blocks(kernel: Callable[..., Any], one: Any, two: Any | None, side: int,
 
     h, _ = jax.lax.scan(fill, jnp.zeros((rows * b1, columns * b2), dtype), pairs)
     return h[:n1, :n2]
+
+
+@dataclasses.dataclass(frozen=True)
+class _DenseChain:
+    """H of a dense network: h = variance·Σ, then h ← (h + bias)·variance·(G Gᵀ) a layer, then h + bias."""
+
+    inputs: tuple[Any, Any]
+    first: float
+    gates: tuple[tuple[Any, Any], ...]
+    scales: tuple[float, ...]
+    shifts: tuple[float, ...]
+    last: float
+
+
+def _dense_chain(state: Sequence[Term], normalize: bool) -> _DenseChain | None:
+    """Read the terms of an output as a dense chain, or None where the network is not one."""
+    gates, scales, shifts = [], [], []
+    terms, last = list(state), None
+    while True:
+        biases = [t for t in terms if isinstance(t.base, Leaf)]
+        (term, *more) = [t for t in terms if t not in biases] or [None]
+        if term is None or more or term.summed or any(t.summed or not _alike(t, term) for t in biases):
+            return None
+        shift = float(len(biases))
+        if last is None:
+            if any(g.size != 1 or not bool((g == 1).all()) for g in term.g):
+                return None
+            last = shift
+        elif not isinstance(term.base, Layer):
+            return None if biases or not isinstance(term.base, Source) else _DenseChain(
+                tuple(term.g), scales.pop(), tuple(gates[::-1]), tuple(scales[::-1]), tuple(shifts[::-1]), last
+            )
+        else:
+            if not term.binary or any(g.shape[1:] != term.sizes for g in term.g):
+                return None
+            gates.append(tuple(term.g))
+            shifts.append(shift)
+        layer = term.base
+        if not isinstance(layer, Layer) or layer.n_batch or math.prod(a.size for a in layer.axes if not a.independent) > 1:
+            return None
+        scales.append(1 / layer.fan_in if normalize else float(layer.constant) ** 2)
+        terms = list(layer.inputs)
+
+
+def _alike(bias: Term, term: Term) -> bool:
+    """Whether a bias meets the same gates as the layer it is added to, each unit its own."""
+    own = {d for index in bias.index if index.values is None for d in index.dims}
+    return own == {d for d, size in enumerate(bias.sizes) if size > 1} and all(
+        g.shape == h.shape and (g is h or bool((g == h).all())) for g, h in zip(bias.g, term.g, strict=True)
+    )
+
+
+def _by_bits(chain: _DenseChain, dtype: Any) -> Any:
+    """H of a dense chain by packed gates."""
+    x1, x2 = (np.asarray(g, dtype).reshape(g.shape[0], -1) for g in chain.inputs)
+    h = _aligned((len(x1), len(x2)), dtype)  # the one large array: what is added happens in place
+    np.matmul(x1 * np.dtype(dtype).type(chain.first), x2.T, out=h)
+    one, two = ([np.asarray(pair[side]).reshape(len(h if not side else h.T), -1) for pair in chain.gates] for side in (0, 1))
+    packed.multiply_overlaps(h, one, two, chain.scales, chain.shifts)
+    if chain.last:
+        h += np.dtype(dtype).type(chain.last)
+    return jnp.asarray(h)
+
+
+def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
+    """Uninitialised memory that JAX can take over without a copy (64-byte aligned)."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
@@ -197,8 +282,16 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
             dtype = jnp.promote_types(dtype, jax.dtypes.canonicalize_dtype(jnp.float64))
             if binary:
                 _check_counts(largest_count, params, (one,) if symmetric else (one, two), dtype)
-        h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
-        if _checks.concrete(h) and not _checks.known_true(jnp.isfinite, h):
+        chain = None
+        if binary and x1.shape[0] * two[0].shape[0] >= _PACKED_PAIRS and _on_cpu(params, one, two) and packed.available():
+            leaves, both = jax.tree_util.tree_leaves(params), (one[0], two[0])
+            pairs = list(zip(one[1], two[1], strict=True))
+            chain = _dense_chain(_path_rules.walk(program, leaves, both, pairs, binary=True, dtype=dtype), normalize)
+        if chain is not None:
+            h = _by_bits(chain, dtype)
+        else:
+            h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
+        if _checks.concrete(h) and not _checks.known_true(jnp.isfinite, jnp.min(h), jnp.max(h)):
             raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
         return h
 

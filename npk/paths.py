@@ -195,8 +195,9 @@ class _Products:
         out = {d for axis in range(first_out, len(term.shape)) for d in term.dims(axis)}
         out |= {d for axis in range(layer.n_batch) for d in term.dims(axis)}
         hidden = {i for i, index in enumerate(term.index) if out & set(index.dims)} if hide else set()
-        places = tuple(_terms.over(term, i, dims) for i in term.index)
-        array = self.leaf(layer.leaf, hidden)[places]
+        places = tuple(_terms.over(term, i, dims).reshape(-1) for i in term.index)
+        elements = self.leaf(layer.leaf, hidden)
+        array = elements[places] if places else elements.reshape(-1)
         return array.reshape(*term.shape[: layer.n_batch], -1, *term.shape[first_out:])
 
     def of_output(self, state: Sequence[Term], hide: bool = False) -> Any:

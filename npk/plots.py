@@ -80,8 +80,8 @@ def save(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
     png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
     # The salt makes the ids inside the SVG repeatable, and different where several figures share a page.
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": png.stem}):
-        figure.savefig(png, dpi=200, metadata={"Software": None})
-        figure.savefig(svg, dpi=160, metadata={"Date": None, "Creator": None})
+        figure.savefig(png, dpi=150, metadata={"Software": None})
+        figure.savefig(svg, dpi=100, metadata={"Date": None, "Creator": None})
     return png, svg
 
 
@@ -289,7 +289,7 @@ def spectra(series: Mapping[str, ArrayLike], *, ylabel: str = "eigenvalue / sum 
         >>> plots.spectra({"stage 0": [3.0, 1.0]}).axes[0].get_xscale()
         'log'
     """
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, max(len(series), 2)))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.25, 0.9, max(len(series), 2)))
     with matplotlib.rc_context(_STYLE):
         figure, ((axes,),) = _figure(6.4, 3.5)
         for (name, values), shade in zip(series.items(), shades, strict=False):

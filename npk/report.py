@@ -164,6 +164,7 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
     """
     first, last = study["stages"][0], study["stages"][-1]
     data, network = study["data"], study["network"]
+    climb = study["training"]["stages"][-2]
     template = importlib.resources.files("npk").joinpath("report_template.html").read_text(encoding="utf-8")
     words = {
         "dataset": html.escape(study["config"]["dataset"]),
@@ -175,6 +176,8 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
         "samples": f"{data['kernel_samples']:,}",
         "test_samples": f"{data['kernel_test_samples']:,}",
         "steps": f"{study['training']['stages'][-1]['step']:,}",
+        "climb_step": f"{climb['step']:,}",
+        "climb_accuracy": f"{climb['train_accuracy']:.0%}",
         "epochs": study["config"]["epochs"],
         "beta": f"{study['config']['beta']:g}",
         "last_stage": last["stage"],
@@ -239,6 +242,7 @@ def _inline(name: str, svg: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(' id="', f' id="{name}-').replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
     svg = svg.replace(plots.INK, "currentColor").replace(plots.PAPER, "var(--card)")
+    svg = svg.replace(plots.COLORS[0], "var(--accent)")  # the one colour too dark for a dark page
     return svg.replace("<svg", '<svg aria-hidden="true"', 1).strip()
 
 

@@ -1,0 +1,6 @@
+"""`python -m npk` is the `npk` command."""
+
+from npk.cli import app
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""Engines: fast ways to compute what the plain JAX rules define, chosen behind the public functions."""

@@ -1,0 +1,199 @@
+"""The `npk` command: flags only; the work is in `npk.study` and `npk.report`."""
+
+import contextlib
+import dataclasses
+import platform
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import rich.console
+import rich.progress
+import rich.table
+import typer
+
+import npk
+from npk import datasets, networks
+from npk.report import write_report
+from npk.study import StudyConfig, run_study
+
+app = typer.Typer(
+    name="npk",
+    help="The gates of ReLU networks: exact path kernels, tangent kernel splits, and studies of training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_out = rich.console.Console()
+_err = rich.console.Console(stderr=True)
+_DEFAULT = StudyConfig()
+_INTERRUPTED = 130
+
+
+@app.callback()
+def _main() -> None:
+    """Keeps `study` a subcommand."""
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of npk and JAX, and the device in use.
+
+    Example:
+        >>> from npk.cli import version
+        >>> version.__name__
+        'version'
+    """
+    _out.print(f"npk {npk.__version__}, jax {jax.__version__}, python {platform.python_version()}, {jax.devices()[0]}")
+
+
+@app.command()
+def study(
+    dataset: Annotated[
+        str, typer.Option(help=f"One of {', '.join(datasets.NAMES)}. Digits needs no data folder.", rich_help_panel="Data")
+    ] = _DEFAULT.dataset,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder prepared by tensorflow-datasets (array_record format).", rich_help_panel="Data"),
+    ] = None,
+    network: Annotated[
+        str, typer.Option(help=f"One of {', '.join(networks.NAMES)}.", rich_help_panel="Network")
+    ] = _DEFAULT.network,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Units, or channels, of the (first) layer.", show_default="the network's", rich_help_panel="Network"),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(help="Weight layers (mlp, resnet).", show_default="the network's", rich_help_panel="Network"),
+    ] = None,
+    bias: Annotated[
+        bool, typer.Option("--bias/--no-bias", help="Layers with biases.", rich_help_panel="Network")
+    ] = _DEFAULT.use_bias,
+    epochs: Annotated[
+        int, typer.Option(help="Passes over the training set.", rich_help_panel="Training")
+    ] = _DEFAULT.epochs,
+    batch_size: Annotated[
+        int, typer.Option(help="Samples a gradient step.", rich_help_panel="Training")
+    ] = _DEFAULT.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.", rich_help_panel="Training")] = _DEFAULT.learning_rate,
+    seed: Annotated[
+        int, typer.Option(help="Of parameters, sample order and splits.", rich_help_panel="Training")
+    ] = _DEFAULT.seed,
+    samples: Annotated[
+        int, typer.Option(help="Training samples the kernels are of; cost grows with its square.", rich_help_panel="Kernels")
+    ] = _DEFAULT.samples,
+    test_samples: Annotated[
+        int, typer.Option(help="Most test samples for the ridge regression.", rich_help_panel="Kernels")
+    ] = _DEFAULT.test_samples,
+    beta: Annotated[
+        float, typer.Option(help="Steepness of the soft gates in the split.", rich_help_panel="Kernels")
+    ] = _DEFAULT.beta,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder.", show_default="runs/study-DATASET-NETWORK-sSEED", rich_help_panel="Run"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted study of the same flags.", rich_help_panel="Run")
+    ] = False,
+) -> None:
+    """Train a network, and ask at 7 stages what its gates have learned.
+
+    Each stage computes the exact neural path kernel H of the network's gates, the split of its tangent kernel into
+    value, feature and cross parts (the same parameters with soft gates), the gates flipped since initialisation, each
+    kernel's alignment with the labels, and the accuracy of kernel ridge regression with H.
+
+    The run folder gets study.json, the arrays, the figures and report.html. Without any flag it takes about a minute.
+
+    Example:
+        >>> from npk.cli import study
+        >>> study.__name__
+        'study'
+    """
+    folder = out or Path("runs") / f"study-{dataset}-{network}-s{seed}"
+    with _one_line_errors():
+        config = StudyConfig(
+            dataset=dataset,
+            network=network,
+            width=width,
+            depth=depth,
+            use_bias=bias,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            beta=beta,
+            samples=samples,
+            test_samples=test_samples,
+        )
+        try:
+            with _progress_bar() as progress:
+                result = run_study(config, folder, resume=resume, data_dir=data_dir, progress=progress)
+                progress(1.0, "drawing the report")
+                page = write_report(folder)
+        except KeyboardInterrupt:
+            command = _command(config, folder, data_dir)
+            _err.print(f"\nInterrupted. What was finished is kept in {folder}; continue with:\n  {command}", soft_wrap=True)
+            raise typer.Exit(_INTERRUPTED) from None
+    _summarise(result, page)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn errors that the user can mend into one line."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        _err.print("[bold red]Error:[/]", rich.console.Text(" ".join(str(error).split())), soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Any]:
+    bar = rich.progress.Progress(
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.description}"),
+        console=_err,
+    )
+    with bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
+
+
+def _command(config: StudyConfig, folder: Path, data_dir: Path | None) -> str:
+    """The command line that continues this study."""
+    words = ["npk", "study"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        flag = "--bias" if field.name == "use_bias" else f"--{field.name.replace('_', '-')}"
+        words += [flag] if value is True else [flag, str(value)]
+    if data_dir is not None:
+        words += ["--data-dir", str(data_dir)]
+    return shlex.join([*words, "--out", str(folder), "--resume"])
+
+
+def _summarise(result: dict[str, Any], page: Path) -> None:
+    table = rich.table.Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("stage", "step", "train", "test", "ridge with H", "gates flipped", "alignment of H", "value share"):
+        table.add_column(name, justify="right")
+    for stage in result["stages"]:
+        table.add_row(
+            str(stage["stage"]),
+            str(stage["step"]),
+            f"{stage['train_accuracy']:.1%}",
+            f"{stage['test_accuracy']:.1%}",
+            f"{stage['ridge']['test_accuracy']:.1%}",
+            f"{stage['gate_flips']['all']:.1%}",
+            f"{stage['alignment']['npk']:.3f}",
+            f"{stage['share']['value']:.1%}",
+        )
+    _out.print(table)
+    _out.print(f"\nReport: [bold]{page}[/]", soft_wrap=True)
