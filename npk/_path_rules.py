@@ -1,12 +1,9 @@
 """What each primitive is to a path: gate | weights | bias | fixed factor | sum | positionwise.
 
-`walk` carries every value of a program as terms (see `_terms`) from the input to the output. A weight
-layer ends the terms of its input and begins a new base, a `Layer`; `path_kernel` reads a layer as the
-second moment of its output, `paths` as its list of path coordinates. An operation outside the rules
-raises `UnsupportedOperation`; all of a model's are reported at once.
+Most are a line: they act on the normal form of `_terms`. An operation without a rule raises
+`UnsupportedOperation`; all of a model's are reported at once.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -17,243 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk import _terms
-from npk._jaxpr import Atom, Const, Equation, Program, UnsupportedOperation, Var
-from npk._terms import Axis, Base, Leaf, Source, Term
-
-State = list[Term]
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """One spatial axis of a convolution: output o reads input o·stride + k·dilation of the padded axis."""
-
-    size: int
-    stride: int
-    dilation: int
-    low: int
-    high: int
-    spread: int  # the input's own dilation (transposed convolution)
-
-    def count(self, length: int) -> int:
-        padded = (length - 1) * self.spread + 1 + self.low + self.high
-        return (padded - (self.size - 1) * self.dilation - 1) // self.stride + 1
-
-    def chosen(self, length: int) -> np.ndarray:
-        """[o, k] → the input element read, -1 for padding."""
-        at = np.arange(self.count(length))[:, None] * self.stride + np.arange(self.size) * self.dilation - self.low
-        return np.where((at >= 0) & (at % self.spread == 0) & (at // self.spread < length), at // self.spread, -1)
+from npk._jaxpr import Atom, Equation, Program
+from npk._terms import Axis, Leaf, Term
+from npk._walk import Layer, State, Walk, Window, centred, kinds_of
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layer(Base):
-    """The output of a weight layer, axes [batch.., kept.., out..].
-
-    Its inputs are terms whose axes are [batch.., kept.., contracted..]; the weight has axes [batch..,
-    contracted.., out..]; `windows` (a convolution's) belong to the kept axes and, in the weight, to the
-    first contracted axes. Batch axes have weights of their own (groups); kept axes share them.
-    """
-
-    inputs: tuple[Term, ...]
-    weight: Term
-    n_batch: int
-    n_kept: int
-    n_out: int
-    windows: tuple[Window, ...]
-    fan_in: int
-    constant: float
-    source: str
-
-    @property
-    def leaf(self) -> Leaf:
-        assert isinstance(self.weight.base, Leaf)
-        return self.weight.base
+# ------------------------------------------------------------------------------------------ rules: gates
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What is known of a value that does not depend on x."""
-
-    from_params: bool = False
-    rooted: bool = False  # the square root of an array was taken on the way: a normalisation's factor
-
-
-@dataclasses.dataclass
-class _Walk:
-    """One pass over a program. `sides` holds the values of (params, x, gates) that differ between sides."""
-
-    program: Program
-    values: dict[Var, Any]
-    gates: list[tuple[Any, ...]]
-    binary: bool
-    sides: int
-    dtype: Any
-    kinds: dict[Var, Kind]
-    centred: set[Var]
-    source: Source = dataclasses.field(default_factory=lambda: Source(()))
-    states: dict[Var, State] = dataclasses.field(default_factory=dict)
-    scalars: dict[Var, Any] = dataclasses.field(default_factory=dict)
-    normalised: set[Var] = dataclasses.field(default_factory=set)
-    used: dict[Leaf, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
-    poisoned: set[Var] = dataclasses.field(default_factory=set)
-    errors: dict[str, None] = dataclasses.field(default_factory=dict)
-
-    # -- values that do not depend on x ------------------------------------------------------------
-
-    def kind(self, atom: Atom) -> Kind | None:
-        return Kind() if isinstance(atom, Const) else self.kinds.get(atom)
-
-    def value(self, atom: Atom) -> Any:
-        return atom.value if isinstance(atom, Const) else self.values[atom]
-
-    def note_constant(self, equation: Equation) -> None:
-        """Compute a value of the parameters alone and remember how it was made."""
-        values = [self.value(a) for a in equation.inputs]
-        if any(isinstance(v, jax.core.Tracer) for v in values):
-            outputs = equation.bind(*values)
-        else:  # numbers stay numbers under jit, so that indices can be read
-            with jax.ensure_compile_time_eval():
-                outputs = equation.bind(*values)
-        self.values.update(zip(equation.outputs, outputs, strict=True))
-        if equation.name == "broadcast_in_dim" and self.uniform(equation.inputs[0]) is not None:
-            self.scalars[equation.outputs[0]] = self.uniform(equation.inputs[0])
-        state = self.leaf_state(equation)
-        if state is not None:
-            self.states[equation.outputs[0]] = state
-
-    def uniform(self, atom: Atom) -> Any | None:
-        """The one number that a value independent of x holds everywhere, where that is known."""
-        if isinstance(atom, Var) and atom in self.scalars:
-            return self.scalars[atom]
-        return jnp.reshape(self.value(atom), ()) if math.prod(atom.shape) == 1 else None
-
-    def is_leaf(self, atom: Atom) -> bool:
-        """Whether a value independent of x is a selection of one parameter, times a constant."""
-        return isinstance(atom, Var) and atom in self.kinds and atom in self.states
-
-    def leaf_state(self, equation: Equation) -> State | None:
-        leaves = [a for a in equation.inputs if self.is_leaf(a)]
-        if len(leaves) != 1 or any(self.kind(a).from_params for a in equation.inputs if a is not leaves[0]):  # type: ignore[union-attr]
-            return None
-        state = self.states[leaves[0]]  # type: ignore[index]
-        if equation.name in ("mul", "div", "neg"):
-            if equation.name == "div" and equation.inputs[0] is not leaves[0]:
-                return None
-            factor: Any = -1.0
-            if equation.name != "neg":
-                (other,) = (a for a in equation.inputs if a is not leaves[0])
-                number = self.uniform(other)
-                factor = self.value(other) if number is None else number
-            factor = 1 / jnp.asarray(factor) if equation.name == "div" else factor
-            return self.scaled(self.spread(state, equation.outputs[0].shape), factor)
-        rule = POSITIONWISE.get(equation.name)
-        if rule is None or equation.name in ("reduce_sum", "reduce_window_sum", "concatenate"):
-            return None
-        try:
-            return rule(self, equation, [state if a is leaves[0] else [] for a in equation.inputs])
-        except UnsupportedOperation:
-            return None
-
-    # -- helpers of the rules ----------------------------------------------------------------------
-
-    def spread(self, state: State, shape: tuple[int, ...]) -> State:
-        return [t if t.shape == shape else _terms.broadcast(t, shape, list(range(len(t.shape)))) for t in state]
-
-    def scaled(self, state: State, value: Any) -> State:
-        value = jnp.asarray(value, self.dtype)
-        return [_terms.scale(t, (value[None] if value.ndim else value,) * self.sides) for t in state]
-
-    def known(self, value: Any, shape: tuple[int, ...]) -> State:
-        """A known value as a multiple of one."""
-        one = _terms.whole(self.source, shape, self.sides, self.dtype)
-        return self.scaled([one], jnp.broadcast_to(jnp.asarray(value, self.dtype), shape))
-
-    def refuse(self, equation: Equation, why: str) -> UnsupportedOperation:
-        return UnsupportedOperation(f"`{equation.name}` at {equation.source}: {why}")
-
-    def claim(self, weight: Term, source: str) -> None:
-        """Every element of a parameter may be a weight only once."""
-        leaf = weight.base
-        assert isinstance(leaf, Leaf)
-        shape = tuple(a.size for a in leaf.axes)
-        dims = tuple(range(len(weight.sizes)))
-        places = [_terms.over(weight, i, dims) for i in weight.index]
-        flat = np.ravel_multi_index(places, shape).reshape(-1) if shape else np.zeros(1, int)
-        mask = np.zeros(max(math.prod(shape), 1), bool)
-        mask[flat] = True
-        if leaf in self.used and (self.used[leaf][0] & mask).any():
-            raise UnsupportedOperation(
-                f"parameter `{leaf.name}` is a weight twice, at {self.used[leaf][1]} and at {source}: paths through shared "
-                "weights are not independent, so neither the NPF nor the NPK is defined by these rules."
-            )
-        before = self.used[leaf][0] if leaf in self.used else np.zeros_like(mask)
-        self.used[leaf] = (before | mask, source)
-
-    # -- the walk ----------------------------------------------------------------------------------
-
-    def state(self, atom: Atom) -> State | None:
-        """The terms of an operand that may be data, a bias, or a known value."""
-        if isinstance(atom, Var) and atom in self.states:
-            return self.states[atom]
-        kind = self.kind(atom)
-        if kind is None or kind.from_params:
-            return None
-        return self.known(self.value(atom), atom.shape)
-
-    def is_data(self, atom: Atom) -> bool:
-        return isinstance(atom, Var) and atom not in self.kinds
-
-    def run(self) -> State:
-        for equation in self.program.equations:
-            inputs = [a for a in equation.inputs if isinstance(a, Var)]
-            if not any(self.is_data(a) for a in inputs):
-                self.note_constant(equation)
-            elif any(a in self.poisoned for a in inputs):
-                self.poisoned.update(equation.outputs)
-            else:
-                self.step(equation)
-        if self.errors:
-            raise UnsupportedOperation(
-                "the path rules cover weights, biases, gates, pooling, sums and positionwise operations; outside them lie\n  - "
-                + "\n  - ".join(self.errors)
-            )
-        output = self.program.outputs[0]
-        state = self.state(output)
-        if state is None:
-            raise UnsupportedOperation("the output of f does not depend on x.")
-        return state
-
-    def step(self, equation: Equation) -> None:
-        try:
-            states = _split(self, equation) if equation.name == "split" else [self.rule(equation)]
-            self.states.update(zip(equation.outputs, states, strict=True))
-        except UnsupportedOperation as error:
-            self.errors[str(error)] = None
-            self.poisoned.update(equation.outputs)
-
-    def rule(self, equation: Equation) -> State:
-        if equation.activation is not None:
-            return self.gate(equation)
-        rule = RULES.get(equation.name)
-        if rule is not None:
-            return rule(self, equation)
-        moved = POSITIONWISE.get(equation.name)
-        if moved is None:
-            raise self.refuse(
-                equation,
-                "not linear in the values it is given, or not positionwise. Gates must come from an activation q·γ(q); "
-                "apply npk to the logits, in evaluation mode.",
-            )
-        states = [self.state(a) or [] for a in equation.inputs]
-        return moved(self, equation, states)
-
-    def gate(self, equation: Equation) -> State:
-        state = self.states[equation.inputs[0]]  # type: ignore[index]
-        gates = self.gates.pop(0)
-        if equation.activation.windows is None:
-            return [_terms.scale(t, gates, self.binary) for t in state]
-        # max-pooling: lay the window out as a last axis, gate it, sum it away
-        laid = [_terms.scale(_pool_windows(t, equation), gates, self.binary) for t in state]
-        return [_terms.sum_axes(t, [len(t.shape) - 1]) for t in laid]
+def _gate(walk: Walk, equation: Equation) -> State:
+    state = walk.data(equation.inputs[0])
+    gates = walk.gates.pop(0)
+    if equation.activation.windows is None:
+        return [_terms.scale(t, gates, walk.binary) for t in state]
+    # max-pooling: lay the window out as a last axis, gate it, sum it away
+    laid = [_terms.scale(_pool_windows(t, equation), gates, walk.binary) for t in state]
+    return [_terms.sum_axes(t, [len(t.shape) - 1]) for t in laid]
 
 
 def _pool_windows(term: Term, equation: Equation) -> Term:
@@ -293,7 +69,7 @@ def _window_axes(term: Term, equation: Equation) -> Term:
 # ------------------------------------------------------------------------------------ rules: arithmetic
 
 
-def _add(walk: _Walk, equation: Equation) -> State:
+def _add(walk: Walk, equation: Equation) -> State:
     shape = equation.outputs[0].shape
     operands = list(equation.inputs)
     states = []
@@ -306,7 +82,7 @@ def _add(walk: _Walk, equation: Equation) -> State:
     return _terms.add(states)
 
 
-def _addend(walk: _Walk, equation: Equation, atom: Atom, other: Atom) -> State:
+def _addend(walk: Walk, equation: Equation, atom: Atom, other: Atom) -> State:
     kind = walk.kind(atom)
     if kind is None or not kind.from_params:
         return walk.state(atom) or []
@@ -315,22 +91,22 @@ def _addend(walk: _Walk, equation: Equation, atom: Atom, other: Atom) -> State:
         return walk.known(walk.value(atom), atom.shape)
     if not walk.is_leaf(atom):
         raise walk.refuse(equation, "adds a value computed from parameters; a bias must be a parameter itself.")
-    (bias,) = walk.states[atom]  # type: ignore[index]
+    (bias,) = walk.data(atom)
     walk.claim(bias, equation.source)
     return [bias]
 
 
-def _is_centring(walk: _Walk, equation: Equation) -> bool:
+def _is_centring(walk: Walk, equation: Equation) -> bool:
     """Whether the sum is read by nothing but a normalisation: (x - mean) · rsqrt(var + ε)."""
     return equation.outputs[0] in walk.centred
 
 
-def _normalising(walk: _Walk, factor: Atom) -> bool:
+def _normalising(walk: Walk, factor: Atom) -> bool:
     kind = walk.kind(factor)
     return kind is not None and kind.rooted
 
 
-def _mul(walk: _Walk, equation: Equation) -> State:
+def _mul(walk: Walk, equation: Equation) -> State:
     a, b = equation.inputs
     if walk.is_data(a) and walk.is_data(b):
         raise walk.refuse(equation, "a product of two values that both depend on x; as gates they must be an activation q·γ(q).")
@@ -338,14 +114,14 @@ def _mul(walk: _Walk, equation: Equation) -> State:
     if equation.name == "div" and data is b:
         raise walk.refuse(equation, "a division by a value that depends on x.")
     shape = equation.outputs[0].shape
-    state = walk.spread(walk.states[data], shape)  # type: ignore[index]
+    state = walk.spread(walk.data(data), shape)
     kind = walk.kind(factor)
     assert kind is not None
     normalising = _normalising(walk, factor)
     if kind.from_params and not normalising and data not in walk.normalised:
         if not walk.is_leaf(factor) or equation.name == "div":
             raise walk.refuse(equation, "a factor computed from parameters; a weight must be a parameter itself.")
-        (weight,) = walk.states[factor]  # type: ignore[index]
+        (weight,) = walk.data(factor)
         return _scale_weights(walk, equation, state, walk.spread([weight], shape)[0])
     if normalising or data in walk.normalised:
         walk.normalised.add(equation.outputs[0])
@@ -354,14 +130,14 @@ def _mul(walk: _Walk, equation: Equation) -> State:
     return walk.scaled(state, jnp.broadcast_to(value, shape) if value.ndim else value)
 
 
-def _neg(walk: _Walk, equation: Equation) -> State:
-    return walk.scaled(walk.states[equation.inputs[0]], -1.0)  # type: ignore[index]
+def _neg(walk: Walk, equation: Equation) -> State:
+    return walk.scaled(walk.data(equation.inputs[0]), -1.0)
 
 
 # --------------------------------------------------------------------------------------- rules: weights
 
 
-def _the_weight(walk: _Walk, equation: Equation, atom: Atom) -> Term:
+def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
     kind = walk.kind(atom)
     if kind is None:
         raise walk.refuse(equation, "a product of two values that both depend on x.")
@@ -369,11 +145,11 @@ def _the_weight(walk: _Walk, equation: Equation, atom: Atom) -> Term:
         raise walk.refuse(equation, "a linear map with constant coefficients mixes channels without weights; make them parameters.")
     if not walk.is_leaf(atom):
         raise walk.refuse(equation, "weights computed from parameters (weight normalisation, products of parameters) are outside the rules.")
-    (weight,) = walk.states[atom]  # type: ignore[index]
+    (weight,) = walk.data(atom)
     return weight
 
 
-def _constant_of(walk: _Walk, equation: Equation, weight: Term) -> tuple[Term, Any]:
+def _constant_of(walk: Walk, equation: Equation, weight: Term) -> tuple[Term, Any]:
     """Split a weight into the plain selection of its leaf and one constant factor."""
     g = weight.g[0]
     if g.size != 1:
@@ -382,7 +158,7 @@ def _constant_of(walk: _Walk, equation: Equation, weight: Term) -> tuple[Term, A
 
 
 def _layer(
-    walk: _Walk, equation: Equation, inputs: State, weight: Term, n_batch: int, n_kept: int, windows: Sequence[Window] = ()
+    walk: Walk, equation: Equation, inputs: State, weight: Term, n_batch: int, n_kept: int, windows: Sequence[Window] = ()
 ) -> Term:
     """The new base of a weight layer, as a value with axes [batch.., kept.., out..]."""
     plain, constant = _constant_of(walk, equation, weight)
@@ -407,7 +183,7 @@ def _layer(
     return _terms.whole(base, [a.size for a in axes], walk.sides, walk.dtype)
 
 
-def _dot_general(walk: _Walk, equation: Equation) -> State:
+def _dot_general(walk: Walk, equation: Equation) -> State:
     lhs, rhs = equation.inputs
     (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = equation.params["dimension_numbers"]
     data_first = walk.is_data(lhs)
@@ -418,7 +194,7 @@ def _dot_general(walk: _Walk, equation: Equation) -> State:
     x_rank, w_rank = len(lhs.shape), len(weight.shape)
     x_free = [a for a in range(x_rank) if a not in (*lhs_contract, *lhs_batch)]
     w_free = [a for a in range(w_rank) if a not in (*rhs_contract, *rhs_batch)]
-    state = [_terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.states[lhs]]  # type: ignore[index]
+    state = [_terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.data(lhs)]
     weight = _terms.transpose(weight, (*rhs_batch, *rhs_contract, *w_free))
     out = _layer(walk, equation, state, weight, len(lhs_batch), len(x_free))
     n_b, n_x, n_w = len(lhs_batch), len(x_free), len(w_free)
@@ -427,7 +203,7 @@ def _dot_general(walk: _Walk, equation: Equation) -> State:
     return [out]
 
 
-def _convolution(walk: _Walk, equation: Equation) -> State:
+def _convolution(walk: Walk, equation: Equation) -> State:
     lhs, rhs = equation.inputs
     if not walk.is_data(lhs):
         raise walk.refuse(equation, "a convolution whose kernel depends on x.")
@@ -457,7 +233,7 @@ def _convolution(walk: _Walk, equation: Equation) -> State:
         term = _terms.reshape(term, (groups, channels // groups, *rest))
         return _terms.transpose(term, (0, *range(2, len(term.shape)), 1))
 
-    state = [arranged(t) for t in walk.states[lhs]]  # type: ignore[index]
+    state = [arranged(t) for t in walk.data(lhs)]
     weight = _terms.transpose(weight, (k_out, *k_spatial, k_in))
     out_channels, *rest = weight.shape
     weight = _terms.reshape(weight, (groups, out_channels // groups, *rest))
@@ -470,7 +246,7 @@ def _convolution(walk: _Walk, equation: Equation) -> State:
     return [_terms.transpose(out, np.argsort(numbers.out_spec).tolist())]
 
 
-def _scale_weights(walk: _Walk, equation: Equation, state: State, weight: Term) -> State:
+def _scale_weights(walk: Walk, equation: Equation, state: State, weight: Term) -> State:
     """A learned elementwise factor: a weight of its own for every element of the parameter."""
     read = {d for index in weight.index for d in index.dims}
     own = [a for a in range(len(weight.shape)) if read.intersection(weight.dims(a))]
@@ -491,33 +267,33 @@ def _scale_weights(walk: _Walk, equation: Equation, state: State, weight: Term) 
 # ---------------------------------------------------------------------------------- rules: positionwise
 
 
-def _same(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _same(walk: Walk, equation: Equation, states: list[State]) -> State:
     return states[0]
 
 
-def _convert(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _convert(walk: Walk, equation: Equation, states: list[State]) -> State:
     if not jnp.issubdtype(equation.outputs[0].dtype, jnp.floating):
         raise walk.refuse(equation, f"a conversion to {equation.outputs[0].dtype}, which is not linear.")
     return states[0]
 
 
-def _split(walk: _Walk, equation: Equation) -> list[State]:
+def _split(walk: Walk, equation: Equation) -> list[State]:
     """`lax.split`: the one positionwise operation of several results."""
     starts = np.cumsum([0, *equation.params["sizes"]])
-    state, axis = walk.states[equation.inputs[0]], equation.params["axis"]  # type: ignore[index]
+    state, axis = walk.data(equation.inputs[0]), equation.params["axis"]
     pieces = itertools.pairwise(starts.tolist())
     return [[_terms.take(t, axis, np.arange(*piece)) for t in state] for piece in pieces]
 
 
-def _reshape(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _reshape(walk: Walk, equation: Equation, states: list[State]) -> State:
     return [_terms.reshape(t, equation.outputs[0].shape) for t in states[0]]
 
 
-def _transpose(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _transpose(walk: Walk, equation: Equation, states: list[State]) -> State:
     return [_terms.transpose(t, equation.params["permutation"]) for t in states[0]]
 
 
-def _broadcast_in_dim(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _broadcast_in_dim(walk: Walk, equation: Equation, states: list[State]) -> State:
     shape, dimensions = equation.params["shape"], equation.params["broadcast_dimensions"]
     return [_terms.broadcast(t, shape, list(dimensions)) for t in states[0]]
 
@@ -530,20 +306,20 @@ def _along_axes(state: State, chosen: Sequence[np.ndarray]) -> State:
     return state
 
 
-def _slice(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _slice(walk: Walk, equation: Equation, states: list[State]) -> State:
     p = equation.params
     strides = p["strides"] or (1,) * len(p["start_indices"])
     ranges = zip(p["start_indices"], p["limit_indices"], strides, strict=True)
     return _along_axes(states[0], [np.arange(*r) for r in ranges])
 
 
-def _rev(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _rev(walk: Walk, equation: Equation, states: list[State]) -> State:
     shape = equation.inputs[0].shape
     turned = [np.arange(s)[::-1] if a in equation.params["dimensions"] else np.arange(s) for a, s in enumerate(shape)]
     return _along_axes(states[0], turned)
 
 
-def _pad(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _pad(walk: Walk, equation: Equation, states: list[State]) -> State:
     fill = equation.inputs[1]
     if walk.kind(fill) is None or np.any(np.asarray(walk.value(fill)) != 0):
         raise walk.refuse(equation, "padding with a value other than zero.")
@@ -554,7 +330,7 @@ def _pad(walk: _Walk, equation: Equation, states: list[State]) -> State:
     return _along_axes(states[0], chosen)
 
 
-def _concatenate(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _concatenate(walk: Walk, equation: Equation, states: list[State]) -> State:
     for atom, state in zip(equation.inputs, states, strict=True):
         kind = walk.kind(atom)
         if kind is not None and (kind.from_params or not state):
@@ -562,7 +338,7 @@ def _concatenate(walk: _Walk, equation: Equation, states: list[State]) -> State:
     return _terms.concatenate(states, equation.params["dimension"])
 
 
-def _selection(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
     """Any indexing by constants: run it on the numbers of the elements to see what it picks."""
     shape = equation.inputs[0].shape
     rest = [a for a in equation.inputs[1:]]
@@ -577,27 +353,33 @@ def _selection(walk: _Walk, equation: Equation, states: list[State]) -> State:
     return [_terms.select_elements(t, chosen) for t in states[0]]
 
 
-def _reduce_sum(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _reduce_sum(walk: Walk, equation: Equation, states: list[State]) -> State:
     return [_terms.sum_axes(t, equation.params["axes"]) for t in states[0]]
 
 
-def _reduce_window_sum(walk: _Walk, equation: Equation, states: list[State]) -> State:
+def _reduce_window_sum(walk: Walk, equation: Equation, states: list[State]) -> State:
     rank = len(equation.inputs[0].shape)
     return [_terms.sum_axes(_window_axes(t, equation), [rank]) for t in states[0]]
 
 
-RULES: dict[str, Callable[[_Walk, Equation], State]] = {
-    "add": _add,
-    "add_any": _add,
-    "sub": _add,
-    "mul": _mul,
-    "div": _mul,
-    "neg": _neg,
-    "dot_general": _dot_general,
-    "conv_general_dilated": _convolution,
+def _one(rule: Callable[[Walk, Equation], State]) -> Callable[[Walk, Equation], list[State]]:
+    return lambda walk, equation: [rule(walk, equation)]
+
+
+RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
+    "activation": _one(_gate),
+    "add": _one(_add),
+    "add_any": _one(_add),
+    "sub": _one(_add),
+    "mul": _one(_mul),
+    "div": _one(_mul),
+    "neg": _one(_neg),
+    "dot_general": _one(_dot_general),
+    "conv_general_dilated": _one(_convolution),
+    "split": _split,
 }
 
-POSITIONWISE: dict[str, Callable[[_Walk, Equation, list[State]], State]] = {
+POSITIONWISE: dict[str, Callable[[Walk, Equation, list[State]], State]] = {
     **dict.fromkeys(("copy", "copy_p", "stop_gradient", "reduce_precision", "sharding_constraint"), _same),
     "convert_element_type": _convert,
     **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
@@ -628,8 +410,10 @@ def walk(program: Program, params: Sequence[Any], xs: Sequence[Any], gates: Sequ
         The terms of the output [1, K].
     """
     values = dict(zip(program.params, params, strict=True))
-    kinds = _kinds(program)
-    state = _Walk(program, values, list(gates), binary, len(xs), dtype, kinds, _centred(program, kinds))
+    kinds = kinds_of(program)
+    state = Walk(
+        program, RULES, POSITIONWISE, values, list(gates), binary, len(xs), dtype, kinds, centred(program, kinds)
+    )
     for number, (var, name) in enumerate(zip(program.params, program.param_paths, strict=True)):
         leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
         state.states[var] = [_terms.whole(leaf, var.shape, len(xs), dtype)]
@@ -637,30 +421,3 @@ def walk(program: Program, params: Sequence[Any], xs: Sequence[Any], gates: Sequ
     source = _terms.whole(state.source, x.shape, len(xs), dtype)
     state.states[x] = [_terms.scale(source, [jnp.asarray(v, dtype) for v in xs])]
     return state.run()
-
-
-def _kinds(program: Program) -> dict[Var, Kind]:
-    """What the values are that do not depend on x: numbers, or made of parameters, with or without a root."""
-    data = program.reached_from(program.x)
-    kinds = {var: Kind(from_params=True) for var in program.params}
-    for equation in program.equations:
-        inputs = [a for a in equation.inputs if isinstance(a, Var)]
-        if any(a in data for a in inputs):
-            continue
-        made = any(kinds[a].from_params for a in inputs)
-        root = equation.name in ("sqrt", "rsqrt") and (made or len(equation.outputs[0].shape) > 0)
-        kind = Kind(made, root or any(kinds[a].rooted for a in inputs))
-        kinds.update(dict.fromkeys(equation.outputs, kind))
-    return kinds
-
-
-def _centred(program: Program, kinds: dict[Var, Kind]) -> set[Var]:
-    """Values read by nothing but a normalisation: x - mean, in (x - mean) · rsqrt(var + ε)."""
-    readers = program.consumers()
-
-    def normalises(equation: Equation) -> bool:
-        factors = [kinds[a] for a in equation.inputs if isinstance(a, Var) and a in kinds]
-        return equation.name in ("mul", "div") and any(k.rooted for k in factors)
-
-    produced = itertools.chain.from_iterable(e.outputs for e in program.equations)
-    return {v for v in produced if v not in kinds and readers.get(v) and all(map(normalises, readers[v]))}

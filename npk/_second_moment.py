@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk._jaxpr import UnsupportedOperation
-from npk._path_rules import Layer, Window
 from npk._terms import Base, Index, Term, index_values
+from npk._walk import Layer, Window
 
 # What becomes of a dim of a term: read at the same place on both sides and summed ("contract") or kept
 # ("same"), or read at pairs of places and kept ("pair") or summed ("sum").

@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 _out = rich.console.Console()
 _err = rich.console.Console(stderr=True)
@@ -37,20 +38,14 @@ def _main() -> None:
     """Keeps `study` a subcommand."""
 
 
-@app.command()
-def version() -> None:
-    """Print the versions of npk and JAX, and the device in use.
-
-    Example:
-        >>> from npk.cli import version
-        >>> version.__name__
-        'version'
-    """
+@app.command("version")
+def _version() -> None:
+    """Print the versions of npk and JAX, and the device in use."""
     _out.print(f"npk {npk.__version__}, jax {jax.__version__}, python {platform.python_version()}, {jax.devices()[0]}")
 
 
-@app.command()
-def study(
+@app.command("study")
+def _study(
     dataset: Annotated[
         str, typer.Option(help=f"One of {', '.join(datasets.NAMES)}. Digits needs no data folder.", rich_help_panel="Data")
     ] = _DEFAULT.dataset,
@@ -106,11 +101,6 @@ def study(
     kernel's alignment with the labels, and the accuracy of kernel ridge regression with H.
 
     The run folder gets study.json, the arrays, the figures and report.html. Without any flag it takes about a minute.
-
-    Example:
-        >>> from npk.cli import study
-        >>> study.__name__
-        'study'
     """
     folder = out or Path("runs") / f"study-{dataset}-{network}-s{seed}"
     with _one_line_errors():
@@ -155,11 +145,13 @@ def _progress_bar() -> Iterator[Any]:
     bar = rich.progress.Progress(
         rich.progress.BarColumn(),
         rich.progress.TaskProgressColumn(),
+        rich.progress.TextColumn("elapsed"),
         rich.progress.TimeElapsedColumn(),
         rich.progress.TextColumn("left"),
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.description}"),
         console=_err,
+        transient=True,
     )
     with bar:
         task = bar.add_task("starting", total=1.0)

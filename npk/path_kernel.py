@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PyTree
 
 from npk import _checks, _jaxpr, _path_rules
 from npk._engines import packed
-from npk._path_rules import Layer
 from npk._second_moment import Moments, output_moment
 from npk._terms import Leaf, Source, Term
+from npk._walk import Layer
 from npk.gating import (
     Function,
     activation_program,

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, PyTree
 
 from npk import _checks, _path_rules, _terms
 from npk._jaxpr import UnsupportedOperation
-from npk._path_rules import Layer
 from npk._terms import Base, Leaf, Source, Term
+from npk._walk import Layer
 from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
 
 MAX_PATHS = 1 << 22

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -164,12 +165,13 @@ def run_study(
         (2, True)
     """
     folder, progress = Path(out), progress or (lambda fraction, text: None)
-    study = _open(config, folder, resume)
-    if study["finished"]:
+    study = _existing(config, folder, resume)
+    if study is not None and study["finished"]:
         return study
     progress(0.0, "loading data")
     data = datasets.load(config.dataset, data_dir=data_dir, seed=config.seed)
     model = _build(config, data)
+    study = study or _new(config, folder)
     stages = _trained_stages(config, model, data, folder, study, progress)
     chosen = _choose_samples(config, data)
     _write_arrays(folder / "samples.npz", **chosen)
@@ -214,8 +216,8 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _open(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]:
-    """The study of the folder, or a new one there."""
+def _existing(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any] | None:
+    """The study of the folder, or None where a new one may begin."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: choose another folder.")
     if (folder / "study.json").exists():
@@ -224,7 +226,11 @@ def _open(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]:
         return study
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and holds no study: choose another folder.")
-    (folder / "kernels").mkdir(parents=True)
+    return None
+
+
+def _new(config: StudyConfig, folder: Path) -> dict[str, Any]:
+    (folder / "kernels").mkdir(parents=True, exist_ok=True)
     study = {
         "format": FORMAT,
         "digest": config.digest(),
@@ -366,6 +372,10 @@ def _balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return chosen[np.lexsort((rank[chosen], labels[chosen]))]
 
 
+def _inputs(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(data.x_train[chosen["train"]]), jnp.asarray(data.x_test[chosen["test"]])
+
+
 def _describe(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {
         "source": data.source,
@@ -383,7 +393,7 @@ def _describe(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> dict[
 
 def _pixels(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the images alone give, without any gates: the Gram matrix Σ. The reference for every stage."""
-    x_train, x_test = (data.x_train[chosen["train"]], data.x_test[chosen["test"]])
+    x_train, x_test = _inputs(data, chosen)
     x_train, x_test = x_train.reshape(len(x_train), -1), x_test.reshape(len(x_test), -1)
     kernel = np.asarray(gram(x_train))
     return {
@@ -417,7 +427,7 @@ def _stage(
     start = time.perf_counter()
     f, soft_f, params = model.at(stages[stage])
     first_f, _, first_params = model.at(stages[0])
-    x, x_test = data.x_train[chosen["train"]], data.x_test[chosen["test"]]
+    x, x_test = _inputs(data, chosen)
     split = split_ntk(soft_f)(params, x)
     arrays = {
         "npk": np.asarray(path_kernel(f)(params, x)),

@@ -1,0 +1,277 @@
+"""The walk: every value of a program as terms, from the input to the output.
+
+A weight layer ends the terms of its input and begins a new base, a `Layer`; `path_kernel` reads a layer
+as the second moment of its output, `paths` as its list of path coordinates. What each primitive does to
+terms is in `_path_rules`; here is what they share: which values depend on x, which parameter is a weight
+where, and which belong to a normalisation.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from npk import _terms
+from npk._jaxpr import Atom, Const, Equation, Program, UnsupportedOperation, Var
+from npk._terms import Axis, Base, Leaf, Source, Term
+
+State = list[Term]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One spatial axis of a convolution: output o reads input o·stride + k·dilation of the padded axis."""
+
+    size: int
+    stride: int
+    dilation: int
+    low: int
+    high: int
+    spread: int  # the input's own dilation (transposed convolution)
+
+    def count(self, length: int) -> int:
+        padded = (length - 1) * self.spread + 1 + self.low + self.high
+        return (padded - (self.size - 1) * self.dilation - 1) // self.stride + 1
+
+    def chosen(self, length: int) -> np.ndarray:
+        """[o, k] → the input element read, -1 for padding."""
+        at = np.arange(self.count(length))[:, None] * self.stride + np.arange(self.size) * self.dilation - self.low
+        return np.where((at >= 0) & (at % self.spread == 0) & (at // self.spread < length), at // self.spread, -1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer(Base):
+    """The output of a weight layer, axes [batch.., kept.., out..].
+
+    Its inputs are terms whose axes are [batch.., kept.., contracted..]; the weight has axes [batch..,
+    contracted.., out..]; `windows` (a convolution's) belong to the kept axes and, in the weight, to the
+    first contracted axes. Batch axes have weights of their own (groups); kept axes share them.
+    """
+
+    inputs: tuple[Term, ...]
+    weight: Term
+    n_batch: int
+    n_kept: int
+    n_out: int
+    windows: tuple[Window, ...]
+    fan_in: int
+    constant: float
+    source: str
+
+    @property
+    def leaf(self) -> Leaf:
+        assert isinstance(self.weight.base, Leaf)
+        return self.weight.base
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What is known of a value that does not depend on x."""
+
+    from_params: bool = False
+    rooted: bool = False  # the square root of an array was taken on the way: a normalisation's factor
+
+
+@dataclasses.dataclass
+class Walk:
+    """One pass over a program. `sides` holds the values of (params, x, gates) that differ between sides."""
+
+    program: Program
+    rules: Mapping[str, Callable[["Walk", Equation], list[State]]]
+    moves: Mapping[str, Callable[["Walk", Equation, list[State]], State]]
+    values: dict[Var, Any]
+    gates: list[tuple[Any, ...]]
+    binary: bool
+    sides: int
+    dtype: Any
+    kinds: dict[Var, Kind]
+    centred: set[Var]
+    source: Source = dataclasses.field(default_factory=lambda: Source(()))
+    states: dict[Var, State] = dataclasses.field(default_factory=dict)
+    scalars: dict[Var, Any] = dataclasses.field(default_factory=dict)
+    normalised: set[Var] = dataclasses.field(default_factory=set)
+    used: dict[Leaf, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
+    poisoned: set[Var] = dataclasses.field(default_factory=set)
+    errors: dict[str, None] = dataclasses.field(default_factory=dict)
+
+    # -- values that do not depend on x ------------------------------------------------------------
+
+    def kind(self, atom: Atom) -> Kind | None:
+        return Kind() if isinstance(atom, Const) else self.kinds.get(atom)
+
+    def value(self, atom: Atom) -> Any:
+        return atom.value if isinstance(atom, Const) else self.values[atom]
+
+    def note_constant(self, equation: Equation) -> None:
+        """Compute a value of the parameters alone and remember how it was made."""
+        values = [self.value(a) for a in equation.inputs]
+        if any(isinstance(v, jax.core.Tracer) for v in values):
+            outputs = equation.bind(*values)
+        else:  # numbers stay numbers under jit, so that indices can be read
+            with jax.ensure_compile_time_eval():
+                outputs = equation.bind(*values)
+        self.values.update(zip(equation.outputs, outputs, strict=True))
+        if equation.name == "broadcast_in_dim" and self.uniform(equation.inputs[0]) is not None:
+            self.scalars[equation.outputs[0]] = self.uniform(equation.inputs[0])
+        state = self.leaf_state(equation)
+        if state is not None:
+            self.states[equation.outputs[0]] = state
+
+    def uniform(self, atom: Atom) -> Any | None:
+        """The one number that a value independent of x holds everywhere, where that is known."""
+        if isinstance(atom, Var) and atom in self.scalars:
+            return self.scalars[atom]
+        return jnp.reshape(self.value(atom), ()) if math.prod(atom.shape) == 1 else None
+
+    def is_leaf(self, atom: Atom) -> bool:
+        """Whether a value independent of x is a selection of one parameter, times a constant."""
+        return isinstance(atom, Var) and atom in self.kinds and atom in self.states
+
+    def leaf_state(self, equation: Equation) -> State | None:
+        leaves = [a for a in equation.inputs if self.is_leaf(a)]
+        if len(leaves) != 1 or any(self.kind(a).from_params for a in equation.inputs if a is not leaves[0]):  # type: ignore[union-attr]
+            return None
+        state = self.states[leaves[0]]  # type: ignore[index]
+        if equation.name in ("mul", "div", "neg"):
+            if equation.name == "div" and equation.inputs[0] is not leaves[0]:
+                return None
+            factor: Any = -1.0
+            if equation.name != "neg":
+                (other,) = (a for a in equation.inputs if a is not leaves[0])
+                number = self.uniform(other)
+                factor = self.value(other) if number is None else number
+            factor = 1 / jnp.asarray(factor) if equation.name == "div" else factor
+            return self.scaled(self.spread(state, equation.outputs[0].shape), factor)
+        rule = self.moves.get(equation.name)
+        if rule is None or equation.name in ("reduce_sum", "reduce_window_sum", "concatenate"):
+            return None
+        try:
+            return rule(self, equation, [state if a is leaves[0] else [] for a in equation.inputs])
+        except UnsupportedOperation:
+            return None
+
+    # -- helpers of the rules ----------------------------------------------------------------------
+
+    def spread(self, state: State, shape: tuple[int, ...]) -> State:
+        return [t if t.shape == shape else _terms.broadcast(t, shape, list(range(len(t.shape)))) for t in state]
+
+    def scaled(self, state: State, value: Any) -> State:
+        value = jnp.asarray(value, self.dtype)
+        return [_terms.scale(t, (value[None] if value.ndim else value,) * self.sides) for t in state]
+
+    def known(self, value: Any, shape: tuple[int, ...]) -> State:
+        """A known value as a multiple of one."""
+        one = _terms.whole(self.source, shape, self.sides, self.dtype)
+        return self.scaled([one], jnp.broadcast_to(jnp.asarray(value, self.dtype), shape))
+
+    def refuse(self, equation: Equation, why: str) -> UnsupportedOperation:
+        return UnsupportedOperation(f"`{equation.name}` at {equation.source}: {why}")
+
+    def claim(self, weight: Term, source: str) -> None:
+        """Every element of a parameter may be a weight only once."""
+        leaf = weight.base
+        assert isinstance(leaf, Leaf)
+        shape = tuple(a.size for a in leaf.axes)
+        dims = tuple(range(len(weight.sizes)))
+        places = [_terms.over(weight, i, dims) for i in weight.index]
+        flat = np.ravel_multi_index(places, shape).reshape(-1) if shape else np.zeros(1, int)
+        mask = np.zeros(max(math.prod(shape), 1), bool)
+        mask[flat] = True
+        if leaf in self.used and (self.used[leaf][0] & mask).any():
+            raise UnsupportedOperation(
+                f"parameter `{leaf.name}` is a weight twice, at {self.used[leaf][1]} and at {source}: paths through shared "
+                "weights are not independent, so neither the NPF nor the NPK is defined by these rules."
+            )
+        before = self.used[leaf][0] if leaf in self.used else np.zeros_like(mask)
+        self.used[leaf] = (before | mask, source)
+
+    # -- the walk ----------------------------------------------------------------------------------
+
+    def state(self, atom: Atom) -> State | None:
+        """The terms of an operand that may be data, a bias, or a known value."""
+        if isinstance(atom, Var) and atom in self.states:
+            return self.states[atom]
+        kind = self.kind(atom)
+        if kind is None or kind.from_params:
+            return None
+        return self.known(self.value(atom), atom.shape)
+
+    def data(self, atom: Atom) -> State:
+        """The terms of a value that depends on x (or of a parameter)."""
+        assert isinstance(atom, Var)
+        return self.states[atom]
+
+    def is_data(self, atom: Atom) -> bool:
+        return isinstance(atom, Var) and atom not in self.kinds
+
+    def run(self) -> State:
+        for equation in self.program.equations:
+            inputs = [a for a in equation.inputs if isinstance(a, Var)]
+            if not any(self.is_data(a) for a in inputs):
+                self.note_constant(equation)
+            elif any(a in self.poisoned for a in inputs):
+                self.poisoned.update(equation.outputs)
+            else:
+                self.step(equation)
+        if self.errors:
+            raise UnsupportedOperation(
+                "the path rules cover weights, biases, gates, pooling, sums and positionwise operations; outside them lie\n  - "
+                + "\n  - ".join(self.errors)
+            )
+        output = self.program.outputs[0]
+        state = self.state(output)
+        if state is None:
+            raise UnsupportedOperation("the output of f does not depend on x.")
+        return state
+
+    def step(self, equation: Equation) -> None:
+        try:
+            self.states.update(zip(equation.outputs, self.rule(equation), strict=True))
+        except UnsupportedOperation as error:
+            self.errors[str(error)] = None
+            self.poisoned.update(equation.outputs)
+
+    def rule(self, equation: Equation) -> list[State]:
+        rule = self.rules.get(equation.name)
+        if rule is not None:
+            return rule(self, equation)
+        moved = self.moves.get(equation.name)
+        if moved is None:
+            raise self.refuse(
+                equation,
+                "not linear in the values it is given, or not positionwise. Gates must come from an activation q·γ(q); "
+                "apply npk to the logits, in evaluation mode.",
+            )
+        return [moved(self, equation, [self.state(a) or [] for a in equation.inputs])]
+
+
+def kinds_of(program: Program) -> dict[Var, Kind]:
+    """What the values are that do not depend on x: numbers, or made of parameters, with or without a root."""
+    data = program.reached_from(program.x)
+    kinds = {var: Kind(from_params=True) for var in program.params}
+    for equation in program.equations:
+        inputs = [a for a in equation.inputs if isinstance(a, Var)]
+        if any(a in data for a in inputs):
+            continue
+        made = any(kinds[a].from_params for a in inputs)
+        root = equation.name in ("sqrt", "rsqrt") and (made or len(equation.outputs[0].shape) > 0)
+        kind = Kind(made, root or any(kinds[a].rooted for a in inputs))
+        kinds.update(dict.fromkeys(equation.outputs, kind))
+    return kinds
+
+
+def centred(program: Program, kinds: dict[Var, Kind]) -> set[Var]:
+    """Values read by nothing but a normalisation: x - mean, in (x - mean) · rsqrt(var + ε)."""
+    readers = program.consumers()
+
+    def normalises(equation: Equation) -> bool:
+        factors = [kinds[a] for a in equation.inputs if isinstance(a, Var) and a in kinds]
+        return equation.name in ("mul", "div") and any(k.rooted for k in factors)
+
+    produced = itertools.chain.from_iterable(e.outputs for e in program.equations)
+    return {v for v in produced if v not in kinds and readers.get(v) and all(map(normalises, readers[v]))}
