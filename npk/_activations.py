@@ -18,7 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk._jaxpr import Atom, Const, Equation, Program, UnsupportedOperation, Var, flatten, is_custom, sub_jaxpr
+from npk._jaxpr import (
+    Atom,
+    Const,
+    Equation,
+    Program,
+    UnsupportedOperation,
+    Var,
+    flatten,
+    is_custom,
+    is_traced,
+    sub_jaxpr,
+)
 
 _ELEMENTWISE = frozenset(
     """abs add add_any and atan2 cbrt clamp convert_element_type copy copy_p cos cosh div eq erf erf_inv erfc exp exp2
@@ -39,7 +50,7 @@ class Activation:
     kind: str  # "hard", "soft", "identity" or "pool"
     gate: Callable[[Any], Any]
     apply: Callable[[Any, Any], Any] = jnp.multiply
-    windows: Callable[[Any], Any] | None = None  # pooling only: q -> [..., window]
+    windows: Callable[[Any, Any], Any] | None = None  # pooling only: (q, fill) -> [..., window]
 
 
 # ------------------------------------------------------------------------------ hard: signs and slopes
@@ -147,7 +158,7 @@ class _Finder:
         """The value of an atom known to hold one number everywhere."""
         if isinstance(atom, Var):
             return self.uniform.get(atom)
-        if isinstance(atom.value, jax.core.Tracer) or np.size(atom.value) == 0:
+        if is_traced(atom.value) or np.size(atom.value) == 0:
             return None
         if not jnp.issubdtype(atom.dtype, jnp.number) and atom.dtype != bool:
             return None
@@ -196,8 +207,8 @@ class _Finder:
         for side in (-1, 0, 1):
             env: dict[Var, _Affine] = {root: _Affine(1.0, 0.0)}
             for equation in inside:
-                values = [self.symbol(atom, env) for atom in equation.inputs]
-                out = None if None in values else _affine_step(equation, values, side)
+                values = [v for atom in equation.inputs if (v := self.symbol(atom, env)) is not None]
+                out = _affine_step(equation, values, side) if len(values) == len(equation.inputs) else None
                 if out is not None:
                     env[equation.outputs[0]] = out
             value = env.get(exit_atom) if isinstance(exit_atom, Var) else None

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk._jaxpr import Program, Var, path_name
+from npk._jaxpr import Program, Var, is_traced, path_name
 
 _RANDOM = frozenset(("random_bits", "random_gamma", "rng_bit_generator", "rng_uniform", "threefry2x32"))
 
 
 def concrete(*values: Any) -> bool:
     """Whether every leaf holds numbers now (it is not being traced)."""
-    return not any(isinstance(v, jax.core.Tracer) for v in jax.tree_util.tree_leaves(values))
+    return not any(is_traced(v) for v in jax.tree_util.tree_leaves(values))
 
 
 def known_true(predicate: Callable[..., Any], *values: Any) -> bool:
@@ -47,7 +47,9 @@ def check_batch(x: Any, name: str = "x", *, floating: bool = False) -> None:
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError(f"{name} must be a batch [N, ...] of at least one sample, got shape {list(x.shape)}.")
     if floating and not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"{name} must be of a floating dtype, got {_describe(x)}: convert it, e.g. x.astype('float32').")
+        raise ValueError(
+            f"{name} must be of a floating dtype, got {_describe(x)}: convert it, e.g. x.astype('float32')."
+        )
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real, got {_describe(x)}.")
     check_finite(x, name)
@@ -60,9 +62,7 @@ def check_pair(x1: Any, x2: Any, *, floating: bool = False) -> None:
         return
     check_batch(x2, "x2", floating=floating)
     if x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(
-            f"x1 and x2 must agree in all axes but the first, got {list(x1.shape)} and {list(x2.shape)}."
-        )
+        raise ValueError(f"x1 and x2 must agree in all axes but the first, got {list(x1.shape)} and {list(x2.shape)}.")
     if x1.dtype != x2.dtype:
         raise ValueError(f"x1 and x2 must have one dtype, got {x1.dtype} and {x2.dtype}.")
 
@@ -109,7 +109,9 @@ def check_gates(gates: Sequence[Any], expected: Sequence[Any], name: str = "gate
         raise ValueError(f"{name} must be a tuple of {len(expected)} arrays, got {type(gates).__name__}.")
     if len(gates) != len(expected):
         shapes = ", ".join(str(list(e.shape)) for e in expected)
-        raise ValueError(f"{name} must hold {len(expected)} arrays (of shapes {shapes}), one an activation; got {len(gates)}.")
+        raise ValueError(
+            f"{name} must hold {len(expected)} arrays (of shapes {shapes}), one an activation; got {len(gates)}."
+        )
     for i, (gate, want) in enumerate(zip(gates, expected, strict=True)):
         if np.shape(gate) != tuple(want.shape):
             raise ValueError(f"{name}[{i}] must have shape {list(want.shape)}, got {list(np.shape(gate))}.")

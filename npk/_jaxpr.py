@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
@@ -29,6 +30,11 @@ def require_supported_jax(version: str = jax.__version__) -> None:
     if found < OLDEST_JAX:
         oldest = ".".join(map(str, OLDEST_JAX))
         raise ImportError(f"npk needs jax >= {oldest}, found jax {version}: run `pip install -U 'jax>={oldest}'`.")
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value stands for numbers that are not known yet."""
+    return isinstance(value, jax.core.Tracer)
 
 
 class Var:
@@ -190,7 +196,9 @@ def sub_jaxpr(eqn: Any) -> Any | None:
     body = eqn.params.get(_CALLS.get(name) or _CUSTOM.get(name) or "")
     if body is None:
         # custom_vjp_call changed the name of its body's parameter between JAX versions.
-        body = next((eqn.params[k] for k in ("call_jaxpr", "fun_jaxpr", "jaxpr") if name in _CUSTOM and k in eqn.params), None)
+        body = next(
+            (eqn.params[k] for k in ("call_jaxpr", "fun_jaxpr", "jaxpr") if name in _CUSTOM and k in eqn.params), None
+        )
     if body is None or hasattr(body, "consts"):
         return body
     return jex_core.ClosedJaxpr(body, ())
@@ -216,7 +224,7 @@ class _Flattener:
 
         def read(atom: Any) -> Atom:
             if isinstance(atom, jex_core.Literal):
-                return Const(np.asarray(atom.val, dtype=atom.aval.dtype))
+                return Const(np.asarray(atom.val, dtype=jnp.result_type(atom.aval)))
             return env[atom]
 
         for eqn in jaxpr.eqns:
@@ -268,7 +276,9 @@ class _Flattener:
         return carry + [self.call(lambda *ys: jnp.stack(ys), *row)[0] for row in ordered]
 
 
-def flatten(closed: Any, opens: Callable[[Any], bool], n_params: int, param_paths: Sequence[str], out_tree: Any) -> Program:
+def flatten(
+    closed: Any, opens: Callable[[Any], bool], n_params: int, param_paths: Sequence[str], out_tree: Any
+) -> Program:
     """The program of a closed jaxpr whose first `n_params` inputs are parameters."""
     inputs = tuple(Var(v.aval) for v in closed.jaxpr.invars)
     flattener = _Flattener(opens)

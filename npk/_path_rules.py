@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk import _terms
-from npk._jaxpr import Atom, Equation, Program
+from npk._jaxpr import Atom, Equation, Program, is_traced
 from npk._terms import Axis, Leaf, Term
 from npk._walk import Layer, State, Walk, Window, centred, kinds_of
-
 
 # ------------------------------------------------------------------------------------------ rules: gates
 
@@ -109,7 +108,9 @@ def _normalising(walk: Walk, factor: Atom) -> bool:
 def _mul(walk: Walk, equation: Equation) -> State:
     a, b = equation.inputs
     if walk.is_data(a) and walk.is_data(b):
-        raise walk.refuse(equation, "a product of two values that both depend on x; as gates they must be an activation q·γ(q).")
+        raise walk.refuse(
+            equation, "a product of two values that both depend on x; as gates they must be an activation q·γ(q)."
+        )
     data, factor = (a, b) if walk.is_data(a) else (b, a)
     if equation.name == "div" and data is b:
         raise walk.refuse(equation, "a division by a value that depends on x.")
@@ -142,9 +143,14 @@ def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
     if kind is None:
         raise walk.refuse(equation, "a product of two values that both depend on x.")
     if not kind.from_params:
-        raise walk.refuse(equation, "a linear map with constant coefficients mixes channels without weights; make them parameters.")
+        raise walk.refuse(
+            equation, "a linear map with constant coefficients mixes channels without weights; make them parameters."
+        )
     if not walk.is_leaf(atom):
-        raise walk.refuse(equation, "weights computed from parameters (weight normalisation, products of parameters) are outside the rules.")
+        raise walk.refuse(
+            equation,
+            "weights computed from parameters (weight normalisation, products of parameters) are outside the rules.",
+        )
     (weight,) = walk.data(atom)
     return weight
 
@@ -153,12 +159,20 @@ def _constant_of(walk: Walk, equation: Equation, weight: Term) -> tuple[Term, An
     """Split a weight into the plain selection of its leaf and one constant factor."""
     g = weight.g[0]
     if g.size != 1:
-        raise walk.refuse(equation, "weights multiplied by an array of constants (a pruning mask) are outside the rules.")
+        raise walk.refuse(
+            equation, "weights multiplied by an array of constants (a pruning mask) are outside the rules."
+        )
     return weight.replace(g=tuple(jnp.ones_like(x) for x in weight.g)), g.reshape(())
 
 
 def _layer(
-    walk: Walk, equation: Equation, inputs: State, weight: Term, n_batch: int, n_kept: int, windows: Sequence[Window] = ()
+    walk: Walk,
+    equation: Equation,
+    inputs: State,
+    weight: Term,
+    n_batch: int,
+    n_kept: int,
+    windows: Sequence[Window] = (),
 ) -> Term:
     """The new base of a weight layer, as a value with axes [batch.., kept.., out..]."""
     plain, constant = _constant_of(walk, equation, weight)
@@ -257,7 +271,9 @@ def _scale_weights(walk: Walk, equation: Equation, state: State, weight: Term) -
     number = {d: i for i, d in enumerate(d for d in range(len(weight.sizes)) if d not in fresh)}
     narrow = narrow.replace(
         index=tuple(_terms.renumbered(i, number) for i in weight.index),
-        g=tuple(g[(slice(None), *(0 if d in fresh else slice(None) for d in range(len(weight.sizes))))] for g in weight.g),
+        g=tuple(
+            g[(slice(None), *(0 if d in fresh else slice(None) for d in range(len(weight.sizes))))] for g in weight.g
+        ),
     )
     narrow = _terms.reshape(narrow, [weight.shape[a] for a in own])
     out = _layer(walk, equation, moved, narrow, len(own), len(shared))
@@ -343,7 +359,7 @@ def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
     shape = equation.inputs[0].shape
     rest = [a for a in equation.inputs[1:]]
     kinds = [walk.kind(a) for a in rest]
-    if any(k is None or k.from_params for k in kinds) or any(isinstance(walk.value(a), jax.core.Tracer) for a in rest):
+    if any(k is None or k.from_params for k in kinds) or any(is_traced(walk.value(a)) for a in rest):
         raise walk.refuse(equation, "indexing by values that depend on x or on parameters.")
     numbers = np.arange(1, math.prod(shape) + 1, dtype=np.int32).reshape(shape)
     params = {**equation.params, **({"fill_value": 0} if "fill_value" in equation.params else {})}
@@ -395,7 +411,15 @@ POSITIONWISE: dict[str, Callable[[Walk, Equation, list[State]], State]] = {
 }
 
 
-def walk(program: Program, params: Sequence[Any], xs: Sequence[Any], gates: Sequence[tuple[Any, ...]], *, binary: bool, dtype: Any) -> State:
+def walk(
+    program: Program,
+    params: Sequence[Any],
+    xs: Sequence[Any],
+    gates: Sequence[tuple[Any, ...]],
+    *,
+    binary: bool,
+    dtype: Any,
+) -> State:
     """The output of a single-sample program as terms.
 
     Args:

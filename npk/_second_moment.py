@@ -103,7 +103,9 @@ class Moments:
                 masks.append(self.independence(term, roles, letters, index))
         return *_read(term, roles, letters, k, paired), masks
 
-    def independence(self, term: Term, roles: Sequence[Role], letters: "_Letters", index: Index) -> tuple[Any, list[str]]:
+    def independence(
+        self, term: Term, roles: Sequence[Role], letters: "_Letters", index: Index
+    ) -> tuple[Any, list[str]]:
         """1 where both sides read the same element of an independent axis, else 0."""
         one, two = letters.side(index.dims, roles, 1), letters.side(index.dims, roles, 2)
         names = list(dict.fromkeys((*one, *two)))
@@ -113,7 +115,9 @@ class Moments:
         equal = np.broadcast_to(left == right, [sizes[a] for a in names])
         return jnp.asarray(equal, self.dtype), names
 
-    def overlap(self, term: Term, roles: Sequence[Role], letters: "_Letters", outside: set[str]) -> tuple[Any, list[str], set[str]]:
+    def overlap(
+        self, term: Term, roles: Sequence[Role], letters: "_Letters", outside: set[str]
+    ) -> tuple[Any, list[str], set[str]]:
         """Σ g1·g2 over the dims that nothing else depends on: one matrix product (and the letters it read)."""
         dims = range(len(roles))
         operands = []
@@ -162,7 +166,9 @@ def _einsum(operands: Sequence[tuple[Any, list[str]]], out: Sequence[str], dtype
     symbol: dict[str, str] = {}
     for _, names in operands:
         for name in names:
-            symbol.setdefault(name, chr(ord("a") + len(symbol)) if len(symbol) < 26 else chr(ord("A") + len(symbol) - 26))
+            symbol.setdefault(
+                name, chr(ord("a") + len(symbol)) if len(symbol) < 26 else chr(ord("A") + len(symbol) - 26)
+            )
     spec = ",".join("".join(symbol[a] for a in names) for _, names in operands)
     arrays = [a for a, _ in operands]
     if exact is not None:
@@ -176,7 +182,9 @@ def _einsum(operands: Sequence[tuple[Any, list[str]]], out: Sequence[str], dtype
     return product.astype(dtype)
 
 
-def _read(term: Term, roles: Sequence[Role], letters: _Letters, k: Any, paired: tuple[bool, ...]) -> tuple[Any, list[str]]:
+def _read(
+    term: Term, roles: Sequence[Role], letters: _Letters, k: Any, paired: tuple[bool, ...]
+) -> tuple[Any, list[str]]:
     """K[index(i), index'(j)] with its letters, axes along which K is constant left out."""
     names: list[list[str]] = [["N"], ["M"]]
     picks: list[tuple[int, np.ndarray | None, list[str]]] = []  # axis of k, values, letters

@@ -101,9 +101,7 @@ def whole(base: Base, shape: Sequence[int], sides: int, dtype: Any) -> Term:
     """The base itself, as a value of its own shape."""
     layout = tuple((s,) if s > 1 else () for s in shape)
     numbers = np.cumsum([0, *(len(a) for a in layout)])
-    index = tuple(
-        Index((int(numbers[i]),)) if s > 1 else Index((), np.zeros((), int)) for i, s in enumerate(shape)
-    )
+    index = tuple(Index((int(numbers[i]),)) if s > 1 else Index((), np.zeros((), int)) for i, s in enumerate(shape))
     ones = jnp.ones((1,) * (1 + sum(len(a) for a in layout)), dtype)
     return Term(base, index if base.axes else (), (ones,) * sides, layout)
 
@@ -408,7 +406,9 @@ def concatenate(states: Sequence[Sequence[Term]], axis: int) -> list[Term]:
 
 def _joinable(parts: list[Term], axis: int) -> bool:
     first = parts[0]
-    same = [(*t.layout[:axis], *t.layout[axis + 1 :]) == (*first.layout[:axis], *first.layout[axis + 1 :]) for t in parts]
+    same = [
+        (*t.layout[:axis], *t.layout[axis + 1 :]) == (*first.layout[:axis], *first.layout[axis + 1 :]) for t in parts
+    ]
     return all(same) and all(t.summed == first.summed for t in parts) and len(parts) > 1
 
 

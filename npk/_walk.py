@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk import _terms
-from npk._jaxpr import Atom, Const, Equation, Program, UnsupportedOperation, Var
-from npk._terms import Axis, Base, Leaf, Source, Term
+from npk._jaxpr import Atom, Const, Equation, Program, UnsupportedOperation, Var, is_traced
+from npk._terms import Base, Leaf, Source, Term
 
 State = list[Term]
 
@@ -60,7 +60,7 @@ class Layer(Base):
     n_out: int
     windows: tuple[Window, ...]
     fan_in: int
-    constant: float
+    constant: Any
     source: str
 
     @property
@@ -110,7 +110,7 @@ class Walk:
     def note_constant(self, equation: Equation) -> None:
         """Compute a value of the parameters alone and remember how it was made."""
         values = [self.value(a) for a in equation.inputs]
-        if any(isinstance(v, jax.core.Tracer) for v in values):
+        if any(is_traced(v) for v in values):
             outputs = equation.bind(*values)
         else:  # numbers stay numbers under jit, so that indices can be read
             with jax.ensure_compile_time_eval():
@@ -184,8 +184,8 @@ class Walk:
         mask[flat] = True
         if leaf in self.used and (self.used[leaf][0] & mask).any():
             raise UnsupportedOperation(
-                f"parameter `{leaf.name}` is a weight twice, at {self.used[leaf][1]} and at {source}: paths through shared "
-                "weights are not independent, so neither the NPF nor the NPK is defined by these rules."
+                f"parameter `{leaf.name}` is a weight twice, at {self.used[leaf][1]} and at {source}: paths "
+                "through shared weights are not independent, so neither the NPF nor the NPK is defined by these rules."
             )
         before = self.used[leaf][0] if leaf in self.used else np.zeros_like(mask)
         self.used[leaf] = (before | mask, source)
@@ -220,8 +220,8 @@ class Walk:
                 self.step(equation)
         if self.errors:
             raise UnsupportedOperation(
-                "the path rules cover weights, biases, gates, pooling, sums and positionwise operations; outside them lie\n  - "
-                + "\n  - ".join(self.errors)
+                "the path rules cover weights, biases, gates, pooling, sums and positionwise operations; outside them "
+                "lie\n  - " + "\n  - ".join(self.errors)
             )
         output = self.program.outputs[0]
         state = self.state(output)

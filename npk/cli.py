@@ -12,6 +12,7 @@ import jax
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 import typer
 
 import npk
@@ -47,7 +48,8 @@ def _version() -> None:
 @app.command("study")
 def _study(
     dataset: Annotated[
-        str, typer.Option(help=f"One of {', '.join(datasets.NAMES)}. Digits needs no data folder.", rich_help_panel="Data")
+        str,
+        typer.Option(help=f"One of {', '.join(datasets.NAMES)}. Digits needs no folder.", rich_help_panel="Data"),
     ] = _DEFAULT.dataset,
     data_dir: Annotated[
         Path | None,
@@ -58,7 +60,9 @@ def _study(
     ] = _DEFAULT.network,
     width: Annotated[
         int | None,
-        typer.Option(help="Units, or channels, of the (first) layer.", show_default="the network's", rich_help_panel="Network"),
+        typer.Option(
+            help="Units or channels of the first layer.", show_default="the network's", rich_help_panel="Network"
+        ),
     ] = None,
     depth: Annotated[
         int | None,
@@ -78,7 +82,8 @@ def _study(
         int, typer.Option(help="Of parameters, sample order and splits.", rich_help_panel="Training")
     ] = _DEFAULT.seed,
     samples: Annotated[
-        int, typer.Option(help="Training samples the kernels are of; cost grows with its square.", rich_help_panel="Kernels")
+        int,
+        typer.Option(help="Training samples the kernels are of. Cost: its square.", rich_help_panel="Kernels"),
     ] = _DEFAULT.samples,
     test_samples: Annotated[
         int, typer.Option(help="Most test samples for the ridge regression.", rich_help_panel="Kernels")
@@ -125,7 +130,8 @@ def _study(
                 page = write_report(folder)
         except KeyboardInterrupt:
             command = _command(config, folder, data_dir)
-            _err.print(f"\nInterrupted. What was finished is kept in {folder}; continue with:\n  {command}", soft_wrap=True)
+            _err.print(f"\nInterrupted. What was finished is kept in {folder}; continue with:", soft_wrap=True)
+            _err.print(f"  {command}", soft_wrap=True, markup=False, highlight=False)
             raise typer.Exit(_INTERRUPTED) from None
     _summarise(result, page)
 
@@ -136,7 +142,7 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        _err.print("[bold red]Error:[/]", rich.console.Text(" ".join(str(error).split())), soft_wrap=True)
+        _err.print("[bold red]Error:[/]", rich.text.Text(" ".join(str(error).split())), soft_wrap=True)
         raise typer.Exit(1) from None
 
 

@@ -78,12 +78,13 @@ def _digits(seed: int) -> Dataset:
     import sklearn.datasets
     import sklearn.model_selection
 
-    bunch = sklearn.datasets.load_digits()
+    bunch: Any = sklearn.datasets.load_digits()
     images = (bunch.images[..., None] / 16.0).astype(np.float32)
-    x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(
+    parts: Any = sklearn.model_selection.train_test_split(
         images, bunch.target.astype(np.int32), test_size=360, random_state=seed, stratify=bunch.target
     )
     names = tuple(str(digit) for digit in range(10))
+    x_train, x_test, y_train, y_test = parts
     return Dataset("digits", x_train, y_train, x_test, y_test, names, "scikit-learn's handwritten digits, 8×8")
 
 
@@ -133,6 +134,6 @@ def _split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     records = source.__getitems__(list(range(len(source))))
     shape = builder.info.features["image"].shape
     images = np.empty((len(records), *shape), np.uint8)
-    for image, record in zip(images, records, strict=True):
-        image[...] = np.asarray(PIL.Image.open(io.BytesIO(record["image"]))).reshape(shape)
+    for i, record in enumerate(records):
+        images[i] = np.asarray(PIL.Image.open(io.BytesIO(record["image"]))).reshape(shape)
     return images.astype(np.float32) / 255.0, np.array([record["label"] for record in records], np.int32)

@@ -31,8 +31,8 @@ def soft_relu(q: Float[Array, "*shape"], beta: float = 4.0) -> Float[Array, "*sh
 
     Example:
         >>> import jax.numpy as jnp, npk
-        >>> npk.soft_relu(jnp.array([-10.0, 0.0, 10.0])).tolist()
-        [-0.0, 0.0, 10.0]
+        >>> npk.soft_relu(jnp.array([0.0, 10.0])).tolist()
+        [0.0, 10.0]
 
     Source: Lakshminarayanan & Singh 2020, section 4 (soft-ReLU).
     """
@@ -61,7 +61,9 @@ def activations(program: _jaxpr.Program) -> list[_jaxpr.Equation]:
     return [e for e in program.equations if e.activation is not None]
 
 
-def run_with_gates(program: _jaxpr.Program, args: Sequence[Any], gates: Sequence[Any] | None = None) -> tuple[Any, list, list]:
+def run_with_gates(
+    program: _jaxpr.Program, args: Sequence[Any], gates: Sequence[Any] | None = None
+) -> tuple[Any, list, list]:
     """Evaluate q·G at every activation; the gates are the program's own where none are given.
 
     Returns:
@@ -104,8 +106,8 @@ def per_sample(gate: Any, one: tuple[int, ...], n: int) -> Any:
     grown = [a for a, (s, t) in enumerate(zip(gate.shape, one, strict=True)) if s != t]
     if len(grown) != 1 or gate.shape[grown[0]] != n * one[grown[0]]:
         raise ValueError(
-            f"a gate of shape {list(gate.shape)} (for one sample {list(one)}) does not hold the batch of {n} samples along "
-            "one axis; f must treat its batch alike everywhere."
+            f"a gate of shape {list(gate.shape)} (for one sample {list(one)}) does not hold the batch of {n} samples "
+            "along one axis; f must treat its batch alike everywhere."
         )
     (axis,) = grown
     split = jnp.reshape(gate, (*gate.shape[:axis], n, one[axis], *gate.shape[axis + 1 :]))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 
@@ -17,7 +17,9 @@ def _gram(kernel: Any, name: str = "kernel") -> np.ndarray:
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] == 0:
         raise ValueError(f"{name} must be a square matrix [N, N] with N > 0, got shape {list(kernel.shape)}.")
     if not np.isfinite(kernel).all():
-        raise ValueError(f"{name} must be finite, but holds {int((~np.isfinite(kernel)).sum())} NaN or infinite entries.")
+        raise ValueError(
+            f"{name} must be finite, but holds {int((~np.isfinite(kernel)).sum())} NaN or infinite entries."
+        )
     return kernel
 
 
@@ -176,7 +178,7 @@ def spectrum(kernel: ArrayLike) -> Float[np.ndarray, " n"]:
     return np.linalg.eigvalsh((kernel + kernel.T) / 2)[::-1]
 
 
-def effective_rank(eigenvalues: Num[np.ndarray, " n"] | Sequence[float]) -> float:
+def effective_rank(eigenvalues: ArrayLike) -> float:
     """The number of directions that carry a spectrum: exp of the entropy of the normalised eigenvalues.
 
     Args:

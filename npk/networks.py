@@ -118,9 +118,7 @@ class VCONV(nn.Module):
 
 def _four_convolutions(net: C4GAP | VCONV, x: Any) -> Any:
     for _ in range(4):
-        convolution = nn.Conv(
-            net.channels, (3, 3), padding=net.padding, use_bias=net.use_bias, kernel_init=_he_normal
-        )
+        convolution = nn.Conv(net.channels, (3, 3), padding=net.padding, use_bias=net.use_bias, kernel_init=_he_normal)
         x = net.activation(convolution(x))
     return x
 
@@ -161,7 +159,7 @@ class VGG16(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n k"]:
         """Logits of a batch; `train` normalises by the batch's own statistics."""
         if min(x.shape[1:3]) < 32:
-            raise ValueError(f"VGG16 halves the image five times: it needs 32x32 pixels, got {x.shape[1]}x{x.shape[2]}.")
+            raise ValueError(f"VGG16 halves images five times: they need 32x32 pixels, got {x.shape[1]}x{x.shape[2]}.")
         pools = {"max": nn.max_pool, "average": nn.avg_pool}
         if self.pooling not in pools:
             raise ValueError(f"pooling must be 'max' or 'average', got {self.pooling!r}.")

@@ -1,6 +1,5 @@
 """The neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩, exactly, for any network the path rules cover."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -12,10 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk import _checks, _jaxpr, _path_rules
-from npk._engines import packed
+from npk._engines import dense_chain, packed
 from npk._second_moment import Moments, output_moment
-from npk._terms import Leaf, Source, Term
-from npk._walk import Layer
 from npk.gating import (
     Function,
     activation_program,
@@ -115,76 +112,6 @@ def _in_blocks(kernel: Callable[..., Any], one: Any, two: Any | None, side: int,
     return h[:n1, :n2]
 
 
-@dataclasses.dataclass(frozen=True)
-class _DenseChain:
-    """H of a dense network: h = variance·Σ, then h ← (h + bias)·variance·(G Gᵀ) a layer, then h + bias."""
-
-    inputs: tuple[Any, Any]
-    first: float
-    gates: tuple[tuple[Any, Any], ...]
-    scales: tuple[float, ...]
-    shifts: tuple[float, ...]
-    last: float
-
-
-def _dense_chain(state: Sequence[Term], normalize: bool) -> _DenseChain | None:
-    """Read the terms of an output as a dense chain, or None where the network is not one."""
-    gates, scales, shifts = [], [], []
-    terms, last = list(state), None
-    while True:
-        biases = [t for t in terms if isinstance(t.base, Leaf)]
-        (term, *more) = [t for t in terms if t not in biases] or [None]
-        if term is None or more or term.summed or any(t.summed or not _alike(t, term) for t in biases):
-            return None
-        shift = float(len(biases))
-        if last is None:
-            if any(g.size != 1 or not bool((g == 1).all()) for g in term.g):
-                return None
-            last = shift
-        elif not isinstance(term.base, Layer):
-            return None if biases or not isinstance(term.base, Source) else _DenseChain(
-                tuple(term.g), scales.pop(), tuple(gates[::-1]), tuple(scales[::-1]), tuple(shifts[::-1]), last
-            )
-        else:
-            if not term.binary or any(g.shape[1:] != term.sizes for g in term.g):
-                return None
-            gates.append(tuple(term.g))
-            shifts.append(shift)
-        layer = term.base
-        if not isinstance(layer, Layer) or layer.n_batch or math.prod(a.size for a in layer.axes if not a.independent) > 1:
-            return None
-        scales.append(1 / layer.fan_in if normalize else float(layer.constant) ** 2)
-        terms = list(layer.inputs)
-
-
-def _alike(bias: Term, term: Term) -> bool:
-    """Whether a bias meets the same gates as the layer it is added to, each unit its own."""
-    own = {d for index in bias.index if index.values is None for d in index.dims}
-    return own == {d for d, size in enumerate(bias.sizes) if size > 1} and all(
-        g.shape == h.shape and (g is h or bool((g == h).all())) for g, h in zip(bias.g, term.g, strict=True)
-    )
-
-
-def _by_bits(chain: _DenseChain, dtype: Any) -> Any:
-    """H of a dense chain by packed gates."""
-    x1, x2 = (np.asarray(g, dtype).reshape(g.shape[0], -1) for g in chain.inputs)
-    h = _aligned((len(x1), len(x2)), dtype)  # the one large array: what is added happens in place
-    np.matmul(x1 * np.dtype(dtype).type(chain.first), x2.T, out=h)
-    one, two = ([np.asarray(pair[side]).reshape(len(h if not side else h.T), -1) for pair in chain.gates] for side in (0, 1))
-    packed.multiply_overlaps(h, one, two, chain.scales, chain.shifts)
-    if chain.last:
-        h += np.dtype(dtype).type(chain.last)
-    return jnp.asarray(h)
-
-
-def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
-    """Uninitialised memory that JAX can take over without a copy (64-byte aligned)."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
 def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into its neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ under any gates.
 
@@ -216,14 +143,16 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         >>> import jax, jax.numpy as jnp, npk
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.array([[1.0, -1.0]]), "v": jnp.ones((2, 1))}
-        >>> npk.path_kernel(f)(p, jnp.array([[2.0], [3.0], [-1.0]]), normalize=False).tolist()
-        [[4.0, 6.0, 0.0], [6.0, 9.0, 0.0], [0.0, 0.0, 1.0]]
+        >>> npk.path_kernel(f)(p, jnp.array([[2.0], [3.0], [-1.0]]), normalize=False).astype(int).tolist()
+        [[4, 6, 0], [6, 9, 0], [0, 0, 1]]
 
     Source: Lakshminarayanan & Singh 2020, sections 2 and 5 (H = Σ ⊙ Λ for dense networks); 2021, sections 4-5.
     """
 
     @functools.partial(jax.jit, static_argnames=("normalize", "binary", "symmetric", "dtype"))
-    def compute(params: PyTree, one: Any, two: Any, *, normalize: bool, binary: bool, symmetric: bool, dtype: Any) -> Any:
+    def compute(
+        params: PyTree, one: Any, two: Any, *, normalize: bool, binary: bool, symmetric: bool, dtype: Any
+    ) -> Any:
         (x1, _), _ = one, two
         program = sample_program(f, params, jax.ShapeDtypeStruct(x1[:, 0].shape, x1.dtype))
         moment = functools.partial(_moment, program, params, normalize=normalize, binary=binary, dtype=dtype)
@@ -263,11 +192,10 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         shapes = [g.shape for g in gate_shapes(program)]
         hard = all(e.activation.kind != "soft" for e in activations(program)) and gates1 is None
 
-        def side(x: Any, gates: Gates | None, name: str) -> tuple[tuple[Any, Any], Gates]:
-            if gates is None:
-                gates = gates_of(params, x)
-            else:
-                _checks.check_gates(gates, gate_shapes(activation_program(f, params, x)), name)
+        def side(x: Any, given: Gates | None, name: str) -> tuple[tuple[Any, Any], Gates]:
+            gates = gates_of(params, x) if given is None else given
+            if given is not None:
+                _checks.check_gates(given, gate_shapes(activation_program(f, params, x)), name)
             if len(gates) != len(shapes):
                 raise ValueError(f"f has {len(gates)} activations for a batch and {len(shapes)} for one sample.")
             laid = tuple(per_sample(jnp.asarray(g), s, x.shape[0]) for g, s in zip(gates, shapes, strict=True))
@@ -283,12 +211,18 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
             if binary:
                 _check_counts(largest_count, params, (one,) if symmetric else (one, two), dtype)
         chain = None
-        if binary and x1.shape[0] * two[0].shape[0] >= _PACKED_PAIRS and _on_cpu(params, one, two) and packed.available():
+        if (
+            binary
+            and x1.shape[0] * two[0].shape[0] >= _PACKED_PAIRS
+            and _on_cpu(params, one, two)
+            and packed.available()
+        ):
             leaves, both = jax.tree_util.tree_leaves(params), (one[0], two[0])
             pairs = list(zip(one[1], two[1], strict=True))
-            chain = _dense_chain(_path_rules.walk(program, leaves, both, pairs, binary=True, dtype=dtype), normalize)
+            state = _path_rules.walk(program, leaves, both, pairs, binary=True, dtype=dtype)
+            chain = dense_chain.dense_chain(state, normalize)
         if chain is not None:
-            h = _by_bits(chain, dtype)
+            h = dense_chain.kernel_of(chain, dtype)
         else:
             h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
         if _checks.concrete(h) and not _checks.known_true(jnp.isfinite, jnp.min(h), jnp.max(h)):
@@ -330,7 +264,9 @@ def _check_counts(largest: Callable[..., Any], params: PyTree, sides: Sequence[A
 # -------------------------------------------------------------------------------- dense: H = Σ ⊙ Λ
 
 
-def gram(x1: Float[Array, "n1 *d"], x2: Float[Array, "n2 *d"] | None = None, *, normalize: bool = True) -> Float[Array, "n1 n2"]:
+def gram(
+    x1: Float[Array, "n1 *d"], x2: Float[Array, "n2 *d"] | None = None, *, normalize: bool = True
+) -> Float[Array, "n1 n2"]:
     """The input Gram matrix Σ = X₁X₂ᵀ, divided by the input dimension unless `normalize=False`.
 
     Args:
@@ -358,7 +294,9 @@ def gram(x1: Float[Array, "n1 *d"], x2: Float[Array, "n2 *d"] | None = None, *, 
     return product / a.shape[1] if normalize else product
 
 
-def layer_overlaps(gates1: Gates, gates2: Gates | None = None, *, normalize: bool = True) -> tuple[Float[Array, "n1 n2"], ...]:
+def layer_overlaps(
+    gates1: Gates, gates2: Gates | None = None, *, normalize: bool = True
+) -> tuple[Float[Array, "n1 n2"], ...]:
     """The overlaps G_l G_lᵀ of every layer: how many gates are on for both inputs.
 
     Args:

@@ -10,17 +10,18 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import ArrayLike
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
 
 INK = "#1f2328"
 PAPER = "#fefefe"
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.grid": True,
@@ -28,7 +29,7 @@ _STYLE = {
     "axes.labelcolor": INK,
     "axes.labelsize": 10,
     "axes.linewidth": 0.8,
-    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "axes.prop_cycle": rcsetup.cycler(color=COLORS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
@@ -51,6 +52,8 @@ _STYLE = {
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
 }
+
+_CENTERED: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 8}
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
@@ -86,8 +89,8 @@ def save(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
 
 
 def curves(
-    series: Mapping[str, Sequence[float]],
-    x: Sequence[float] | None = None,
+    series: Mapping[str, ArrayLike],
+    x: ArrayLike | None = None,
     *,
     xlabel: str,
     ylabel: str,
@@ -122,14 +125,15 @@ def curves(
     """
     if not series:
         raise ValueError("curves needs at least one series.")
-    positions = np.arange(len(next(iter(series.values())))) if x is None else np.asarray(x, dtype=float)
-    for name, values in series.items():
-        if np.shape(values) != positions.shape:
-            raise ValueError(f"series {name!r} must have {len(positions)} values, got shape {list(np.shape(values))}.")
+    lines = {name: np.asarray(values, dtype=float) for name, values in series.items()}
+    positions = np.arange(len(next(iter(lines.values())))) if x is None else np.asarray(x, dtype=float)
+    for name, values in lines.items():
+        if values.shape != positions.shape:
+            raise ValueError(f"series {name!r} must have {len(positions)} values, got shape {list(values.shape)}.")
     with matplotlib.rc_context(_STYLE):
         figure, ((axes,),) = _figure(6.4, 3.5)
         ends = []
-        for i, (name, values) in enumerate(series.items()):
+        for i, (name, values) in enumerate(lines.items()):
             color = (colors or {}).get(name, COLORS[i % len(COLORS)])
             axes.plot(positions, values, marker="o", color=color, markeredgecolor=PAPER, markeredgewidth=0.8)
             ends.append((float(values[-1]), name, color))
@@ -167,7 +171,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
         )  # fmt: skip
 
 
-def shares(parts: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, xticks: Sequence[str]) -> Figure:
+def shares(parts: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, xticks: Sequence[str]) -> Figure:
     """Stacked bars of parts that add up to one; a part below zero hangs below the axis.
 
     Args:
@@ -197,21 +201,26 @@ def shares(parts: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, xt
             if values.shape != positions.shape:
                 raise ValueError(f"part {name!r} must have {len(xticks)} values, got shape {list(values.shape)}.")
             base = np.where(values >= 0, above, below)
-            axes.bar(positions, values, 0.78, bottom=base, color=COLORS[1 + i % 6], label=name, edgecolor=PAPER, linewidth=0.8)
+            look: dict[str, Any] = {"color": COLORS[1 + i % 6], "edgecolor": PAPER, "linewidth": 0.8}
+            axes.bar(positions, values, 0.78, bottom=base, label=name, **look)
             for position, value, bottom in zip(positions, values, base, strict=True):
                 if abs(value) >= 0.05:
-                    axes.text(position, bottom + value / 2, f"{value:.0%}", ha="center", va="center", color="#101010", fontsize=8)
+                    axes.text(position, bottom + value / 2, f"{value:.0%}", color="#101010", **_CENTERED)
             above, below = above + np.maximum(values, 0), below + np.minimum(values, 0)
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.grid(axis="x", visible=False)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_xticks(positions, xticks)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts), handlelength=1, handleheight=1, borderaxespad=0.2)
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts), handlelength=1, handleheight=1, borderaxespad=0.2
+        )
     return figure
 
 
-def heatmaps(rows: Mapping[str, Sequence[ArrayLike]], labels: ArrayLike, *, columns: Sequence[str], class_names: Sequence[str]) -> Figure:
+def heatmaps(
+    rows: Mapping[str, Sequence[ArrayLike]], labels: ArrayLike, *, columns: Sequence[str], class_names: Sequence[str]
+) -> Figure:
     """A grid of symmetric matrices whose samples are ordered by class, red above zero, blue below.
 
     Each panel has its own scale, the 99th percentile of its absolute entries: compare patterns, not sizes.
@@ -297,15 +306,19 @@ def spectra(series: Mapping[str, ArrayLike], *, ylabel: str = "eigenvalue / sum 
             eigenvalues = eigenvalues[eigenvalues > 0]
             if eigenvalues.size == 0:
                 raise ValueError(f"spectrum {name!r} has no positive eigenvalue.")
-            axes.loglog(np.arange(1, len(eigenvalues) + 1), eigenvalues / eigenvalues.sum(), color=shade, label=name, linewidth=1.6)
+            axes.loglog(
+                np.arange(1, len(eigenvalues) + 1),
+                eigenvalues / eigenvalues.sum(),
+                color=shade,
+                label=name,
+                linewidth=1.6,
+            )
         axes.set(xlabel="rank of the eigenvalue", ylabel=ylabel)
         axes.legend(loc="lower left", fontsize=8, labelspacing=0.3)
     return figure
 
 
-def learning(
-    steps: Sequence[float], values: Sequence[float], marked: Sequence[int], *, xlabel: str, ylabel: str
-) -> Figure:
+def learning(steps: ArrayLike, values: ArrayLike, marked: Sequence[int], *, xlabel: str, ylabel: str) -> Figure:
     """A learning curve over gradient steps (logarithmic from step 1 on) with numbered points on it.
 
     Args:
@@ -327,7 +340,8 @@ def learning(
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['0', '1']
     """
-    heights = dict(zip(steps, values, strict=True))
+    steps, values = np.asarray(steps), np.asarray(values, dtype=float)
+    heights = dict(zip(steps.tolist(), values.tolist(), strict=True))
     if missing := [step for step in marked if step not in heights]:
         raise ValueError(f"marked steps {missing} have no record.")
     with matplotlib.rc_context(_STYLE):
@@ -335,7 +349,7 @@ def learning(
         axes.plot(steps, values, color=COLORS[0], linewidth=1.6)
         for number, step in enumerate(marked):
             axes.plot([step], [heights[step]], "o", color=COLORS[4], markersize=13, markeredgecolor=PAPER)
-            axes.text(step, heights[step], str(number), ha="center", va="center_baseline", color="#ffffff", fontsize=8, fontweight="bold")
+            axes.text(step, heights[step], str(number), color="#ffffff", fontweight="bold", **_CENTERED)
         axes.set_xscale("symlog", linthresh=1.0, linscale=0.4)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -111,8 +111,8 @@ def ridge(kernel: ArrayLike, targets: ArrayLike, *, regularization: float = 1e-3
         factor = scipy.linalg.cho_factor(system, lower=True)
     except scipy.linalg.LinAlgError as error:
         raise ValueError(
-            f"the kernel is not positive definite at regularization {regularization:g} (rounding, or no kernel at all): "
-            "raise the regularization."
+            f"the kernel is not positive definite at regularization {regularization:g} "
+            "(rounding, or no kernel at all): raise the regularization."
         ) from error
     return Ridge(scipy.linalg.cho_solve(factor, targets - mean), mean, float(regularization))
 
@@ -200,9 +200,10 @@ def _held_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        held[generator.permutation(members)[: round(fraction * len(members))]] = True
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held[generator.permutation(members)[:count]] = True
     if not held.any() or held.all():
-        raise ValueError(f"validation = {fraction} of {len(labels)} samples leaves nothing to fit or nothing to validate.")
+        raise ValueError(f"validation = {fraction} of {len(labels)} samples leaves a side of the split empty.")
     return held
 
 

@@ -12,10 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from npk import measures, plots
-from npk.study import read_study
+from npk._run_folder import read_study, replace
 
 _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROSS}$", "ntk": "$K$"}
-_COLORS = dict(zip(("$H$", "$K^V$", "$K^F$", "$K^{CROSS}$", "$K$"), (*plots.COLORS[:4], plots.COLORS[4]), strict=True))
+_COLORS: dict[str, str] = dict(
+    zip(("$H$", "$K^V$", "$K^F$", "$K^{CROSS}$", "$K$"), (*plots.COLORS[:4], plots.COLORS[4]), strict=True)
+)
 _PIXELS = r"pixels alone, $\Sigma$"
 
 
@@ -52,9 +54,7 @@ def write_report(folder: str | Path) -> Path:
         _, path = plots.save(figure, folder / "figures" / name)
         svg[name] = path.read_text(encoding="utf-8")
     page = folder / "report.html"
-    temporary = folder / "report.html.part"
-    temporary.write_text(render(study, svg), encoding="utf-8")
-    temporary.replace(page)
+    replace(page, render(study, svg).encode())
     return page
 
 

@@ -13,11 +13,7 @@ training set. A run folder holds everything:
 """
 
 import dataclasses
-import hashlib
-import importlib.metadata
-import json
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,15 +25,15 @@ import numpy as np
 import optax
 
 from npk import datasets, measures, networks, regression, training
+from npk._run_folder import begin, existing, write_arrays, write_json
+from npk._run_folder import read_study as read_study
 from npk.gating import gates, soft_relu
 from npk.path_kernel import gram, path_kernel
 from npk.tangent import split_ntk
 
 Progress = Callable[[float, str], None]
 
-FORMAT = 1
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
-_VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +89,6 @@ class StudyConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.stages < 2:
             raise ValueError(f"stages must be at least 2 (initial and trained), got {self.stages}.")
-
-    def digest(self) -> str:
-        """A hash of the configuration, by which a run folder is recognised.
-
-        Returns:
-            16 hexadecimal digits.
-        """
-        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class _Model(NamedTuple):
@@ -165,120 +152,29 @@ def run_study(
         (2, True)
     """
     folder, progress = Path(out), progress or (lambda fraction, text: None)
-    study = _existing(config, folder, resume)
+    settings = dataclasses.asdict(config)
+    study = existing(settings, folder, resume)
     if study is not None and study["finished"]:
         return study
     progress(0.0, "loading data")
     data = datasets.load(config.dataset, data_dir=data_dir, seed=config.seed)
     model = _build(config, data)
-    study = study or _new(config, folder)
+    study = study or begin(settings, folder)
     stages = _trained_stages(config, model, data, folder, study, progress)
     chosen = _choose_samples(config, data)
-    _write_arrays(folder / "samples.npz", **chosen)
+    write_arrays(folder / "samples.npz", **chosen)
     if study["data"] is None:
         study["data"] = _describe(data, chosen)
         study["pixels"] = _pixels(data, chosen)
-        _write_json(folder / "study.json", study)
+        write_json(folder / "study.json", study)
     for stage in range(len(study["stages"]), config.stages):
         progress(0.15 + 0.85 * stage / config.stages, f"kernels of stage {stage}")
         study["stages"].append(_stage(config, model, stages, stage, data, chosen, folder, study))
-        _write_json(folder / "study.json", study)
+        write_json(folder / "study.json", study)
     study["finished"] = True
-    _write_json(folder / "study.json", study)
+    write_json(folder / "study.json", study)
     progress(1.0, "done")
     return study
-
-
-# --- the run folder ---------------------------------------------------------------------------------
-
-
-def read_study(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a run folder's `study.json`.
-
-    Args:
-        folder: the run folder.
-
-    Returns:
-        Configuration, versions and numbers.
-
-    Raises:
-        FileNotFoundError: the folder holds no study.
-
-    Example:
-        >>> from npk.study import read_study
-        >>> read_study("nowhere")
-        Traceback (most recent call last):
-        FileNotFoundError: nowhere holds no study (no study.json).
-    """
-    path = Path(folder) / "study.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no study (no study.json).")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _existing(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any] | None:
-    """The study of the folder, or None where a new one may begin."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file: choose another folder.")
-    if (folder / "study.json").exists():
-        study = read_study(folder)
-        _check_same(config, study, folder, resume)
-        return study
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty and holds no study: choose another folder.")
-    return None
-
-
-def _new(config: StudyConfig, folder: Path) -> dict[str, Any]:
-    (folder / "kernels").mkdir(parents=True, exist_ok=True)
-    study = {
-        "format": FORMAT,
-        "digest": config.digest(),
-        "finished": False,
-        "config": dataclasses.asdict(config),
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in _VERSIONS}},
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
-            "device": jax.devices()[0].device_kind,
-        },
-        "data": None,
-        "network": None,
-        "training": None,
-        "pixels": None,
-        "stages": [],
-    }
-    _write_json(folder / "study.json", study)
-    return study
-
-
-def _check_same(config: StudyConfig, study: dict[str, Any], folder: Path, resume: bool) -> None:
-    state = "a finished study" if study["finished"] else f"an unfinished study ({len(study['stages'])} stages done)"
-    if not resume:
-        raise FileExistsError(f"{folder} already holds {state}: continue it with --resume, or choose another folder.")
-    if study["digest"] != config.digest():
-        new = dataclasses.asdict(config)
-        other = [f"{k} = {v} there, {new.get(k)} here" for k, v in study["config"].items() if v != new.get(k)]
-        reason = "; ".join(other) or f"it was written in format {study['format']}, this is {FORMAT}"
-        raise ValueError(f"{folder} holds a study of another configuration ({reason}): give it again, or another folder.")
-
-
-def _write_json(path: Path, content: Any) -> None:
-    _replace(path, lambda file: file.write(json.dumps(content, indent=1, ensure_ascii=False).encode()))
-
-
-def _write_arrays(path: Path, **arrays: Any) -> None:
-    _replace(path, lambda file: np.savez(file, **arrays))
-
-
-def _replace(path: Path, write: Callable[[Any], Any]) -> None:
-    """Write beside and rename, so that a reader, or an interruption, never meets half a file."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 # --- training ---------------------------------------------------------------------------------------
@@ -321,14 +217,14 @@ def _trained_stages(
             on_record=lambda r: progress(0.15 * r.epoch / config.epochs, f"training, accuracy {r.train_accuracy:.0%}"),
         )
         named = {f"stage-{s}/{k}": v for s, tree in enumerate(trained.stages) for k, v in _named(tree).items()}
-        _write_arrays(path, **named)
+        write_arrays(path, **named)
         study["network"] = _describe_network(model)
         study["training"] = {
             "stages": [dataclasses.asdict(record) for record in trained.records],
             "history": [dataclasses.asdict(record) for record in trained.history],
             "seconds": time.perf_counter() - start,
         }
-        _write_json(folder / "study.json", study)
+        write_json(folder / "study.json", study)
     structure = jax.tree_util.tree_structure(model.variables)
     with np.load(path) as arrays:
         leaves = [[arrays[f"stage-{s}/{k}"] for k in _named(model.variables)] for s in range(config.stages)]
@@ -437,7 +333,7 @@ def _stage(
     }
     spectra = {f"{name}_spectrum": measures.spectrum(arrays[name]) for name in ("npk", "value", "feature", "ntk")}
     path = folder / "kernels" / f"stage-{stage}.npz"
-    _write_arrays(path, **arrays, **spectra)
+    write_arrays(path, **arrays, **spectra)
     with np.load(folder / "kernels" / "stage-0.npz") as first:
         drift = {name: measures.drift(arrays[name], first[name]) for name in KERNELS}
     now, before = gates(f)(params, x), gates(first_f)(first_params, x)

@@ -141,7 +141,8 @@ def train(
 def _check(x: Any, y: Any, epochs: int, batch_size: int, stages: int) -> None:
     if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or not jnp.issubdtype(y.dtype, jnp.integer):
         raise ValueError(
-            f"training needs inputs [N, ...] and whole-number labels [N], got {list(x.shape)} and {y.dtype}{list(y.shape)}."
+            f"training needs inputs [N, ...] and whole-number labels [N], "
+            f"got {list(x.shape)} and {y.dtype}{list(y.shape)}."
         )
     if not 1 <= batch_size <= len(x):
         raise ValueError(f"batch_size must lie in 1 … {len(x)} (the training samples), got {batch_size}.")
@@ -153,7 +154,7 @@ def _check(x: Any, y: Any, epochs: int, batch_size: int, stages: int) -> None:
 
 def _check_progress(record: Record) -> None:
     if not np.isfinite(record.loss):
-        raise ValueError(f"training diverged (the loss is {record.loss} after {record.step} steps): lower the learning rate.")
+        raise ValueError(f"training diverged (loss {record.loss} after {record.step} steps): lower the learning rate.")
 
 
 def _schedule(epoch_steps: int, epochs: int) -> list[int]:

@@ -45,12 +45,14 @@ def _multiplier(words: int, single: bool) -> Any:
 
         return numba.types.uint64(numba.types.uint64), generate
 
+    count_bits: Any = bit_count
+
     @numba.njit(boundscheck=False, nogil=True)
     def multiply_row(a: Any, b: Any, scale: Any, shift: Any, h: Any) -> None:
         for j in range(h.shape[0]):
             count = numba.int64(0)
             for w in range(words):
-                count += numba.int64(bit_count(a[w] & b[w, j]))
+                count += numba.int64(count_bits(a[w] & b[w, j]))
             h[j] = (h[j] + shift) * (real(count) * scale)
 
     @numba.njit(parallel=True, boundscheck=False, nogil=True)
@@ -72,7 +74,7 @@ def multiply_overlaps(
     scales: Sequence[float],
     shifts: Sequence[float],
 ) -> np.ndarray:
-    """h ← (h + shift_l) · scale_l · (G_l G_l'ᵀ) for every layer l, in place.
+    """H ← (h + shift_l) · scale_l · (G_l G_l'ᵀ) for every layer l, in place.
 
     Args:
         h: the kernel of the first layer, [n1, n2], float32 or float64, C-contiguous and writable.

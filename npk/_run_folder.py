@@ -1,0 +1,116 @@
+"""Folders of runs: begun once, written whole file by whole file, continued only by the same configuration."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+FORMAT = 1
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
+
+
+def digest(config: dict[str, Any]) -> str:
+    """A hash of a configuration, by which its run folder is recognised."""
+    text = json.dumps({"format": FORMAT, **config}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_study(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a run folder's `study.json`.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        Configuration, versions and numbers.
+
+    Raises:
+        FileNotFoundError: the folder holds no study.
+
+    Example:
+        >>> from npk.study import read_study
+        >>> read_study("nowhere")
+        Traceback (most recent call last):
+        FileNotFoundError: nowhere holds no study (no study.json).
+    """
+    path = Path(folder) / "study.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no study (no study.json).")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def existing(config: dict[str, Any], folder: Path, resume: bool) -> dict[str, Any] | None:
+    """The study of the folder, or None where a new one may begin."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: choose another folder.")
+    if (folder / "study.json").exists():
+        study = read_study(folder)
+        _check_same(config, study, folder, resume)
+        return study
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty and holds no study: choose another folder.")
+    return None
+
+
+def _check_same(config: dict[str, Any], study: dict[str, Any], folder: Path, resume: bool) -> None:
+    state = "a finished study" if study["finished"] else f"an unfinished study ({len(study['stages'])} stages done)"
+    if not resume:
+        raise FileExistsError(f"{folder} already holds {state}: continue it with --resume, or choose another folder.")
+    if study["digest"] != digest(config):
+        other = [f"{k} = {v} there, {config.get(k)} here" for k, v in study["config"].items() if v != config.get(k)]
+        reason = "; ".join(other) or f"it was written in format {study['format']}, this is {FORMAT}"
+        raise ValueError(f"{folder} holds a study of another configuration ({reason}): choose another folder.")
+
+
+def begin(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the folder, and in it the `study.json` of a study of which nothing is done yet."""
+    (folder / "kernels").mkdir(parents=True, exist_ok=True)
+    study = {
+        "format": FORMAT,
+        "digest": digest(config),
+        "finished": False,
+        "config": config,
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in _VERSIONS}},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+            "device": jax.devices()[0].device_kind,
+        },
+        "data": None,
+        "network": None,
+        "training": None,
+        "pixels": None,
+        "stages": [],
+    }
+    write_json(folder / "study.json", study)
+    return study
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole."""
+    replace(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write an NPZ file whole."""
+    replace(path, lambda file: np.savez(file, **arrays))
+
+
+def replace(path: Path, content: bytes | Callable[[Any], Any]) -> None:
+    """Write beside and rename, so that a reader, or an interruption, never meets half a file."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
