@@ -15,6 +15,12 @@ from npk.paths import count_paths as count_paths
 from npk.paths import npf as npf
 from npk.paths import npv as npv
 from npk.paths import path_names as path_names
+from npk.tangent import NTKSplit as NTKSplit
+from npk.tangent import ntk as ntk
+from npk.tangent import ntk_diagonal as ntk_diagonal
+from npk.tangent import ntk_trace as ntk_trace
+from npk.tangent import split_ntk as split_ntk
+from npk.tangent import split_ntk_diagonal as split_ntk_diagonal
 
 _require_supported_jax()
 

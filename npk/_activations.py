@@ -40,7 +40,9 @@ _ELEMENTWISE = frozenset(
 _GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min select_n tanh".split())
 _DECIDING = frozenset("abs div max min mul select_n".split())
 _POOLS = frozenset(("reduce_max", "reduce_window_max"))
+# Names of calls that npk leaves in a traced function to find them again.
 IDENTITY = "npk_identity_activation"
+GATE = "npk_gate"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -400,9 +402,18 @@ def opens_for_gates(eqn: Any) -> bool:
     """Open every plain call; open custom derivatives and loops only where they hold an activation."""
     if is_custom(eqn) or eqn.primitive.name == "scan":
         return contains_activation(eqn)
-    return eqn.params.get("name") != IDENTITY
+    return not _is_mark(eqn)
 
 
 def opens_all(eqn: Any) -> bool:
     """Open everything but the marks that npk itself leaves."""
-    return eqn.params.get("name") != IDENTITY
+    return not _is_mark(eqn)
+
+
+def _is_mark(eqn: Any) -> bool:
+    return eqn.primitive.name in ("jit", "pjit") and eqn.params.get("name") in (IDENTITY, GATE)
+
+
+def is_gate_mark(equation: Equation) -> bool:
+    """Whether the equation marks a gate that was given to `gated`."""
+    return equation.activation is None and _is_mark(equation) and equation.params["name"] == GATE

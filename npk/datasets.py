@@ -111,7 +111,15 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         ) from error
     if data_dir is not None and not Path(data_dir).is_dir():
         raise FileNotFoundError(f"data_dir {str(data_dir)!r} is not a folder.")
-    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except ValueError as error:
+        if "file format" not in str(error).lower():
+            raise
+        raise FileNotFoundError(
+            f"{name!r} was prepared in {data_dir or 'the default folder'} in another format: prepare it with "
+            "file_format='array_record', in another folder."
+        ) from error
     if not (builder.data_path / "dataset_info.json").exists():
         raise FileNotFoundError(
             f"{name!r} is not prepared in {builder.data_path}. Prepare it once, where TensorFlow is installed, with "
@@ -125,12 +133,7 @@ def _split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     import PIL.Image
     import tensorflow_datasets as tfds
 
-    try:
-        source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-    except NotImplementedError as error:
-        raise FileNotFoundError(
-            f"{builder.data_path} was prepared in another format: prepare it with file_format='array_record'."
-        ) from error
+    source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     records = source.__getitems__(list(range(len(source))))
     shape = builder.info.features["image"].shape
     images = np.empty((len(records), *shape), np.uint8)

@@ -77,13 +77,32 @@ def run_with_gates(
         if activation is None:
             return equation.bind(*values)
         (q,) = values
-        gate = activation.gate(q) if queue is None else next(queue)
+        gate = activation.gate(q) if queue is None else _marked_gate(next(queue))
         seen[0].append(q)
         seen[1].append(gate)
         return [activation.apply(q, gate)]
 
     outputs = _jaxpr.evaluate(program, args, rule)
     return outputs[0], *seen
+
+
+def _named(name: str) -> Callable[[Any], Any]:
+    """The identity as a call of that name, which survives tracing and vmap and so can be found again."""
+
+    def identity(value: Any) -> Any:
+        return jnp.multiply(value, jnp.ones((), value.dtype))
+
+    identity.__name__ = name
+    return jax.jit(identity)
+
+
+_identity_activation = _named(_activations.IDENTITY)
+_gate_mark = _named(_activations.GATE)
+
+
+def _marked_gate(gate: Any) -> Any:
+    """A gate given from outside, marked so that `split_ntk` can hold it fixed."""
+    return _gate_mark(gate) if _jaxpr.is_traced(gate) else gate
 
 
 def gate_shapes(program: _jaxpr.Program) -> list[Any]:
@@ -222,15 +241,6 @@ def gated(f: Function) -> Callable[[PyTree, Any, Sequence[Any]], Array]:
         return run_with_gates(program, _leaves(params, x), gates)[0]
 
     return gated_f
-
-
-def _identity_body(q: Any) -> Any:
-    return jnp.multiply(q, jnp.asarray(1, q.dtype))
-
-
-# A named call survives tracing and vmap, so that the activations of `linear(f)` can be found again.
-_identity_body.__name__ = _activations.IDENTITY
-_identity_activation = jax.jit(_identity_body)
 
 
 def linear(f: Function) -> Function:

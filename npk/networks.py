@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -43,7 +44,7 @@ class MLP(nn.Module):
     activation: Activation = nn.relu
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n k"]:
+    def __call__(self, x: Float[Array | np.ndarray, "n ..."]) -> Float[Array, "n k"]:
         """Logits of a batch."""
         x = x.reshape(x.shape[0], -1)
         for _ in range(self.depth - 1):
@@ -80,7 +81,7 @@ class C4GAP(nn.Module):
     activation: Activation = nn.relu
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n k"]:
+    def __call__(self, x: Float[Array | np.ndarray, "n h w c"]) -> Float[Array, "n k"]:
         """Logits of a batch."""
         x = _four_convolutions(self, x)
         return nn.Dense(self.outputs, use_bias=self.use_bias)(x.mean(axis=(1, 2)))
@@ -110,7 +111,7 @@ class VCONV(nn.Module):
     activation: Activation = nn.relu
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n k"]:
+    def __call__(self, x: Float[Array | np.ndarray, "n h w c"]) -> Float[Array, "n k"]:
         """Logits of a batch."""
         x = _four_convolutions(self, x)
         return nn.Dense(self.outputs, use_bias=self.use_bias)(x.reshape(x.shape[0], -1))
@@ -156,7 +157,7 @@ class VGG16(nn.Module):
     activation: Activation = nn.relu
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n k"]:
+    def __call__(self, x: Float[Array | np.ndarray, "n h w c"], train: bool = False) -> Float[Array, "n k"]:
         """Logits of a batch; `train` normalises by the batch's own statistics."""
         if min(x.shape[1:3]) < 32:
             raise ValueError(f"VGG16 halves images five times: they need 32x32 pixels, got {x.shape[1]}x{x.shape[2]}.")
@@ -208,7 +209,7 @@ class ResNet(nn.Module):
     activation: Activation = nn.relu
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n k"]:
+    def __call__(self, x: Float[Array | np.ndarray, "n h w c"], train: bool = False) -> Float[Array, "n k"]:
         """Logits of a batch; `train` normalises by the batch's own statistics."""
         blocks, rest = divmod(self.depth - 2, 6)
         if rest or blocks < 1:

@@ -91,21 +91,41 @@ class StudyConfig:
             raise ValueError(f"stages must be at least 2 (initial and trained), got {self.stages}.")
 
 
-class _Model(NamedTuple):
-    """A network as functions of its trainable parameters {"params": …} alone."""
+class _Questions(NamedTuple):
+    """What is asked of a network at a stage: functions of its trainable parameters {"params": …} and images."""
 
-    variables: Any
-    module: Any
-    soft_module: Any
+    logits: Callable[..., Any]
+    gates: Callable[..., Any]
+    path_kernel: Callable[..., Any]
+    split_ntk: Callable[..., Any]
 
-    def at(self, variables: Any) -> tuple[Any, Any, Any]:
-        """Hard-gated and soft-gated function, and parameters. Batch statistics become constants of the functions."""
+
+def _questions(module: Any, soft_module: Any, frozen: Mapping[str, Any]) -> _Questions:
+    """The questions, where batch statistics (`frozen`) are constants of the network."""
+
+    def hard(params: Any, x: Any) -> Any:
+        return module.apply({**frozen, **params}, x)
+
+    def soft(params: Any, x: Any) -> Any:
+        return soft_module.apply({**frozen, **params}, x)
+
+    return _Questions(jax.jit(hard), jax.jit(gates(hard)), path_kernel(hard), split_ntk(soft))
+
+
+class _Model:
+    """A network, hard and soft, and its initial variables."""
+
+    def __init__(self, module: Any, soft_module: Any, variables: Any) -> None:
+        self.module, self.variables = module, variables
+        self._soft_module = soft_module
+        self._plain = _questions(module, soft_module, {})
+
+    def at(self, variables: Any) -> tuple[_Questions, Any]:
+        """The questions at these variables, and the trainable ones of them."""
         frozen = {name: leaves for name, leaves in variables.items() if name != "params"}
-        hard, soft = (
-            lambda params, x, module=module: module.apply({**frozen, **params}, x)
-            for module in (self.module, self.soft_module)
-        )
-        return hard, soft, {"params": variables["params"]}
+        # One set of functions for all stages, where possible, is compiled once.
+        questions = _questions(self.module, self._soft_module, frozen) if frozen else self._plain
+        return questions, {"params": variables["params"]}
 
     def forward(self, variables: Any, x: Any) -> tuple[Any, Any]:
         """Logits and variables of a training step: batch normalisation by the batch's own statistics."""
@@ -193,7 +213,7 @@ def _build(config: StudyConfig, data: datasets.Dataset) -> _Model:
         for activation in (jax.nn.relu, lambda q: soft_relu(q, config.beta))
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    return _Model(jax.jit(module.init)(key, data.x_train[:1]), module, soft_module)
+    return _Model(module, soft_module, jax.jit(module.init)(key, data.x_train[:1]))
 
 
 def _trained_stages(
@@ -321,13 +341,13 @@ def _stage(
 ) -> dict[str, Any]:
     """Kernels and numbers of one stage; the arrays are written here, the numbers by the caller."""
     start = time.perf_counter()
-    f, soft_f, params = model.at(stages[stage])
-    first_f, _, first_params = model.at(stages[0])
+    ask, params = model.at(stages[stage])
+    ask_first, first_params = model.at(stages[0])
     x, x_test = _inputs(data, chosen)
-    split = split_ntk(soft_f)(params, x)
+    split = ask.split_ntk(params, x)
     arrays = {
-        "npk": np.asarray(path_kernel(f)(params, x)),
-        "npk_test": np.asarray(path_kernel(f)(params, x_test, x)),
+        "npk": np.asarray(ask.path_kernel(params, x)),
+        "npk_test": np.asarray(ask.path_kernel(params, x_test, x)),
         **{name: np.asarray(getattr(split, name)) for name in ("value", "feature", "cross")},
         "ntk": np.asarray(split.total),
     }
@@ -336,14 +356,14 @@ def _stage(
     write_arrays(path, **arrays, **spectra)
     with np.load(folder / "kernels" / "stage-0.npz") as first:
         drift = {name: measures.drift(arrays[name], first[name]) for name in KERNELS}
-    now, before = gates(f)(params, x), gates(first_f)(first_params, x)
+    now, before = ask.gates(params, x), ask_first.gates(first_params, x)
     flips = measures.gate_flips(now, before)
     sizes = [np.size(gate) for gate in now]
     trace = float(np.trace(arrays["ntk"], dtype=np.float64))
     return {
         **study["training"]["stages"][stage],
         "stage": stage,
-        "test_accuracy": _accuracy(f, params, data.x_test, data.y_test),
+        "test_accuracy": _accuracy(ask.logits, params, data.x_test, data.y_test),
         "gate_flips": {"all": float(np.average(flips, weights=sizes)), "layers": flips},
         "alignment": {name: measures.alignment(arrays[name], chosen["train_labels"]) for name in KERNELS},
         "alignment_uncentered": {
@@ -360,6 +380,5 @@ def _stage(
 
 
 def _accuracy(f: Callable[[Any, Any], Any], params: Any, x: np.ndarray, y: np.ndarray) -> float:
-    compiled = jax.jit(f)
-    scores = [np.asarray(compiled(params, x[i : i + 1000])) for i in range(0, len(x), 1000)]
+    scores = [np.asarray(f(params, x[i : i + 1000])) for i in range(0, len(x), 1000)]
     return regression.accuracy(np.concatenate(scores), y)

@@ -1,0 +1,268 @@
+"""Where parameters enter a program, and how each use contributes to a tangent kernel.
+
+A weight that is used once, in a product, has the gradient Σ_t A_t ⊗ B_t: A its layer's inputs, B the
+cotangents of its outputs, t the positions that share it. Its part of the kernel follows from products of
+A's and of B's and the Jacobian is never formed. All other parameters (shared weights, biases, factors,
+embeddings, functions of parameters) are differentiated as they stand, one sample's gradient at a time.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from npk._jaxpr import Const, Equation, Program, Var
+
+# Floating-point operations per second differ by how the work is shaped: measured on a 2-core AVX-512
+# machine, products over position pairs (many small outputs) run at about half the rate of the batched
+# products that form per-sample gradients, whose result must also be written and read once (about 16
+# operations' time a number).
+_PAIR_COST, _NUMBER_COST = 2.0, 16.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Use:
+    """A product of data with a weight: `equation` reads leaf number `leaf`, times `constant`, once."""
+
+    equation: Equation
+    leaf: int
+    constant: float
+    data_first: bool
+
+
+def find_uses(program: Program) -> tuple[list[Use], list[int]]:
+    """Split the parameters: uses in products, and the leaves that must be differentiated as they stand.
+
+    Returns:
+        The uses, in order, and the numbers of the other leaves that the program reads at all.
+    """
+    data = program.reached_from(program.x)
+    origin = _selections(program, data)
+    made_of = _ingredients(program, data)
+    readers = program.consumers()
+    candidates: dict[int, list[tuple[Use, np.ndarray]]] = {}
+    plain: set[int] = {n for a in program.outputs if isinstance(a, Var) and a not in data for n in made_of.get(a, ())}
+    for equation in program.equations:
+        if not any(isinstance(a, Var) and a in data for a in equation.inputs):
+            continue
+        for atom in {a for a in equation.inputs if isinstance(a, Var) and a not in data}:
+            use = _as_use(equation, atom, origin.get(atom), data)
+            if use is None or len(readers[atom]) > 1 or sum(a is atom for a in equation.inputs) > 1:
+                plain |= made_of.get(atom, set())
+            else:
+                leaf, elements, _ = origin[atom]
+                candidates.setdefault(leaf, []).append((use, elements))
+    uses = []
+    for leaf, found in candidates.items():
+        elements = np.concatenate([e for _, e in found])
+        if leaf in plain or len(np.unique(elements)) < len(elements):
+            plain.add(leaf)
+        else:
+            uses += [use for use, _ in found]
+    order = {e: i for i, e in enumerate(program.equations)}
+    kept = [n for n in sorted(plain) if jnp.issubdtype(program.params[n].dtype, jnp.inexact)]
+    return sorted(uses, key=lambda u: order[u.equation]), kept
+
+
+def _as_use(equation: Equation, atom: Var, origin: Any, data: set[Var]) -> Use | None:
+    if origin is None or equation.name not in ("dot_general", "conv_general_dilated"):
+        return None
+    first = equation.inputs[0] in data
+    if equation.name == "conv_general_dilated" and (not first or equation.params["batch_group_count"] != 1):
+        return None
+    return Use(equation, origin[0], origin[2], first)
+
+
+_REARRANGING = frozenset(("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "copy", "copy_p"))
+
+
+def _selections(program: Program, data: set[Var]) -> dict[Var, tuple[int, np.ndarray, float]]:
+    """The values that are a rearrangement of a part of one leaf, times a number: (leaf, its elements, number)."""
+    numbered = {
+        v: (n, np.arange(math.prod(v.shape)).reshape(v.shape), 1.0)
+        for n, v in enumerate(program.params)
+        if jnp.issubdtype(v.dtype, jnp.floating)
+    }
+    found = dict(numbered)
+    for equation in program.equations:
+        known = [a for a in equation.inputs if isinstance(a, Var) and a in found]
+        if len(known) != 1 or any(isinstance(a, Var) and a not in found for a in equation.inputs):
+            continue
+        leaf, elements, number = found[known[0]]
+        out = equation.outputs[0]
+        if equation.name in _REARRANGING and len(equation.inputs) == 1:
+            with jax.ensure_compile_time_eval():
+                moved = np.asarray(equation.bind(jnp.asarray(elements))[0])
+            found[out] = (leaf, moved, number)
+        elif equation.name == "convert_element_type" and jnp.issubdtype(out.dtype, jnp.floating):
+            found[out] = (leaf, elements, number)
+        elif equation.name in ("mul", "div") and out.shape == known[0].shape:
+            factor = [a for a in equation.inputs if isinstance(a, Const) and np.size(a.value) == 1]
+            if factor and not (equation.name == "div" and equation.inputs[0] is not known[0]):
+                value = float(np.asarray(factor[0].value).reshape(()))
+                found[out] = (leaf, elements, number * value if equation.name == "mul" else number / value)
+    return {v: (n, e.reshape(-1), c) for v, (n, e, c) in found.items() if v not in data}
+
+
+def _ingredients(program: Program, data: set[Var]) -> dict[Var, set[int]]:
+    """For each value made of parameters alone, the leaves it is made of."""
+    made: dict[Var, set[int]] = {v: {n} for n, v in enumerate(program.params)}
+    for equation in program.equations:
+        inputs = [a for a in equation.inputs if isinstance(a, Var)]
+        if not any(a in data for a in inputs):
+            leaves = set().union(*(made.get(a, set()) for a in inputs)) if inputs else set()
+            made.update(dict.fromkeys(equation.outputs, leaves))
+    return made
+
+
+# -------------------------------------------------------------------------------- A and B as matrices
+
+
+def inputs_of(use: Use, a: Any) -> Any:
+    """A: the inputs of a use for every sample [n, *shape] as [n, groups, positions, inputs]."""
+    if use.equation.name == "dot_general":
+        contract, batch, free = _dot_axes(use)[0]
+        shape = a.shape[1:]
+        moved = jnp.transpose(a, (0, *(1 + d for d in (*batch, *free, *contract))))
+        return moved.reshape(a.shape[0], *(math.prod(shape[d] for d in group) for group in (batch, free, contract)))
+    return _patches(use.equation, a)
+
+
+def cotangents_of(use: Use, b: Any) -> Any:
+    """B: the cotangents of a use's outputs [n, K, *shape] as [n, K, groups, positions, outputs]."""
+    n, k, *shape = b.shape
+    if use.equation.name == "dot_general":
+        (_, batch, free), (_, _, out) = _dot_axes(use)
+        n_b, n_f, n_o = len(batch), len(free), len(out)
+        first, second = (n_f, n_o) if use.data_first else (n_o, n_f)
+        places = [list(range(n_b)), list(range(n_b, n_b + first)), list(range(n_b + first, n_b + first + second))]
+        groups = places if use.data_first else [places[0], places[2], places[1]]
+    else:
+        numbers, g = use.equation.params["dimension_numbers"], use.equation.params["feature_group_count"]
+        batch, feature, *spatial = numbers.out_spec
+        b = jnp.moveaxis(b, 2 + feature, 2)
+        rest = [d for d in (batch, *spatial)]
+        rest = [d + 1 if d < feature else d for d in rest]
+        b = jnp.transpose(b, (0, 1, 2, *(2 + d for d in rest)))
+        channels = shape[feature]
+        b = b.reshape(n, k, g, channels // g, -1)
+        return jnp.swapaxes(b, 3, 4)
+    moved = jnp.transpose(b, (0, 1, *(2 + d for group in groups for d in group)))
+    return moved.reshape(n, k, *(math.prod(shape[d] for d in group) for group in groups))
+
+
+def _dot_axes(use: Use) -> tuple[Any, Any]:
+    """(contracted, batch, free) axes of the data and of the weight."""
+    (lhs_c, rhs_c), (lhs_b, rhs_b) = use.equation.params["dimension_numbers"]
+    lhs, rhs = use.equation.inputs
+    sides = []
+    for atom, contract, batch in ((lhs, lhs_c, lhs_b), (rhs, rhs_c, rhs_b)):
+        free = [d for d in range(len(atom.shape)) if d not in (*contract, *batch)]
+        sides.append((tuple(contract), tuple(batch), tuple(free)))
+    return (sides[0], sides[1]) if use.data_first else (sides[1], sides[0])
+
+
+def _patches(equation: Equation, a: Any) -> Any:
+    """What each output position of a convolution reads, by slicing: [n, groups, positions, k.. × channels]."""
+    p = equation.params
+    batch, feature, *spatial = p["dimension_numbers"].lhs_spec
+    kernel = [equation.inputs[1].shape[d] for d in p["dimension_numbers"].rhs_spec[2:]]
+    out = [equation.outputs[0].shape[d] for d in p["dimension_numbers"].out_spec[2:]]
+    a = jnp.transpose(a, (0, *(1 + d for d in (batch, *spatial, feature))))  # [n, batch, spatial.., channels]
+    config = [(0, 0, 0)] * 2 + [(lo, hi, s - 1) for (lo, hi), s in zip(p["padding"], p["lhs_dilation"])] + [(0, 0, 0)]
+    a = jax.lax.pad(a, jnp.zeros((), a.dtype), config)
+    taken = []
+    for offset in np.ndindex(*kernel):
+        start = [o * d for o, d in zip(offset, p["rhs_dilation"])]
+        cut = [slice(s, s + (n - 1) * t + 1, t) for s, n, t in zip(start, out, p["window_strides"])]
+        taken.append(a[(slice(None), slice(None), *cut)])
+    stacked = jnp.stack(taken, -2)  # [n, batch, positions.., k, channels]
+    n, groups = a.shape[0], p["feature_group_count"]
+    stacked = stacked.reshape(n, -1, len(taken), groups, stacked.shape[-1] // groups)
+    return jnp.moveaxis(stacked, 3, 1).reshape(n, groups, stacked.shape[1], -1)
+
+
+# --------------------------------------------------------------------------------- contributions
+
+
+def by_pairs(sizes: tuple[int, int, int, int], n1: int, n2: int, outputs: int, kinds: int) -> bool:
+    """Whether products over pairs of positions cost less than per-sample gradients."""
+    groups, positions, fan_in, fan_out = sizes
+    if positions == 1 and groups == 1:
+        return True
+    pairs = n1 * n2 * groups * positions**2 * (fan_in + kinds * outputs * fan_out) * _PAIR_COST
+    size = groups * fan_in * fan_out * outputs * kinds
+    gradients = (n1 + n2) * size * (positions + _NUMBER_COST) + n1 * n2 * size
+    return pairs < gradients
+
+
+def gradients(a: Any, b: Any) -> Any:
+    """Σ_t A_t ⊗ B_t for every sample and output: [n, K, numbers]."""
+    g = jnp.einsum("ngti,nkgto->nkgio", a, b, precision=jax.lax.Precision.HIGHEST)
+    return g.reshape(*g.shape[:2], -1)
+
+
+def inner(x: Any, y: Any, full: bool) -> Any:
+    """Inner products of [n, K, p] and [m, K, p]: summed over outputs, or [n, m, K, K]."""
+    spec = "nkp,mlp->nmkl" if full else "nkp,mkp->nm"
+    return jnp.einsum(spec, x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def paired(a1: Any, b1: Any, a2: Any, b2: Any, full: bool) -> Any:
+    """Σ_{t,t'} (A_t·A'_t')(B_t·B'_t')."""
+    highest = jax.lax.Precision.HIGHEST
+    if a1.shape[1] == a1.shape[2] == 1:
+        aa = jnp.einsum("ni,mi->nm", a1[:, 0, 0], a2[:, 0, 0], precision=highest)
+        bb = inner(b1[:, :, 0, 0], b2[:, :, 0, 0], full)
+        return aa[..., None, None] * bb if full else aa * bb
+    aa = jnp.einsum("ngti,mgsi->nmgts", a1, a2, precision=highest)
+    spec = "nkgto,mlgso->nmgtskl" if full else "nkgto,mkgso->nmgts"
+    bb = jnp.einsum(spec, b1, b2, precision=highest)
+    return jnp.einsum("nmgts,nmgtskl->nmkl", aa, bb) if full else jnp.einsum("nmgts,nmgts->nm", aa, bb)
+
+
+def contributions(
+    use: Use,
+    one: tuple[Any, Sequence[Any]],
+    two: tuple[Any, Sequence[Any]],
+    wanted: Sequence[tuple[int, int]],
+    full: bool,
+) -> list[Any]:
+    """A use's part of the kernel for each wanted pair of cotangents (number on the left, on the right).
+
+    `one` and `two` hold A and a list of B's, as the program has them, for the rows and the columns.
+    """
+    a1 = inputs_of(use, one[0])
+    a2 = a1 if two is one else inputs_of(use, two[0])
+    left = [cotangents_of(use, b) for b in one[1]]
+    right = left if two is one else [cotangents_of(use, b) for b in two[1]]
+    n, groups, positions, fan_in = a1.shape
+    outputs, fan_out = left[0].shape[1], left[0].shape[-1]
+    square = use.constant**2
+    if by_pairs((groups, positions, fan_in, fan_out), n, a2.shape[0], outputs, len(left)):
+        return [square * paired(a1, left[i], a2, right[j], full) for i, j in wanted]
+    g1 = [gradients(a1, b) for b in left]
+    g2 = g1 if two is one else [gradients(a2, b) for b in right]
+    return [square * inner(g1[i], g2[j], full) for i, j in wanted]
+
+
+def squared_norms(use: Use, a: Any, bs: Sequence[Any], wanted: Sequence[tuple[int, int]], full: bool) -> list[Any]:
+    """The diagonal of `contributions`: [n], or [n, K, K]."""
+    a, bs = inputs_of(use, a), [cotangents_of(use, b) for b in bs]
+    if a.shape[1] == a.shape[2] == 1:
+        norm = jnp.sum(a * a, (1, 2, 3))
+        flat = [b[:, :, 0, 0] for b in bs]
+        products = [own_inner(flat[i], flat[j], full) for i, j in wanted]
+        return [use.constant**2 * (norm[:, None, None] * p if full else norm * p) for p in products]
+    g = [gradients(a, b) for b in bs]
+    return [use.constant**2 * own_inner(g[i], g[j], full) for i, j in wanted]
+
+
+def own_inner(x: Any, y: Any, full: bool) -> Any:
+    """Inner products of every sample with itself: [n], or [n, K, K]."""
+    spec = "nkp,nlp->nkl" if full else "nkp,nkp->n"
+    return jnp.einsum(spec, x, y, precision=jax.lax.Precision.HIGHEST)

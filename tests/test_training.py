@@ -1,0 +1,142 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from npk import networks, training
+
+pytestmark = pytest.mark.standard_dtypes
+
+
+def problem():
+    generator = np.random.default_rng(0)
+    y = np.arange(90, dtype=np.int32) % 3
+    x = generator.normal(size=(90, 6)).astype(np.float32) + 2 * np.eye(3, 6, dtype=np.float32)[y]
+    net = networks.MLP(width=16, depth=3, outputs=3)
+    return net, net.init(jax.random.key(0), x[:1]), x, y
+
+
+def run(**changes):
+    net, params, x, y = problem()
+    settings = {"key": jax.random.key(1), "epochs": 6, "batch_size": 20, "stages": 5, "optimizer": optax.adam(0.02)}
+    return net, params, x, y, training.train(net.apply, params, x, y, **(settings | changes))
+
+
+def same(a, b):
+    return all(np.array_equal(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_stages_run_from_the_initial_to_the_trained_parameters_with_their_accuracies():
+    net, params, x, y, trained = run()
+    assert same(trained.stages[0], params)
+    assert [r.step for r in (trained.records[0], trained.records[-1])] == [0, 6 * (90 // 20)]
+    steps = [record.step for record in trained.records]
+    assert steps == sorted(set(steps)) and len(steps) == 5
+    for stage, record in zip(trained.stages, trained.records, strict=True):
+        assert record.train_accuracy == pytest.approx(float((net.apply(stage, x).argmax(1) == y).mean()))
+    assert trained.records[-1].train_accuracy > 0.9
+
+
+def test_the_same_key_gives_the_same_parameters_and_another_key_others():
+    first, again, other = run()[-1], run()[-1], run(key=jax.random.key(2))[-1]
+    assert first.history == again.history
+    assert same(first.stages[-1], again.stages[-1])
+    assert not same(first.stages[-1], other.stages[-1])
+
+
+def test_steps_are_those_of_plain_optax():
+    net, params, x, y, trained = run(epochs=2, optimizer=optax.sgd(0.1))
+    optimizer = optax.sgd(0.1)
+    state = optimizer.init(params)
+
+    def loss(p, batch):
+        return optax.softmax_cross_entropy_with_integer_labels(net.apply(p, x[batch]), y[batch]).mean()
+
+    for epoch in range(2):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.key(1), epoch), 90))
+        for i in range(4):
+            change, state = optimizer.update(jax.grad(loss)(params, order[20 * i : 20 * i + 20]), state)
+            params = optax.apply_updates(params, change)
+    for mine, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(trained.stages[-1]), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_statistics_move_and_get_no_gradient():
+    net = networks.ResNet(depth=8, width=2, outputs=2)
+    x = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
+    y = np.arange(16, dtype=np.int32) % 2
+    variables = net.init(jax.random.key(0), x[:1])
+
+    def forward(v, batch):
+        logits, moved = net.apply(v, batch, train=True, mutable=["batch_stats"])
+        return logits, {**v, **moved}
+
+    trained = training.train(
+        net.apply, variables, x, y, key=jax.random.key(0), epochs=1, batch_size=16, stages=2, forward=forward
+    )
+    _, expected = forward(
+        variables, x[np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.key(0), 0), 16))]
+    )
+    for mine, theirs in zip(
+        jax.tree.leaves(expected["batch_stats"]), jax.tree.leaves(trained.stages[-1]["batch_stats"]), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_records_are_reported_as_they_are_taken():
+    seen = []
+    trained = run(on_record=seen.append)[-1]
+    assert tuple(seen) == trained.history
+    assert [record.step for record in seen[:4]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "stages", "expected"),
+    [
+        ([0.0, 0.25, 0.5, 0.75, 1.0], 5, [0, 1, 2, 3, 4]),
+        ([0.0, 0.1, 0.5, 0.9, 0.91, 1.0], 3, [0, 2, 5]),
+        ([0.0, 0.6, 0.5, 0.7, 1.0], 3, [0, 1, 4]),  # the dip at 2 is nearest, but not on the rise
+        ([0.5, 0.5, 0.5, 0.5], 4, [0, 1, 2, 3]),  # nothing is learned
+        ([0.0, 1.0, 1.0, 1.0, 1.0], 4, [0, 1, 2, 4]),  # learned at once
+    ],
+)
+def test_stages_are_spread_over_the_rise_of_accuracy(accuracies, stages, expected):
+    assert training._choose(accuracies, stages) == expected
+
+
+def test_snapshots_are_thinned_where_accuracy_changes_least():
+    record = lambda a: training.Record(0, 0.0, 0.0, a)  # noqa: E731
+    snapshots = [(record(i / 40), i) for i in range(training._SNAPSHOTS)] + [(record(31.1 / 40), -1), (record(1.0), -2)]
+    training._thin(snapshots)
+    assert len(snapshots) == training._SNAPSHOTS + 1
+    assert snapshots[0][1] == 0 and snapshots[-1][1] == -2
+    assert {i for _, i in snapshots}.symmetric_difference({*range(training._SNAPSHOTS), -1, -2}) == {31}
+
+
+def test_the_schedule_is_dense_at_first_and_ends_every_epoch():
+    schedule = training._schedule(epoch_steps=100, epochs=5)
+    assert schedule[:6] == [0, 1, 2, 3, 4, 5] and schedule[-1] == 500
+    assert {100, 200, 300, 400} <= set(schedule)
+    assert all(a // 100 == (b - 1) // 100 for a, b in zip(schedule, schedule[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 91}, "batch_size must lie in 1 … 90"),
+        ({"batch_size": 0}, "batch_size must lie in 1 … 90"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"stages": 1}, "stages must be at least 2"),
+        ({"epochs": 1, "batch_size": 90}, "1 steps are too few for 5 stages"),
+        ({"optimizer": optax.sgd(1e30)}, "training diverged"),
+    ],
+)
+def test_errors(changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(**changes)
+
+
+def test_labels_must_be_whole_numbers():
+    with pytest.raises(ValueError, match="whole-number labels"):
+        training.train(lambda p, x: x @ p, jnp.eye(2), jnp.eye(2), jnp.array([0.0, 1.0]), key=jax.random.key(0))
