@@ -25,12 +25,23 @@ def known_true(predicate: Callable[..., Any], *values: Any) -> bool:
         return all(bool(jnp.all(predicate(v))) for v in values)
 
 
+@jax.jit
+def _all_finite(values: Sequence[Any]) -> Any:
+    return jnp.all(jnp.stack([jnp.isfinite(v).all() for v in values])) if values else jnp.array(True)
+
+
 def _describe(value: Any) -> str:
     return f"{jnp.result_type(value)}{list(np.shape(value))}"
 
 
 def check_finite(value: Any, name: str) -> None:
     """Every number in `value` is finite (skipped under tracing, where numbers are not known)."""
+    floats = [a for a in jax.tree_util.tree_leaves(value) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
+    if not concrete(floats):
+        return
+    with jax.ensure_compile_time_eval():
+        if _all_finite(floats):
+            return
     for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
         if concrete(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             with jax.ensure_compile_time_eval():

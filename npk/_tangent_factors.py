@@ -34,41 +34,59 @@ class Use:
     data_first: bool
 
 
-def find_uses(program: Program) -> tuple[list[Use], list[int]]:
-    """Split the parameters: uses in products, and the leaves that must be differentiated as they stand.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Read:
+    """Any other equation of data with values made of parameters; `made` are their places among its inputs."""
 
-    Returns:
-        The uses, in order, and the numbers of the other leaves that the program reads at all.
-    """
+    equation: Equation
+    made: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Uses:
+    """How a program reads its parameters: by layer rules, and in other ways that need leaf gradients."""
+
+    products: list[Use]
+    reads: list[Read]
+    leaves: list[int]  # the leaves that `reads` depend on
+
+
+def find_uses(program: Program) -> Uses:
+    """Split the equations that read parameters into products with a rule and all others."""
     data = program.reached_from(program.x)
     origin = _selections(program, data)
     made_of = _ingredients(program, data)
     readers = program.consumers()
-    candidates: dict[int, list[tuple[Use, np.ndarray]]] = {}
-    plain: set[int] = {n for a in program.outputs if isinstance(a, Var) and a not in data for n in made_of.get(a, ())}
+    rules: dict[int, list[tuple[Use, np.ndarray]]] = {}
+    reads: list[Read] = []
     for equation in program.equations:
-        if not any(isinstance(a, Var) and a in data for a in equation.inputs):
+        inputs = equation.inputs
+        made = tuple(i for i, a in enumerate(inputs) if isinstance(a, Var) and a not in data and made_of.get(a))
+        if not made or len(made) == len(inputs) or not any(isinstance(a, Var) and a in data for a in inputs):
             continue
-        for atom in {a for a in equation.inputs if isinstance(a, Var) and a not in data}:
-            use = _as_use(equation, atom, origin.get(atom), data)
-            if use is None or len(readers[atom]) > 1 or sum(a is atom for a in equation.inputs) > 1:
-                plain |= made_of.get(atom, set())
-            else:
-                leaf, elements, _ = origin[atom]
-                candidates.setdefault(leaf, []).append((use, elements))
-    uses = []
-    for leaf, found in candidates.items():
-        elements = np.concatenate([e for _, e in found])
-        if leaf in plain or len(np.unique(elements)) < len(elements):
-            plain.add(leaf)
+        atom = inputs[made[0]]
+        use = _as_use(equation, origin.get(atom), data) if len(made) == 1 and isinstance(atom, Var) else None
+        if use is None or len(readers[atom]) > 1:  # type: ignore[index]
+            reads.append(Read(equation, made))
         else:
-            uses += [use for use, _ in found]
+            rules.setdefault(use.leaf, []).append((use, origin[atom][1]))  # type: ignore[index]
+    shared = {n for read in reads for i in read.made for n in made_of[read.equation.inputs[i]]}  # type: ignore[index]
+    products = []
+    for leaf, found in rules.items():
+        elements = np.concatenate([e for _, e in found])
+        if leaf in shared or len(np.unique(elements)) < len(elements):
+            shared.add(leaf)
+            reads += [Read(use.equation, (1 if use.data_first else 0,)) for use, _ in found]
+        else:
+            products += [use for use, _ in found]
     order = {e: i for i, e in enumerate(program.equations)}
-    kept = [n for n in sorted(plain) if jnp.issubdtype(program.params[n].dtype, jnp.inexact)]
-    return sorted(uses, key=lambda u: order[u.equation]), kept
+    leaves = [n for n in sorted(shared) if jnp.issubdtype(program.params[n].dtype, jnp.floating)]
+    return Uses(
+        sorted(products, key=lambda u: order[u.equation]), sorted(reads, key=lambda r: order[r.equation]), leaves
+    )
 
 
-def _as_use(equation: Equation, atom: Var, origin: Any, data: set[Var]) -> Use | None:
+def _as_use(equation: Equation, origin: Any, data: set[Var]) -> Use | None:
     if origin is None or equation.name not in ("dot_general", "conv_general_dilated"):
         return None
     first = equation.inputs[0] in data
@@ -186,6 +204,14 @@ def _patches(equation: Equation, a: Any) -> Any:
     return jnp.moveaxis(stacked, 3, 1).reshape(n, groups, stacked.shape[1], -1)
 
 
+def sizes_of(use: Use) -> tuple[int, int, int, int]:
+    """(groups, positions, inputs, outputs) of a use's weight."""
+    data, out = use.equation.inputs[0 if use.data_first else 1], use.equation.outputs[0]
+    a = jax.eval_shape(lambda v: inputs_of(use, v), jax.ShapeDtypeStruct((1, *data.shape), data.dtype))
+    b = jax.eval_shape(lambda v: cotangents_of(use, v), jax.ShapeDtypeStruct((1, 1, *out.shape), out.dtype))
+    return a.shape[1], a.shape[2], a.shape[3], b.shape[4]
+
+
 # --------------------------------------------------------------------------------- contributions
 
 
@@ -208,15 +234,22 @@ def gradients(a: Any, b: Any) -> Any:
 
 def inner(x: Any, y: Any, full: bool) -> Any:
     """Inner products of [n, K, p] and [m, K, p]: summed over outputs, or [n, m, K, K]."""
-    spec = "nkp,mlp->nmkl" if full else "nkp,mkp->nm"
-    return jnp.einsum(spec, x, y, precision=jax.lax.Precision.HIGHEST)
+    (n, k, _), (m, j, _) = x.shape, y.shape
+    if full:
+        return jnp.transpose(_rows(x.reshape(n * k, -1), y.reshape(m * j, -1)).reshape(n, k, m, j), (0, 2, 1, 3))
+    return _rows(x.reshape(n, -1), y.reshape(m, -1))
+
+
+def _rows(x: Any, y: Any) -> Any:
+    """One plain matrix product x yᵀ: several contracted axes would leave the fast path of XLA on CPU."""
+    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def paired(a1: Any, b1: Any, a2: Any, b2: Any, full: bool) -> Any:
     """Σ_{t,t'} (A_t·A'_t')(B_t·B'_t')."""
     highest = jax.lax.Precision.HIGHEST
     if a1.shape[1] == a1.shape[2] == 1:
-        aa = jnp.einsum("ni,mi->nm", a1[:, 0, 0], a2[:, 0, 0], precision=highest)
+        aa = _rows(a1[:, 0, 0], a2[:, 0, 0])
         bb = inner(b1[:, :, 0, 0], b2[:, :, 0, 0], full)
         return aa[..., None, None] * bb if full else aa * bb
     aa = jnp.einsum("ngti,mgsi->nmgts", a1, a2, precision=highest)
@@ -225,13 +258,10 @@ def paired(a1: Any, b1: Any, a2: Any, b2: Any, full: bool) -> Any:
     return jnp.einsum("nmgts,nmgtskl->nmkl", aa, bb) if full else jnp.einsum("nmgts,nmgts->nm", aa, bb)
 
 
-def contributions(
-    use: Use,
-    one: tuple[Any, Sequence[Any]],
-    two: tuple[Any, Sequence[Any]],
-    wanted: Sequence[tuple[int, int]],
-    full: bool,
-) -> list[Any]:
+Factors = tuple[Any, Sequence[Any]]
+
+
+def contributions(use: Use, one: Factors, two: Factors, wanted: Sequence[tuple[int, int]], full: bool) -> list[Any]:
     """A use's part of the kernel for each wanted pair of cotangents (number on the left, on the right).
 
     `one` and `two` hold A and a list of B's, as the program has them, for the rows and the columns.

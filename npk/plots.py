@@ -298,7 +298,7 @@ def spectra(series: Mapping[str, ArrayLike], *, ylabel: str = "eigenvalue / sum 
         >>> plots.spectra({"stage 0": [3.0, 1.0]}).axes[0].get_xscale()
         'log'
     """
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.25, 0.9, max(len(series), 2)))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.82, max(len(series), 2)))
     with matplotlib.rc_context(_STYLE):
         figure, ((axes,),) = _figure(6.4, 3.5)
         for (name, values), shade in zip(series.items(), shades, strict=False):

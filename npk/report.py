@@ -89,10 +89,10 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
         "accuracy": plots.curves(
             {
                 "network": [stage["test_accuracy"] for stage in stages],
-                "gates alone, $H$": [stage["ridge"]["test_accuracy"] for stage in stages],
+                "gates, $H$": [stage["ridge"]["test_accuracy"] for stage in stages],
             },
             references={_PIXELS: study["pixels"]["ridge"]["test_accuracy"]},
-            colors={"network": plots.COLORS[4], "gates alone, $H$": plots.COLORS[0]},
+            colors={"network": plots.COLORS[4], "gates, $H$": plots.COLORS[0]},
             ylabel="test accuracy",
             percent=True,
             **common,
@@ -106,7 +106,7 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
         ),
         "split": plots.shares(
             {_NAMES[part]: [stage["share"][part] for stage in stages] for part in ("value", "feature", "cross")},
-            ylabel="share of the trace of $K$",
+            ylabel="share of of the trace of $K$",
             **common,
         ),
     }
@@ -246,30 +246,33 @@ def _inline(name: str, svg: str) -> str:
     return svg.replace("<svg", '<svg aria-hidden="true"', 1).strip()
 
 
-_COLUMNS = (
-    ("stage", lambda s: str(s["stage"])),
-    ("step", lambda s: f"{s['step']:,}"),
-    ("train acc.", lambda s: f"{s['train_accuracy']:.1%}"),
-    ("test acc.", lambda s: f"{s['test_accuracy']:.1%}"),
-    ("ridge with <i>H</i>", lambda s: f"{s['ridge']['test_accuracy']:.1%}"),
-    ("flipped", lambda s: f"{s['gate_flips']['all']:.1%}"),
-    ("align. <i>H</i>", lambda s: f"{s['alignment']['npk']:.3f}"),
-    ("align. <i>K</i><sup>V</sup>", lambda s: f"{s['alignment']['value']:.3f}"),
-    ("align. <i>K</i><sup>F</sup>", lambda s: f"{s['alignment']['feature']:.3f}"),
-    ("align. <i>K</i><sup>CROSS</sup>", lambda s: f"{s['alignment']['cross']:.3f}"),
-    ("drift <i>H</i>", lambda s: f"{abs(s['drift']['npk']):.4f}"),
-    ("drift <i>K</i>", lambda s: f"{abs(s['drift']['ntk']):.4f}"),
-    ("eff. rank <i>H</i>", lambda s: f"{s['effective_rank']['npk']:.1f}"),
-    ("share <i>K</i><sup>V</sup>", lambda s: f"{s['share']['value']:.1%}"),
-    ("share <i>K</i><sup>F</sup>", lambda s: f"{s['share']['feature']:.1%}"),
-    ("share <i>K</i><sup>CROSS</sup>", lambda s: f"{s['share']['cross']:.1%}"),
+_ROWS = (
+    ("gradient steps", lambda s: f"{s['step']:,}"),
+    ("network, training accuracy", lambda s: f"{s['train_accuracy']:.1%}"),
+    ("network, test accuracy", lambda s: f"{s['test_accuracy']:.1%}"),
+    ("ridge with <i>H</i>, test accuracy", lambda s: f"{s['ridge']['test_accuracy']:.1%}"),
+    ("gates flipped", lambda s: f"{s['gate_flips']['all']:.1%}"),
+    ("alignment of <i>H</i>", lambda s: f"{s['alignment']['npk']:.3f}"),
+    ("alignment of <i>K</i><sup>V</sup>", lambda s: f"{s['alignment']['value']:.3f}"),
+    ("alignment of <i>K</i><sup>F</sup>", lambda s: f"{s['alignment']['feature']:.3f}"),
+    ("alignment of <i>K</i><sup>CROSS</sup>", lambda s: f"{s['alignment']['cross']:.3f}"),
+    ("drift of <i>H</i>", lambda s: f"{abs(s['drift']['npk']):.4f}"),
+    ("drift of <i>K</i>", lambda s: f"{abs(s['drift']['ntk']):.4f}"),
+    ("effective rank of <i>H</i>", lambda s: f"{s['effective_rank']['npk']:.1f}"),
+    ("share of <i>K</i><sup>V</sup>", lambda s: f"{s['share']['value']:.1%}"),
+    ("share of <i>K</i><sup>F</sup>", lambda s: f"{s['share']['feature']:.1%}"),
+    ("share of <i>K</i><sup>CROSS</sup>", lambda s: f"{s['share']['cross']:.1%}"),
 )
 
 
 def _stages_table(stages: Sequence[dict[str, Any]]) -> str:
-    head = "".join(f"<th scope='col'>{name}</th>" for name, _ in _COLUMNS)
-    rows = ("<tr>" + "".join(f"<td>{show(stage)}</td>" for _, show in _COLUMNS) + "</tr>" for stage in stages)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    """A column a stage: so the table fits a page, and a row reads as a story."""
+    head = "".join(f"<th scope='col'>{stage['stage']}</th>" for stage in stages)
+    rows = (
+        f"<tr><th scope='row'>{name}</th>" + "".join(f"<td>{show(stage)}</td>" for stage in stages) + "</tr>"
+        for name, show in _ROWS
+    )
+    return f"<table><thead><tr><th scope='col'>stage</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _pairs(values: dict[str, Any]) -> str:

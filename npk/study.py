@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from npk._run_folder import begin, existing, write_arrays, write_json
 from npk._run_folder import read_study as read_study
 from npk.gating import gates, soft_relu
 from npk.path_kernel import gram, path_kernel
-from npk.tangent import split_ntk
+from npk.tangent import NTKSplit, split_ntk
 
 Progress = Callable[[float, str], None]
 
@@ -91,41 +91,25 @@ class StudyConfig:
             raise ValueError(f"stages must be at least 2 (initial and trained), got {self.stages}.")
 
 
-class _Questions(NamedTuple):
-    """What is asked of a network at a stage: functions of its trainable parameters {"params": …} and images."""
-
-    logits: Callable[..., Any]
-    gates: Callable[..., Any]
-    path_kernel: Callable[..., Any]
-    split_ntk: Callable[..., Any]
-
-
-def _questions(module: Any, soft_module: Any, frozen: Mapping[str, Any]) -> _Questions:
-    """The questions, where batch statistics (`frozen`) are constants of the network."""
-
-    def hard(params: Any, x: Any) -> Any:
-        return module.apply({**frozen, **params}, x)
-
-    def soft(params: Any, x: Any) -> Any:
-        return soft_module.apply({**frozen, **params}, x)
-
-    return _Questions(jax.jit(hard), jax.jit(gates(hard)), path_kernel(hard), split_ntk(soft))
-
-
 class _Model:
-    """A network, hard and soft, and its initial variables."""
+    """A network and what is asked of it: compiled once for all stages."""
 
     def __init__(self, module: Any, soft_module: Any, variables: Any) -> None:
         self.module, self.variables = module, variables
+        self.logits = jax.jit(module.apply)
+        self.gates = jax.jit(gates(module.apply))
+        self.path_kernel = path_kernel(module.apply)
         self._soft_module = soft_module
-        self._plain = _questions(module, soft_module, {})
+        self._split = split_ntk(soft_module.apply)
 
-    def at(self, variables: Any) -> tuple[_Questions, Any]:
-        """The questions at these variables, and the trainable ones of them."""
+    def split(self, variables: Any, x: Any) -> NTKSplit:
+        """The split of the tangent kernel of the soft network, by its trainable parameters alone."""
         frozen = {name: leaves for name, leaves in variables.items() if name != "params"}
-        # One set of functions for all stages, where possible, is compiled once.
-        questions = _questions(self.module, self._soft_module, frozen) if frozen else self._plain
-        return questions, {"params": variables["params"]}
+        if not frozen:
+            return self._split(variables, x)
+        # Batch statistics are no parameters of the tangent kernel: constants, another network at each stage.
+        split = split_ntk(lambda params, x: self._soft_module.apply({**frozen, **params}, x))
+        return split({"params": variables["params"]}, x)
 
     def forward(self, variables: Any, x: Any) -> tuple[Any, Any]:
         """Logits and variables of a training step: batch normalisation by the batch's own statistics."""
@@ -341,13 +325,12 @@ def _stage(
 ) -> dict[str, Any]:
     """Kernels and numbers of one stage; the arrays are written here, the numbers by the caller."""
     start = time.perf_counter()
-    ask, params = model.at(stages[stage])
-    ask_first, first_params = model.at(stages[0])
+    variables = stages[stage]
     x, x_test = _inputs(data, chosen)
-    split = ask.split_ntk(params, x)
+    split = model.split(variables, x)
     arrays = {
-        "npk": np.asarray(ask.path_kernel(params, x)),
-        "npk_test": np.asarray(ask.path_kernel(params, x_test, x)),
+        "npk": np.asarray(model.path_kernel(variables, x)),
+        "npk_test": np.asarray(model.path_kernel(variables, x_test, x)),
         **{name: np.asarray(getattr(split, name)) for name in ("value", "feature", "cross")},
         "ntk": np.asarray(split.total),
     }
@@ -356,14 +339,14 @@ def _stage(
     write_arrays(path, **arrays, **spectra)
     with np.load(folder / "kernels" / "stage-0.npz") as first:
         drift = {name: measures.drift(arrays[name], first[name]) for name in KERNELS}
-    now, before = ask.gates(params, x), ask_first.gates(first_params, x)
+    now, before = model.gates(variables, x), model.gates(stages[0], x)
     flips = measures.gate_flips(now, before)
     sizes = [np.size(gate) for gate in now]
     trace = float(np.trace(arrays["ntk"], dtype=np.float64))
     return {
         **study["training"]["stages"][stage],
         "stage": stage,
-        "test_accuracy": _accuracy(ask.logits, params, data.x_test, data.y_test),
+        "test_accuracy": _accuracy(model.logits, variables, data.x_test, data.y_test),
         "gate_flips": {"all": float(np.average(flips, weights=sizes)), "layers": flips},
         "alignment": {name: measures.alignment(arrays[name], chosen["train_labels"]) for name in KERNELS},
         "alignment_uncentered": {

@@ -17,8 +17,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from npk import _activations, _checks, _jaxpr
-from npk._jaxpr import Equation, Program
-from npk._tangent_factors import Use, contributions, find_uses, inner, own_inner, squared_norms
+from npk._jaxpr import Equation, Program, Var
+from npk._tangent_factors import (
+    Uses,
+    by_pairs,
+    contributions,
+    find_uses,
+    inner,
+    own_inner,
+    sizes_of,
+    squared_norms,
+)
 from npk.gating import Function
 
 # What one block of samples may hold of layer inputs, cotangents and gradients.
@@ -76,11 +85,10 @@ jax.tree_util.register_dataclass(_Derivatives, ["inputs", "cotangents", "gradien
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Plan:
-    """A single-sample program with its uses (layer rules) and other leaves (differentiated as they stand)."""
+    """A single-sample program, how it reads its parameters, and the backward passes wanted of it."""
 
     program: Program
-    uses: list[Use]
-    others: list[int]
+    uses: Uses
     fixed: tuple[bool, ...]  # for each backward pass, whether gates are held fixed
 
     @property
@@ -99,9 +107,8 @@ def _plan(f: Function, params: PyTree, x: Any, split: bool) -> _Plan:
     if split:
         program = _activations.with_activations(program)
     _checks.check_program(program, 1)
-    uses, others = find_uses(program)
     fixed = (False,) if not split else (True, False) if _has_soft_gates(program) else (True,)
-    return _Plan(program, uses, others, fixed)
+    return _Plan(program, find_uses(program), fixed)
 
 
 def _has_soft_gates(program: Program) -> bool:
@@ -112,18 +119,17 @@ def _has_soft_gates(program: Program) -> bool:
     )
 
 
-def _forward(
-    plan: _Plan, leaves: Sequence[Any], x: Any, others: Sequence[Any], nudges: Sequence[Any], fixed: bool
-) -> Any:
-    """The outputs [K] for one sample, `nudges` added to the outputs of the uses; and the uses' inputs."""
-    place = {use.equation: i for i, use in enumerate(plan.uses)}
-    seen: list[Any] = [None] * len(plan.uses)
+def _forward(plan: _Plan, leaves: Sequence[Any], x: Any, nudges: Mapping[int, list[Any]], fixed: bool) -> Any:
+    """The outputs [K] for one sample, `nudges` added to what reads parameters; and what was read there."""
+    places = {e.equation: i for i, e in enumerate((*plan.uses.products, *plan.uses.reads))}
+    seen: dict[int, list[Any]] = {}
 
     def rule(equation: Equation, values: list[Any]) -> list[Any]:
-        if equation in place:
-            i = place[equation]
-            seen[i] = values[0 if plan.uses[i].data_first else 1]
-            return [equation.bind(*values)[0] + nudges[i]]
+        if equation in places:
+            i = places[equation]
+            seen[i] = values
+            outputs = equation.bind(*values)
+            return [o + nudge if _is_float(o) else o for o, nudge in zip(outputs, nudges[i], strict=True)]
         if equation.activation is not None:
             (q,) = values
             gate = equation.activation.gate(q)
@@ -132,29 +138,100 @@ def _forward(
             return [jax.lax.stop_gradient(v) for v in equation.bind(*values)]
         return equation.bind(*values)
 
-    values = list(leaves)
-    for number, leaf in zip(plan.others, others, strict=True):
-        values[number] = leaf
-    (out,) = _jaxpr.evaluate(plan.program, [*values, x[None]], rule)
-    return out.reshape(-1), seen
+    (out,) = _jaxpr.evaluate(plan.program, [*leaves, x[None]], rule)
+    kept = {i: _data_of(plan, i, values) for i, values in seen.items()}
+    return out.reshape(-1), kept
+
+
+def _is_float(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def _data_of(plan: _Plan, i: int, values: Sequence[Any]) -> list[Any]:
+    """What equation i read that depends on x."""
+    if i < len(plan.uses.products):
+        return [values[0 if plan.uses.products[i].data_first else 1]]
+    made = plan.uses.reads[i - len(plan.uses.products)].made
+    return [v for j, v in enumerate(values) if j not in made]
 
 
 def _derivatives(plan: _Plan, leaves: Sequence[Any], x: Any) -> _Derivatives:
-    """Inputs, cotangents and gradients of one sample: one forward pass, one backward pass a mode."""
-    nudges = [jnp.zeros(u.equation.outputs[0].shape, u.equation.outputs[0].dtype) for u in plan.uses]
-    others = [leaves[n] for n in plan.others]
+    """Inputs, cotangents and gradients of a block of samples: one forward pass, one backward pass a mode."""
+    equations = [e.equation for e in (*plan.uses.products, *plan.uses.reads)]
+    n, n_products = x.shape[0], len(plan.uses.products)
+    nudges = {
+        i: [jnp.zeros((n, *v.shape), v.dtype if _is_float(v) else jnp.float32) for v in e.outputs]
+        for i, e in enumerate(equations)
+    }
     cotangents, gradients, inputs = [], [], []
     for fixed in plan.fixed:
-        run = functools.partial(_forward, plan, leaves, x, fixed=fixed)
-        out, pull, inputs = jax.vjp(run, others, nudges, has_aux=True)
-        seeds = jnp.eye(out.shape[0], dtype=out.dtype)
-        g, b = jax.vmap(pull)(seeds)
-        cotangents.append(b)
-        gradients.append([a.reshape(a.shape[0], -1) for a in g])
+        run = jax.vmap(functools.partial(_forward, plan, leaves, fixed=fixed))
+        out, pull, seen = jax.vjp(lambda v, run=run: run(x, v), nudges, has_aux=True)
+        k = out.shape[1]
+        seeds = jnp.broadcast_to(jnp.eye(k, dtype=out.dtype)[:, None], (k, n, k))
+        (b,) = jax.vmap(pull)(seeds)  # [K, n, ...]: all samples in one backward pass an output
+        inputs = [seen[i][0] for i in range(n_products)]
+        cotangents.append([jnp.swapaxes(b[i][0], 0, 1) for i in range(n_products)])
+        gradients.append(_leaf_gradients(plan, leaves, seen, b) if plan.uses.reads else [])
     if plan.soft:  # ψ^F = ∇f - ψ^V
         cotangents[1] = [t - v for t, v in zip(cotangents[1], cotangents[0], strict=True)]
         gradients[1] = [t - v for t, v in zip(gradients[1], gradients[0], strict=True)]
     return _Derivatives(inputs, cotangents, gradients)
+
+
+def _derive_apart(plan: _Plan, leaves: Sequence[Any], x: Any) -> _Derivatives:
+    """`_derivatives`, kept from being fused into the products that read them (which XLA does at their expense)."""
+    return jax.lax.optimization_barrier(_derivatives(plan, leaves, x))
+
+
+def _leaf_gradients(
+    plan: _Plan, leaves: Sequence[Any], seen: Mapping[int, list[Any]], b: Mapping[int, Any]
+) -> list[Any]:
+    """Gradients [n, K, size] of the leaves that are read in other ways than products, all reads summed."""
+    reads, first = plan.uses.reads, len(plan.uses.products)
+    read_data = {i: seen[first + i] for i in range(len(reads))}
+    read_cotangents = {i: b[first + i] for i in range(len(reads))}
+    wanted = [leaves[number] for number in plan.uses.leaves]
+
+    def outputs(chosen: Sequence[Any], data: Mapping[int, list[Any]]) -> list[Any]:
+        """What the reads return for given leaves, the data they read taken as given."""
+        values = list(leaves)
+        for number, leaf in zip(plan.uses.leaves, chosen, strict=True):
+            values[number] = leaf
+        made = _parameter_values(plan.program, values)
+        results = []
+        for i, read in enumerate(reads):
+            rest = iter(data[i])
+            inputs = [_value_of(a, made) if j in read.made else next(rest) for j, a in enumerate(read.equation.inputs)]
+            results.append([o for o in read.equation.bind(*inputs) if _is_float(o)])
+        return results
+
+    def pull_one(data: Any, cotangent: Any) -> Any:
+        _, pull = jax.vjp(lambda chosen: outputs(chosen, data), wanted)
+        floats = [
+            [c for c, v in zip(cotangent[i], read.equation.outputs, strict=True) if _is_float(v)]
+            for i, read in enumerate(reads)
+        ]
+        return [g.reshape(-1) for g in pull(floats)[0]]
+
+    over_outputs = jax.vmap(pull_one, in_axes=(None, 0))
+    return jax.vmap(over_outputs, in_axes=(0, 1))(read_data, read_cotangents)
+
+
+def _parameter_values(program: Program, leaves: Sequence[Any]) -> dict[Var, Any]:
+    """The values of a program that are made of parameters alone."""
+    data = program.reached_from(program.x)
+    made = dict(zip(program.params, leaves, strict=True))
+    for equation in program.equations:
+        if not any(isinstance(a, Var) and a in data for a in equation.inputs):
+            made.update(
+                zip(equation.outputs, equation.bind(*(_value_of(a, made) for a in equation.inputs)), strict=True)
+            )
+    return made
+
+
+def _value_of(atom: Any, made: Mapping[Var, Any]) -> Any:
+    return made[atom] if isinstance(atom, Var) else atom.value
 
 
 # ------------------------------------------------------------------------------------ blocks of pairs
@@ -178,14 +255,14 @@ def _pieces(
         name = plan.program.param_paths[leaf]
         pieces[name] = [a + b for a, b in zip(pieces[name], parts, strict=True)] if name in pieces else parts
 
-    for i, use in enumerate(plan.uses):
+    for i, use in enumerate(plan.uses.products):
         left = (one.inputs[i], [mode[i] for mode in one.cotangents])
         if diagonal:
             put(use.leaf, squared_norms(use, *left, wanted, full))
         else:
             right = left if symmetric else (other.inputs[i], [mode[i] for mode in other.cotangents])
             put(use.leaf, contributions(use, left, right, wanted, full))
-    for j, leaf in enumerate(plan.others):
+    for j, leaf in enumerate(plan.uses.leaves):
         left_g, right_g = [m[j] for m in one.gradients], [m[j] for m in other.gradients]
         product = own_inner if diagonal else inner
         put(leaf, [product(left_g[a], right_g[b], full) for a, b in wanted])
@@ -200,17 +277,18 @@ def _mirrored(mixed: Any, full: bool, diagonal: bool) -> Any:
 
 
 def _block_size(plan: _Plan, outputs: int, itemsize: int) -> int:
-    """Samples whose derivatives fit the budget."""
-    numbers = 0
-    for use in plan.uses:
-        data = use.equation.inputs[0 if use.data_first else 1]
-        weight = math.prod(use.equation.inputs[1 if use.data_first else 0].shape)
-        positions = math.prod(use.equation.outputs[0].shape)
-        patches = math.prod(data.shape) * (weight // max(1, use.equation.outputs[0].shape[-1]))
-        numbers += math.prod(data.shape) + outputs * plan.modes * (2 * positions + weight)
-        numbers += min(patches, math.prod(data.shape) * 25)
-    numbers += sum(outputs * plan.modes * math.prod(plan.program.params[n].shape) for n in plan.others)
-    return max(1, _BLOCK_BYTES // (itemsize * max(1, numbers)))
+    """Samples whose derivatives fit the budget: what all uses keep, and the most that one needs in passing."""
+    kept, passing = 0, 0
+    cotangents = outputs * plan.modes
+    for use in plan.uses.products:
+        groups, positions, fan_in, fan_out = sizes = sizes_of(use)
+        kept += math.prod(use.equation.inputs[0 if use.data_first else 1].shape)
+        kept += 2 * cotangents * groups * positions * fan_out
+        gradients = 0 if by_pairs(sizes, 64, 64, outputs, plan.modes) else cotangents * groups * fan_in * fan_out
+        passing = max(passing, groups * positions * fan_in + gradients)
+    kept += sum(cotangents * math.prod(v.shape) for r in plan.uses.reads for v in r.equation.outputs)
+    kept += sum(cotangents * math.prod(plan.program.params[n].shape) for n in plan.uses.leaves)
+    return max(1, _BLOCK_BYTES // (itemsize * max(1, kept + 2 * passing)))
 
 
 def _padded(x: Any, size: int) -> Any:
@@ -219,7 +297,7 @@ def _padded(x: Any, size: int) -> Any:
 
 def _kernel_pieces(plan: _Plan, leaves: Sequence[Any], x1: Any, x2: Any | None, full: bool) -> dict[str, list[Any]]:
     """All leaves' pieces for all pairs, block by block where the derivatives of all samples do not fit."""
-    derive = jax.vmap(functools.partial(_derivatives, plan, leaves))
+    derive = functools.partial(_derive_apart, plan, leaves)
     outputs = plan.program.outputs[0].shape[-1]
     size = _block_size(plan, outputs, plan.program.outputs[0].dtype.itemsize)
     other = x1 if x2 is None else x2
@@ -247,7 +325,7 @@ def _diagonal_pieces(plan: _Plan, leaves: Sequence[Any], x: Any, full: bool = Fa
     """All leaves' pieces for every sample with itself, without the kernel."""
 
     def single(sample: Any) -> Any:
-        one = jax.vmap(functools.partial(_derivatives, plan, leaves))(sample[None])
+        one = _derivatives(plan, leaves, sample[None])
         return jax.tree_util.tree_map(lambda t: t[0], _pieces(plan, one, None, full, True))
 
     size = _block_size(plan, plan.program.outputs[0].shape[-1], plan.program.outputs[0].dtype.itemsize)
@@ -272,14 +350,28 @@ def _assembled(plan: _Plan, pieces: Mapping[str, list[Any]], shape: tuple[int, .
 # -------------------------------------------------------------------------------------------- checks
 
 
-def _check(f: Function, params: PyTree, x1: Any, x2: Any | None, outputs: str = "trace") -> None:
-    if outputs not in ("trace", "full"):
-        raise ValueError(f"outputs must be 'trace' (summed over outputs) or 'full' ([N1, N2, K, K]), got {outputs!r}.")
-    _checks.check_pair(x1, x2)
-    _checks.check_finite(params, "params")
-    _checks.check_program(_jaxpr.trace(f, params, x1, _activations.opens_for_gates), x1.shape[0])
-    if _checks.concrete(params, x1) and jnp.issubdtype(x1.dtype, jnp.floating):
-        _check_independent(f, params, x1)
+class _Checks:
+    """What every call is checked for; what depends on shapes alone is checked once for each."""
+
+    def __init__(self, f: Function):
+        self.f = f
+        self.seen: set[Any] = set()
+
+    def __call__(self, params: PyTree, x1: Any, x2: Any | None, outputs: str = "trace") -> None:
+        if outputs not in ("trace", "full"):
+            raise ValueError(
+                f"outputs must be 'trace' (summed over outputs) or 'full' ([N1, N2, K, K]), got {outputs!r}."
+            )
+        _checks.check_pair(x1, x2)
+        _checks.check_finite(params, "params")
+        leaves, tree = jax.tree_util.tree_flatten((params, x1))
+        key = (tree, tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves))
+        if key in self.seen:
+            return
+        _checks.check_program(_jaxpr.trace(self.f, params, x1, _activations.opens_for_gates), x1.shape[0])
+        if _checks.concrete(params, x1) and jnp.issubdtype(x1.dtype, jnp.floating):
+            _check_independent(self.f, params, x1)
+            self.seen.add(key)
 
 
 def _check_independent(f: Function, params: PyTree, x: Any) -> None:
@@ -291,8 +383,8 @@ def _check_independent(f: Function, params: PyTree, x: Any) -> None:
         moved = bool(jnp.any(change[1] != 0))
     if moved:
         raise ValueError(
-            "the samples of a batch are not independent: changing the first changes the output of the second. A tangent "
-            "kernel is of single samples; use evaluation mode (batch norm with running statistics)."
+            "the samples of a batch are not independent: changing the first changes the output of the second. A "
+            "tangent kernel is of single samples; use evaluation mode (batch norm with running statistics)."
         )
 
 
@@ -312,8 +404,10 @@ def _kernel(f: Function, split: bool) -> Callable[..., NTKSplit]:
         shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
         return _assembled(plan, pieces, shape, plan.program.outputs[0].dtype)
 
+    check = _Checks(f)
+
     def kernel(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> NTKSplit:
-        _check(f, params, x1, x2, outputs)
+        check(params, x1, x2, outputs)
         return compute(params, x1, x2, outputs == "full")
 
     return kernel
@@ -326,8 +420,10 @@ def _diagonal(f: Function, split: bool) -> Callable[..., NTKSplit]:
         pieces = _diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
         return _assembled(plan, pieces, (x.shape[0],), plan.program.outputs[0].dtype)
 
+    check = _Checks(f)
+
     def diagonal(params: PyTree, x: Any) -> NTKSplit:
-        _check(f, params, x, None)
+        check(params, x, None)
         return compute(params, x)
 
     return diagonal

@@ -219,12 +219,12 @@ def _choose(accuracies: list[float], stages: int) -> list[int]:
     last = len(accuracies) - 1
     # Only new maxima lie on the rise; a later dip to the same accuracy is another thing.
     rising = [i for i in range(last) if i == 0 or accuracies[i] > max(accuracies[:i])]
-    allowed = rising if len(rising) >= stages - 1 else list(range(last))
+    if len(rising) < stages - 1:  # no rise to speak of: spread over the records
+        return [round(i) for i in np.linspace(0, last, stages).tolist()]
     chosen = [0]
     for stage in range(1, stages - 1):
         target = accuracies[0] + (accuracies[last] - accuracies[0]) * stage / (stages - 1)
-        position = allowed.index(chosen[-1])
         # Leave one index for each stage that is still to come.
-        free = allowed[position + 1 : len(allowed) - (stages - 2 - stage)]
+        free = rising[rising.index(chosen[-1]) + 1 : len(rising) - (stages - 2 - stage)]
         chosen.append(min(free, key=lambda i: abs(accuracies[i] - target)))
     return [*chosen, last]

@@ -120,7 +120,7 @@ def test_shortcuts_differ_only_in_projections():
         (lambda: parameters(networks.ResNet(depth=2), (8, 8, 3)), r"depth must be 6n \+ 2"),
         (
             lambda: parameters(networks.ResNet(shortcut="none"), (8, 8, 3)),
-            "shortcut must be 'projection' or 'identity'",
+            "shortcut must be 'projection'",
         ),
         (lambda: parameters(networks.VGG16(), (28, 28, 1)), "they need 32x32 pixels, got 28x28"),
         (lambda: parameters(networks.VGG16(pooling="mean"), (32, 32, 1)), "pooling must be 'max' or 'average'"),

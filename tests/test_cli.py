@@ -1,0 +1,107 @@
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from npk import cli
+from npk.study import StudyConfig, read_study
+
+pytestmark = pytest.mark.standard_dtypes
+
+TINY = ["--width", "8", "--depth", "2", "--epochs", "2", "--samples", "20", "--test-samples", "20"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_study_writes_a_run_folder_and_says_where(tmp_path):
+    result = run("study", *TINY, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert str(tmp_path / "run" / "report.html") in result.stdout
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert read_study(tmp_path / "run")["config"]["width"] == 8
+
+
+def test_help_names_every_flag_with_its_default():
+    text = plain(run("study", "--help").stdout)
+    for flag in ("dataset", "data-dir", "network", "width", "depth", "bias", "epochs", "batch-size", "learning-rate",
+                 "seed", "samples", "test-samples", "beta", "out", "resume"):  # fmt: skip
+        assert f"--{flag} " in text, flag
+    assert "[default: digits]" in text and "[default: 40]" in text
+    for group in ("Data", "Network", "Training", "Kernels", "Run"):
+        assert f"─ {group} ─" in text, group
+
+
+def test_flags_default_to_the_configuration():
+    import inspect
+
+    parameters = inspect.signature(cli._study).parameters
+    defaults = {name: parameters[name].default for name in parameters}
+    config = StudyConfig()
+    for name in ("dataset", "network", "width", "depth", "epochs", "batch_size", "learning_rate", "seed", "samples"):
+        assert defaults[name] == getattr(config, name)
+
+
+def test_version_names_both_libraries():
+    import jax
+
+    import npk
+
+    assert run("version").stdout.startswith(f"npk {npk.__version__}, jax {jax.__version__}, python 3.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "emnist"], "unknown dataset 'emnist': choose one of digits, mnist"),
+        (["--network", "lenet"], "unknown network 'lenet': choose one of mlp"),
+        (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--batch-size", "5000"], "batch_size must lie in 1 … 1437"),
+        (["--dataset", "mnist", "--data-dir", "nowhere"], "'nowhere' is not a folder"),
+        (["--network", "vgg16", "--width", "1"], "VGG16 halves images five times: they need 32x32 pixels, got 8x8"),
+    ],
+)
+def test_a_users_error_is_one_line_without_traceback(tmp_path, arguments, message):
+    result = run("study", *arguments, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    lines = [line for line in plain(result.stderr).splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1 and message in lines[0], result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_an_existing_study_is_refused_and_resumed(tmp_path):
+    assert run("study", *TINY, "--out", tmp_path / "run").exit_code == 0
+    refused = run("study", *TINY, "--out", tmp_path / "run")
+    assert refused.exit_code == 1 and "continue it with --resume, or choose another folder" in plain(refused.stderr)
+    other = run("study", *TINY, "--seed", 1, "--out", tmp_path / "run", "--resume")
+    assert other.exit_code == 1 and "seed = 0 there, 1 here" in plain(other.stderr)
+    assert run("study", *TINY, "--out", tmp_path / "run", "--resume").exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="interrupts by signal")
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "run"
+    # A process started in the background may inherit an ignored interrupt: ask for it.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from npk.cli import app; app()"
+    command = [sys.executable, "-c", start, "study", *TINY, "--out", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (folder / "kernels" / "stage-0.npz").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130 and "Traceback" not in errors
+    hint = re.search(r"npk (study .*--resume)", plain(errors).replace("\n", " "))
+    assert hint, errors
+    result = run(*hint.group(1).split())
+    assert result.exit_code == 0 and read_study(folder)["finished"]

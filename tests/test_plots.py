@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from npk import plots
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    figures = {
+        "curves": lambda: plots.curves({"a": [1, 2], "b": [2, 1]}, xlabel="x", ylabel="y", references={"r": 1.5}),
+        "shares": lambda: plots.shares({"a": [0.7, 1.2], "b": [0.3, -0.2]}, xlabel="x", ylabel="y", xticks=["0", "1"]),
+        "heatmaps": lambda: plots.heatmaps({"K": [np.eye(4)]}, [0, 0, 1, 1], columns=["0"], class_names=["a", "b"]),
+        "spectra": lambda: plots.spectra({"a": [2.0, 1.0, -1e-9]}),
+        "learning": lambda: plots.learning([0, 1, 5], [0.1, 0.4, 0.9], [0, 5], xlabel="x", ylabel="y"),
+    }
+    for name, make in figures.items():
+        first = [path.read_bytes() for path in plots.save(make(), tmp_path / name)]
+        again = [path.read_bytes() for path in plots.save(make(), tmp_path / name)]
+        assert first == again and first[0].startswith(b"\x89PNG") and b"<svg" in first[1]
+
+
+def test_the_style_stays_inside_our_figures():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.curves({"a": [1, 2]}, xlabel="x", ylabel="y")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_names_at_the_lines_ends_do_not_overlap():
+    figure = plots.curves({f"line {i}": [0, 1 + i / 1000] for i in range(6)}, xlabel="x", ylabel="y")
+    heights = sorted(text.xy[1] for text in figure.axes[0].texts)
+    assert min(np.diff(heights)) > 0.07 and heights[-1] <= 1.0
+
+
+def test_a_negative_share_hangs_below_the_axis():
+    figure = plots.shares({"a": [1.2], "b": [-0.2]}, xlabel="x", ylabel="y", xticks=["0"])
+    tops = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in figure.axes[0].patches]
+    assert tops == [(0.0, 1.2), (0.0, pytest.approx(-0.2))]
+
+
+def test_heatmaps_mark_each_class_in_the_middle_of_its_samples():
+    labels = [0, 0, 0, 0, 2, 2]
+    figure = plots.heatmaps({"K": [np.eye(6)] * 2}, labels, columns=["0", "1"], class_names=["a", "b", "c"])
+    axes = figure.axes[0]
+    assert list(axes.get_xticks()) == [1.5, 4.5]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "c"]
+    assert [a.get_title(loc="center") for a in figure.axes] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.curves({}, xlabel="x", ylabel="y"), "at least one series"),
+        (lambda: plots.curves({"a": [1, 2], "b": [1]}, xlabel="x", ylabel="y"), "series 'b' must have 2 values"),
+        (lambda: plots.shares({"a": [1]}, xlabel="x", ylabel="y", xticks=["0", "1"]), "part 'a' must have 2 values"),
+        (
+            lambda: plots.heatmaps({"K": [np.eye(2)]}, [1, 0], columns=["0"], class_names=["a", "b"]),
+            "sort the samples by class first",
+        ),
+        (
+            lambda: plots.heatmaps({"K": [np.eye(3)]}, [0, 1], columns=["0"], class_names=["a", "b"]),
+            r"must be \[2, 2\], one row a label, got shape \[3, 3\]",
+        ),
+        (lambda: plots.spectra({"K": [-1.0]}), "spectrum 'K' has no positive eigenvalue"),
+        (lambda: plots.learning([0, 1], [0, 1], [2], xlabel="x", ylabel="y"), r"marked steps \[2\] have no record"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,274 @@
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tolerances import assert_close
+
+import npk
+from npk import datasets, measures, networks, regression, study
+from npk.report import write_report
+from npk.study import StudyConfig, run_study
+
+pytestmark = pytest.mark.standard_dtypes
+
+TINY = StudyConfig(width=12, depth=3, epochs=4, learning_rate=0.01, samples=40, test_samples=30, stages=4)
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k != "seconds"}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def arrays_of(folder):
+    return {
+        f"{path.name}/{name}": array
+        for path in sorted([*folder.glob("*.npz"), *folder.glob("kernels/*.npz")])
+        for name, array in np.load(path).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, run_study(TINY, folder)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(stage):
+    def progress(fraction, text):
+        if text == f"kernels of stage {stage}":
+            raise Interrupted
+
+    return progress
+
+
+def test_the_run_folder_holds_every_stage(finished):
+    folder, result = finished
+    assert json.loads((folder / "study.json").read_text()) == result
+    assert result["finished"] and result["config"] == dataclasses.asdict(TINY)
+    assert {"python", "jax", "flax", "numpy"} <= set(result["versions"])
+    assert [stage["stage"] for stage in result["stages"]] == [0, 1, 2, 3]
+    for stage in range(4):
+        with np.load(folder / "kernels" / f"stage-{stage}.npz") as arrays:
+            assert arrays["npk"].shape == arrays["value"].shape == arrays["cross"].shape == (40, 40)
+            assert arrays["npk_test"].shape == (30, 40)
+            assert arrays["npk_spectrum"].shape == (40,)
+    assert not list(folder.rglob("*.part"))
+
+
+def test_the_kernel_samples_are_balanced_and_ordered_by_class(finished):
+    folder, _ = finished
+    data = datasets.load("digits")
+    with np.load(folder / "samples.npz") as samples:
+        assert np.array_equal(samples["train_labels"], np.repeat(np.arange(10), 4))
+        assert np.array_equal(data.y_train[samples["train"]], samples["train_labels"])
+        assert np.array_equal(samples["test_labels"], np.repeat(np.arange(10), 3))
+        assert len(set(samples["train"].tolist())) == 40
+
+
+def test_the_numbers_are_those_of_the_parameters(finished):
+    """Everything at the last stage again, from parameters.npz, through the public functions."""
+    folder, result = finished
+    data, last = datasets.load("digits"), result["stages"][-1]
+    with np.load(folder / "parameters.npz") as arrays:
+        names = sorted({name.split("/")[2] for name in arrays})
+        params, first = (
+            {"params": {n: {"kernel": arrays[f"stage-{s}/params/{n}/kernel"]} for n in names}} for s in (3, 0)
+        )
+    with np.load(folder / "samples.npz") as samples:
+        train, labels = samples["train"], samples["train_labels"]
+        test, test_labels = samples["test"], samples["test_labels"]
+    with np.load(folder / "kernels" / "stage-3.npz") as arrays:
+        saved = dict(arrays)
+    x, x_test = jnp.asarray(data.x_train[train]), jnp.asarray(data.x_test[test])
+    f, soft = (
+        networks.MLP(width=12, depth=3, outputs=10, use_bias=False, activation=a).apply
+        for a in (jax.nn.relu, npk.soft_relu)
+    )
+    kernel = npk.path_kernel(f)(params, x)
+    assert_close(saved["npk"], kernel)
+    split = npk.split_ntk(soft)(params, x)
+    assert_close(saved["value"], split.value)
+    assert_close(saved["feature"], split.feature)
+    assert_close(saved["cross"], split.cross)
+    assert_close(saved["value"] + saved["feature"] + saved["cross"], split.total)
+    flips = measures.gate_flips(npk.gates(f)(params, x), npk.gates(f)(first, x))
+    assert last["gate_flips"]["layers"] == pytest.approx(flips)
+    assert last["alignment"]["npk"] == pytest.approx(measures.alignment(kernel, labels), abs=1e-6)
+    assert last["drift"]["npk"] > 0 and result["stages"][0]["drift"]["npk"] == pytest.approx(0, abs=1e-12)
+    assert last["test_accuracy"] == regression.accuracy(f(params, data.x_test), data.y_test)
+    assert last["train_accuracy"] == pytest.approx(regression.accuracy(f(params, data.x_train), data.y_train))
+    fit = regression.ridge(saved["npk"], np.eye(10)[labels], regularization=last["ridge"]["regularization"])
+    assert last["ridge"]["test_accuracy"] == regression.accuracy(fit.predict(saved["npk_test"]), test_labels)
+    assert sum(last["share"].values()) == pytest.approx(1.0, abs=1e-6)
+    assert_close(saved["npk_test"], npk.path_kernel(f)(params, x_test, x))
+
+
+def test_training_teaches_the_network_and_the_gates_flip(finished):
+    _, result = finished
+    accuracies = [stage["train_accuracy"] for stage in result["stages"]]
+    assert accuracies[-1] > 0.6 and accuracies == sorted(accuracies)
+    flips = [stage["gate_flips"]["all"] for stage in result["stages"]]
+    assert flips[0] == 0.0 < flips[1] < flips[-1]
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_resuming_gives_the_bits_of_an_uninterrupted_run(finished, tmp_path, stage):
+    folder, result = finished
+    with pytest.raises(Interrupted):
+        run_study(TINY, tmp_path / "run", progress=interrupt_at(stage))
+    assert len(study.read_study(tmp_path / "run")["stages"]) == stage
+    resumed = run_study(TINY, tmp_path / "run", resume=True)
+    assert without_times(resumed) == without_times(result)
+    expected, found = arrays_of(folder), arrays_of(tmp_path / "run")
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_resuming_keeps_what_was_finished(tmp_path):
+    with pytest.raises(Interrupted):
+        run_study(TINY, tmp_path / "run", progress=interrupt_at(1))
+    first = tmp_path / "run" / "kernels" / "stage-0.npz"
+    before = first.stat().st_mtime_ns
+    run_study(TINY, tmp_path / "run", resume=True)
+    assert first.stat().st_mtime_ns == before
+
+
+def test_an_interruption_within_a_write_leaves_the_old_file(tmp_path):
+    from npk._run_folder import replace
+
+    replace(tmp_path / "file", b"old")
+
+    def write(file):
+        file.write(b"half")
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        replace(tmp_path / "file", write)
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_resuming_a_finished_study_changes_nothing(finished):
+    folder, result = finished
+    before = (folder / "study.json").stat().st_mtime_ns
+    assert run_study(TINY, folder, resume=True) == result
+    assert (folder / "study.json").stat().st_mtime_ns == before
+
+
+def test_a_study_is_not_overwritten_nor_mixed_with_another(finished, tmp_path):
+    folder, _ = finished
+    with pytest.raises(FileExistsError, match="already holds a finished study: continue it with --resume, or choose"):
+        run_study(TINY, folder)
+    with pytest.raises(ValueError, match=r"another configuration \(width = 12 there, 13 here\)"):
+        run_study(dataclasses.replace(TINY, width=13), folder, resume=True)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty and holds no study"):
+        run_study(TINY, tmp_path)
+    with pytest.raises(FileExistsError, match="is a file"):
+        run_study(TINY, tmp_path / "mine.txt")
+
+
+def test_a_study_that_cannot_begin_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="unknown network"):
+        run_study(StudyConfig(network="lenet"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"beta": -1.0}, "beta must be positive"),
+        ({"stages": 1}, "stages must be at least 2"),
+    ],
+)
+def test_configurations_out_of_range(changes, message):
+    with pytest.raises(ValueError, match=message):
+        StudyConfig(**changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "network", [{"network": "c4gap-circular", "width": 4}, {"network": "resnet-bn", "width": 4, "depth": 8}]
+)
+def test_convolutional_networks_and_batch_norm_are_studied_too(tmp_path, network):
+    config = StudyConfig(**network, epochs=1, samples=20, test_samples=10, stages=2)
+    result = run_study(config, tmp_path / "run")
+    last = result["stages"][-1]
+    assert np.isfinite(list(last["alignment"].values())).all()
+    assert sum(last["share"].values()) == pytest.approx(1.0, abs=1e-5)
+    assert write_report(tmp_path / "run").is_file()
+
+
+class _Page(HTMLParser):
+    VOID = frozenset(("meta", "br", "link", "img", "hr", "use", "path"))
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.links, self.open, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href") and not value.startswith(("data:", "#")):
+                self.links.append(value)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(finished):
+    folder, result = finished
+    page = write_report(folder)
+    source = page.read_text(encoding="utf-8")
+    parsed = _Page()
+    parsed.feed(source)
+    assert not parsed.open, "every tag is closed"
+    assert len(parsed.ids) == len(set(parsed.ids)), "no id is used twice"
+    assert parsed.links == [], "nothing is loaded from elsewhere"
+    assert "<script" not in source and not re.search(r"url\((?!#)", source)
+    assert source.count("<figure") == 7 == source.count("<svg")
+    text = "".join(parsed.text)
+    assert f"{result['stages'][-1]['test_accuracy']:.1%}" in text
+    assert "$" not in re.sub(r"<svg.*?</svg>", "", source, flags=re.DOTALL)
+    names = {path.name for path in (folder / "figures").iterdir()}
+    for figure in ("training", "flips", "accuracy", "alignment", "split", "kernels", "spectra"):
+        assert {f"{figure}.png", f"{figure}.svg"} <= names
+
+
+def test_the_report_can_be_written_of_an_unfinished_study(tmp_path):
+    with pytest.raises(Interrupted):
+        run_study(TINY, tmp_path / "run", progress=interrupt_at(2))
+    assert "Unfinished: 2 of 4 stages" in write_report(tmp_path / "run").read_text(encoding="utf-8")
+
+
+def test_a_report_of_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no study"):
+        write_report(tmp_path)
+    with pytest.raises(Interrupted):
+        run_study(TINY, tmp_path / "run", progress=interrupt_at(0))
+    with pytest.raises(ValueError, match="no stage of the study .* is finished"):
+        write_report(tmp_path / "run")
