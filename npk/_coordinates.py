@@ -188,7 +188,7 @@ class Products:
         first_out = len(term.shape) - layer.n_out
         out = {d for axis in range(first_out, len(term.shape)) for d in term.dims(axis)}
         out |= {d for axis in range(layer.n_batch) for d in term.dims(axis)}
-        hidden = {i for i, index in enumerate(term.index) if out & set(index.dims)} if hide else set()
+        hidden = _hidden(term, out) if hide else set()
         places = tuple(_terms.over(term, i, dims).reshape(-1) for i in term.index)
         elements = self.leaf(layer.leaf, hidden)
         array = elements[places] if places else elements.reshape(-1)
@@ -204,13 +204,19 @@ class Products:
             elif isinstance(term.base, Layer):
                 own = self.of_layer(term.base, hide)
             elif isinstance(term.base, Leaf):
-                hidden = {i for i, index in enumerate(term.index) if set(index.dims) & same}
-                own = self.leaf(term.base, hidden)[None]
+                own = self.leaf(term.base, _hidden(term, same))[None]
             else:
                 own = self.one
             read = self.read(term, own, set(), same)
             parts.append(read.reshape(term.shape[-1], -1).T)
         return self.join(parts)
+
+
+def _hidden(term: Term, out: set[int]) -> set[int]:
+    """The axes of a leaf that number the output units; of a single unit, the last axis of size one."""
+    hidden = {i for i, index in enumerate(term.index) if out & set(index.dims)}
+    ones = [i for i, axis in enumerate(term.base.axes) if axis.size == 1]
+    return hidden or set(ones[-1:])
 
 
 def output_dims(term: Term) -> set[int]:
