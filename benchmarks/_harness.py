@@ -1,0 +1,119 @@
+"""Side by side: warm, blocked, interleaved; medians and quartiles, peak memory, and the machine's ceiling."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on besides the code."""
+    model = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    packages = ("jax", "jaxlib", "flax", "numpy", "numba", "neural-tangents")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "devices": [d.device_kind for d in jax.devices()],
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": commit.stdout.strip(),
+        "command": " ".join(["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return pathlib.Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Seconds of one blocked call."""
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+
+def side_by_side(candidates: Mapping[str, Callable[[], Any]], repeats: int = 9) -> dict[str, dict[str, float]]:
+    """Median and quartile times in milliseconds; the candidates take turns, so that all meet the same noise."""
+    for function in candidates.values():
+        timed(function)
+        timed(function)
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, function in candidates.items():
+            times[name].append(1e3 * timed(function))
+    return {
+        name: dict(zip(("q1", "median", "q3"), np.percentile(t, (25, 50, 75)).tolist())) for name, t in times.items()
+    }
+
+
+def ceilings() -> dict[str, float]:
+    """Matrix-product rates of the machine in GFLOP/s, at 2048×2048×4096 and at a layer's 2048×2048×128."""
+    rates = {}
+    for name, dtype, accumulator in (
+        ("float32", "float32", "float32"),
+        ("bfloat16", "bfloat16", "float32"),
+        ("int8", "int8", "int32"),
+    ):
+        for depth in (4096, 128):
+            a = jnp.asarray(np.random.default_rng(0).integers(0, 2, (2048, depth)), dtype)
+            product = jax.jit(lambda x, y, t=accumulator: jnp.matmul(x, y.T, preferred_element_type=t))
+            best = np.median([timed(lambda p=product, a=a: p(a, a)) for _ in range(8)][2:])
+            rates[f"{name} k={depth}"] = float(2 * 2048 * 2048 * depth / best / 1e9)
+    return rates
+
+
+def peak_memory(module: str, case: str, name: str) -> float | None:
+    """MiB that one warm call adds to a fresh process's peak, or None where it did not finish."""
+    command = [sys.executable, "-m", module, "--peak", case, name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    return float(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
+def added_memory(function: Callable[[], Any]) -> float:
+    """MiB by which calling `function` raises this process's peak."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    timed(function)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def report(name: str, title: str, columns: list[str], rows: list[list[str]], data: Mapping[str, Any]) -> None:
+    """Print the table, write `results/name.json`."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    RESULTS.mkdir(exist_ok=True)
+    record = {"machine": machine(), "title": title, "columns": columns, "rows": rows, **data}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
