@@ -140,14 +140,17 @@ def _ingredients(program: Program, data: set[Var]) -> dict[Var, set[int]]:
 # -------------------------------------------------------------------------------- A and B as matrices
 
 
-def inputs_of(use: Use, a: Any) -> Any:
-    """A: the inputs of a use for every sample [n, *shape] as [n, groups, positions, inputs]."""
+def inputs_of(use: Use, a: Any) -> list[Any]:
+    """A: the inputs of a use for every sample [n, *shape], as arrays [n, groups, positions, inputs].
+
+    A convolution has one array for each place in its kernel, so that no patches are ever stacked.
+    """
     if use.equation.name == "dot_general":
         contract, batch, free = _dot_axes(use)[0]
         shape = a.shape[1:]
         moved = jnp.transpose(a, (0, *(1 + d for d in (*batch, *free, *contract))))
-        return moved.reshape(a.shape[0], *(math.prod(shape[d] for d in group) for group in (batch, free, contract)))
-    return _patches(use.equation, a)
+        return [moved.reshape(a.shape[0], *(math.prod(shape[d] for d in group) for group in (batch, free, contract)))]
+    return _shifted(use.equation, a)
 
 
 def cotangents_of(use: Use, b: Any) -> Any:
@@ -184,8 +187,8 @@ def _dot_axes(use: Use) -> tuple[Any, Any]:
     return (sides[0], sides[1]) if use.data_first else (sides[1], sides[0])
 
 
-def _patches(equation: Equation, a: Any) -> Any:
-    """What each output position of a convolution reads, by slicing: [n, groups, positions, k.. × channels]."""
+def _shifted(equation: Equation, a: Any) -> list[Any]:
+    """What each output position reads at every place of a kernel: [n, groups, positions, channels] each."""
     p = equation.params
     batch, feature, *spatial = p["dimension_numbers"].lhs_spec
     kernel = [equation.inputs[1].shape[d] for d in p["dimension_numbers"].rhs_spec[2:]]
@@ -193,23 +196,23 @@ def _patches(equation: Equation, a: Any) -> Any:
     a = jnp.transpose(a, (0, *(1 + d for d in (batch, *spatial, feature))))  # [n, batch, spatial.., channels]
     config = [(0, 0, 0)] * 2 + [(lo, hi, s - 1) for (lo, hi), s in zip(p["padding"], p["lhs_dilation"])] + [(0, 0, 0)]
     a = jax.lax.pad(a, jnp.zeros((), a.dtype), config)
+    groups = p["feature_group_count"]
     taken = []
     for offset in np.ndindex(*kernel):
         start = [o * d for o, d in zip(offset, p["rhs_dilation"])]
         cut = [slice(s, s + (n - 1) * t + 1, t) for s, n, t in zip(start, out, p["window_strides"])]
-        taken.append(a[(slice(None), slice(None), *cut)])
-    stacked = jnp.stack(taken, -2)  # [n, batch, positions.., k, channels]
-    n, groups = a.shape[0], p["feature_group_count"]
-    stacked = stacked.reshape(n, -1, len(taken), groups, stacked.shape[-1] // groups)
-    return jnp.moveaxis(stacked, 3, 1).reshape(n, groups, stacked.shape[1], -1)
+        piece = a[(slice(None), slice(None), *cut)]
+        taken.append(jnp.moveaxis(piece.reshape(a.shape[0], -1, groups, a.shape[-1] // groups), 2, 1))
+    return taken
 
 
 def sizes_of(use: Use) -> tuple[int, int, int, int]:
     """(groups, positions, inputs, outputs) of a use's weight."""
     data, out = use.equation.inputs[0 if use.data_first else 1], use.equation.outputs[0]
     a = jax.eval_shape(lambda v: inputs_of(use, v), jax.ShapeDtypeStruct((1, *data.shape), data.dtype))
+    fan_in = sum(piece.shape[3] for piece in a)
     b = jax.eval_shape(lambda v: cotangents_of(use, v), jax.ShapeDtypeStruct((1, 1, *out.shape), out.dtype))
-    return a.shape[1], a.shape[2], a.shape[3], b.shape[4]
+    return a[0].shape[1], a[0].shape[2], fan_in, b.shape[4]
 
 
 # --------------------------------------------------------------------------------- contributions
@@ -226,10 +229,11 @@ def by_pairs(sizes: tuple[int, int, int, int], n1: int, n2: int, outputs: int, k
     return pairs < gradients
 
 
-def gradients(a: Any, b: Any) -> Any:
-    """Σ_t A_t ⊗ B_t for every sample and output: [n, K, numbers]."""
-    g = jnp.einsum("ngti,nkgto->nkgio", a, b, precision=jax.lax.Precision.HIGHEST)
-    return g.reshape(*g.shape[:2], -1)
+def gradients(a: Sequence[Any], b: Any) -> list[Any]:
+    """Σ_t A_t ⊗ B_t for every sample and output, [n, K, numbers], for each array of A."""
+    spec, highest = "ngti,nkgto->nkgio", jax.lax.Precision.HIGHEST
+    parts = [jnp.einsum(spec, piece, b, precision=highest) for piece in a]
+    return [g.reshape(*g.shape[:2], -1) for g in parts]
 
 
 def inner(x: Any, y: Any, full: bool) -> Any:
@@ -245,14 +249,14 @@ def _rows(x: Any, y: Any) -> Any:
     return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def paired(a1: Any, b1: Any, a2: Any, b2: Any, full: bool) -> Any:
+def paired(a1: Sequence[Any], b1: Any, a2: Sequence[Any], b2: Any, full: bool) -> Any:
     """Σ_{t,t'} (A_t·A'_t')(B_t·B'_t')."""
     highest = jax.lax.Precision.HIGHEST
-    if a1.shape[1] == a1.shape[2] == 1:
-        aa = _rows(a1[:, 0, 0], a2[:, 0, 0])
+    if b1.shape[2] == b1.shape[3] == 1:
+        aa = sum(_rows(x[:, 0, 0], y[:, 0, 0]) for x, y in zip(a1, a2, strict=True))
         bb = inner(b1[:, :, 0, 0], b2[:, :, 0, 0], full)
         return aa[..., None, None] * bb if full else aa * bb
-    aa = jnp.einsum("ngti,mgsi->nmgts", a1, a2, precision=highest)
+    aa = sum(jnp.einsum("ngti,mgsi->nmgts", x, y, precision=highest) for x, y in zip(a1, a2, strict=True))
     spec = "nkgto,mlgso->nmgtskl" if full else "nkgto,mkgso->nmgts"
     bb = jnp.einsum(spec, b1, b2, precision=highest)
     return jnp.einsum("nmgts,nmgtskl->nmkl", aa, bb) if full else jnp.einsum("nmgts,nmgts->nm", aa, bb)
@@ -270,26 +274,24 @@ def contributions(use: Use, one: Factors, two: Factors, wanted: Sequence[tuple[i
     a2 = a1 if two is one else inputs_of(use, two[0])
     left = [cotangents_of(use, b) for b in one[1]]
     right = left if two is one else [cotangents_of(use, b) for b in two[1]]
-    n, groups, positions, fan_in = a1.shape
-    outputs, fan_out = left[0].shape[1], left[0].shape[-1]
     square = use.constant**2
-    if by_pairs((groups, positions, fan_in, fan_out), n, a2.shape[0], outputs, len(left)):
+    if by_pairs(sizes_of(use), one[0].shape[0], two[0].shape[0], left[0].shape[1], len(left)):
         return [square * paired(a1, left[i], a2, right[j], full) for i, j in wanted]
     g1 = [gradients(a1, b) for b in left]
     g2 = g1 if two is one else [gradients(a2, b) for b in right]
-    return [square * inner(g1[i], g2[j], full) for i, j in wanted]
+    return [square * sum(inner(x, y, full) for x, y in zip(g1[i], g2[j], strict=True)) for i, j in wanted]
 
 
 def squared_norms(use: Use, a: Any, bs: Sequence[Any], wanted: Sequence[tuple[int, int]], full: bool) -> list[Any]:
     """The diagonal of `contributions`: [n], or [n, K, K]."""
-    a, bs = inputs_of(use, a), [cotangents_of(use, b) for b in bs]
-    if a.shape[1] == a.shape[2] == 1:
-        norm = jnp.sum(a * a, (1, 2, 3))
+    pieces, bs = inputs_of(use, a), [cotangents_of(use, b) for b in bs]
+    if bs[0].shape[2] == bs[0].shape[3] == 1:
+        norm = sum(jnp.sum(piece * piece, (1, 2, 3)) for piece in pieces)
         flat = [b[:, :, 0, 0] for b in bs]
         products = [own_inner(flat[i], flat[j], full) for i, j in wanted]
         return [use.constant**2 * (norm[:, None, None] * p if full else norm * p) for p in products]
-    g = [gradients(a, b) for b in bs]
-    return [use.constant**2 * own_inner(g[i], g[j], full) for i, j in wanted]
+    g = [gradients(pieces, b) for b in bs]
+    return [use.constant**2 * sum(own_inner(x, y, full) for x, y in zip(g[i], g[j], strict=True)) for i, j in wanted]
 
 
 def own_inner(x: Any, y: Any, full: bool) -> Any:

@@ -363,7 +363,6 @@ class _Checks:
                 f"outputs must be 'trace' (summed over outputs) or 'full' ([N1, N2, K, K]), got {outputs!r}."
             )
         _checks.check_pair(x1, x2)
-        _checks.check_finite(params, "params")
         leaves, tree = jax.tree_util.tree_flatten((params, x1))
         key = (tree, tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves))
         if key in self.seen:
@@ -388,6 +387,16 @@ def _check_independent(f: Function, params: PyTree, x: Any) -> None:
         )
 
 
+def _finite(split: NTKSplit, params: PyTree) -> NTKSplit:
+    """The kernel, if its numbers are finite; else the reason (a look at N² numbers, not at all parameters)."""
+    if _checks.concrete(split.total) and not _checks.known_true(jnp.isfinite, split.total):
+        _checks.check_finite(params, "params")
+        raise ValueError(
+            f"the tangent kernel leaves the range of {split.total.dtype}; scale the parameters or use x64."
+        )
+    return split
+
+
 def _shape(plan: _Plan, n: tuple[int, ...], full: bool) -> tuple[int, ...]:
     k = plan.program.outputs[0].shape[-1]
     return (*n, k, k) if full else n
@@ -408,7 +417,7 @@ def _kernel(f: Function, split: bool) -> Callable[..., NTKSplit]:
 
     def kernel(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> NTKSplit:
         check(params, x1, x2, outputs)
-        return compute(params, x1, x2, outputs == "full")
+        return _finite(compute(params, x1, x2, outputs == "full"), params)
 
     return kernel
 
@@ -424,7 +433,7 @@ def _diagonal(f: Function, split: bool) -> Callable[..., NTKSplit]:
 
     def diagonal(params: PyTree, x: Any) -> NTKSplit:
         check(params, x, None)
-        return compute(params, x)
+        return _finite(compute(params, x), params)
 
     return diagonal
 

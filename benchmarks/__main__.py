@@ -1,0 +1,7 @@
+"""Run every benchmark: `python -m benchmarks` (flags are passed to benchmarks.ntk)."""
+
+import subprocess
+import sys
+
+for module, flags in (("benchmarks.path_kernel", []), ("benchmarks.ntk", sys.argv[1:])):
+    subprocess.run([sys.executable, "-m", module, *flags], check=True)

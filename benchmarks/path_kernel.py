@@ -1,0 +1,129 @@
+"""The exact path kernel: dense networks against the machine's matrix products, convolution + GAP against neural-tangents.
+
+The dense part ends with all pairs of 60,000 inputs in tiles, reduced to a checksum, so that no more than a
+tile is held. The other side of the convolution part is neural-tangents' infinite-width kernel of the same
+architecture: a different quantity of the same shape and position pairs, the nearest there is.
+"""
+
+import argparse
+import resource
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.progress import track
+
+import npk
+from benchmarks import _harness
+from npk import _neural_tangents, networks
+
+WIDTH, DEPTH, TILE = 128, 6, 4000
+
+
+def dense_case(n: int) -> tuple[Any, Any, Any, Any]:
+    """(f, parameters, inputs, gates) of a ReLU MLP of depth 6 and width 128 on n random inputs."""
+    model = networks.MLP(width=WIDTH, depth=DEPTH, outputs=1, use_bias=False)
+    x = jax.random.normal(jax.random.key(0), (n, WIDTH))
+    params = model.init(jax.random.key(1), x[:1])
+    return model.apply, params, x, jax.jit(npk.gates(model.apply))(params, x)
+
+
+def operations(n1: int, n2: int) -> float:
+    """Of the products: one for Σ and one for each layer of gates."""
+    return 2.0 * n1 * n2 * WIDTH * DEPTH
+
+
+def dense(repeats: int) -> dict[str, Any]:
+    """The rate on one tile, side by side with the same products by matrix multiplication."""
+    f, p, x, gates = dense_case(TILE)
+    kernel = npk.path_kernel(f)
+
+    @jax.jit
+    def by_products(x: Any, gates: Any) -> Any:
+        h = x @ x.T / WIDTH
+        for g in gates:
+            g = g.astype(jnp.bfloat16)
+            h = h * (jnp.matmul(g, g.T, preferred_element_type=jnp.float32) / WIDTH)
+        return h
+
+    times = _harness.side_by_side(
+        {
+            "npk.path_kernel": lambda: kernel(p, x, x, gates1=gates, gates2=gates),
+            "matrix products, bfloat16": lambda: by_products(x, gates),
+        },
+        repeats,
+    )
+    difference = jnp.abs(kernel(p, x, x, gates1=gates, gates2=gates) - by_products(x, gates)).max()
+    rates = {k: operations(TILE, TILE) / v["median"] / 1e6 for k, v in times.items()}
+    return {"times": times, "GFLOP/s": rates, "largest difference": float(difference)}
+
+
+def everything(n: int) -> dict[str, Any]:
+    """All n × n pairs, tile by tile."""
+    f, p, x, gates = dense_case(n)
+    kernel = npk.path_kernel(f)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    total, start = 0.0, time.perf_counter()
+    tiles = [slice(i, i + TILE) for i in range(0, n, TILE)]
+    for rows in track(tiles, description=f"{n:,} x {n:,}"):
+        for columns in tiles:
+            one, two = ([g[s] for g in gates] for s in (rows, columns))
+            total += float(jnp.sum(kernel(p, x[rows], x[columns], gates1=one, gates2=two)))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "N": n,
+        "seconds": seconds,
+        "GFLOP/s": operations(n, n) / seconds / 1e9,
+        "checksum": total,
+        "peak MiB of the process": peak / 1024,
+        "of which tiles MiB": (peak - before) / 1024,
+    }
+
+
+def convolution(repeats: int) -> dict[str, Any]:
+    """Milliseconds a pair at 16×16, 64 channels, 4 circular 3×3 layers + GAP."""
+    n = 8
+    model = networks.C4GAP(channels=64, outputs=1, padding="CIRCULAR", use_bias=False)
+    x = jax.random.normal(jax.random.key(0), (2 * n, 16, 16, 3))
+    params = model.init(jax.random.key(1), x[:1])
+    kernel = npk.path_kernel(model.apply)
+    _neural_tangents.load()
+    from neural_tangents import stax
+
+    layer = (stax.Conv(1, (3, 3), padding="CIRCULAR", b_std=None), stax.Relu())
+    _, _, infinite = stax.serial(*layer * 4, stax.GlobalAvgPool(), stax.Dense(1, b_std=None))
+    nngp, ntk = (jax.jit(lambda a, b, g=get: infinite(a, b, g)) for get in ("nngp", "ntk"))
+    times = _harness.side_by_side(
+        {
+            "npk.path_kernel": lambda: kernel(params, x[:n], x[n:]),
+            "neural-tangents nngp": lambda: nngp(x[:n], x[n:]),
+            "neural-tangents ntk": lambda: ntk(x[:n], x[n:]),
+        },
+        repeats,
+    )
+    return {"times": times, "ms a pair": {k: v["median"] / n**2 for k, v in times.items()}}
+
+
+def main() -> None:
+    """Run all parts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--inputs", type=int, default=60_000, help="inputs of the all-pairs run")
+    args = parser.parse_args()
+    ceilings = _harness.ceilings()
+    one, whole, conv = dense(args.repeats), everything(args.inputs), convolution(args.repeats)
+    rows = [[f"machine: {k}", f"{v:.0f} GFLOP/s"] for k, v in ceilings.items()]
+    rows += [[f"MLP {WIDTH} × {DEPTH}, {TILE}² pairs: {k}", f"{v:.0f} GFLOP/s"] for k, v in one["GFLOP/s"].items()]
+    rows += [
+        [f"MLP, all {whole['N']:,}² pairs", f"{whole['seconds']:.1f} s, {whole['GFLOP/s']:.0f} GFLOP/s"],
+        ["  peak memory of the process", f"{whole['peak MiB of the process']:.0f} MiB"],
+    ]
+    rows += [[f"conv + GAP 16×16×64, 4 layers: {k}", f"{v:.2f} ms a pair"] for k, v in conv["ms a pair"].items()]
+    data = {"ceilings": ceilings, "dense": one, "all pairs": whole, "convolution": conv}
+    _harness.report("path_kernel", "Exact path kernel", ["what", "measured"], rows, data)
+
+
+if __name__ == "__main__":
+    main()
