@@ -290,14 +290,8 @@ def _is_elementwise(equation: Equation) -> bool:
 
 
 def _hard_gate(slopes: tuple[float, float, float]) -> Callable[[Any], Any]:
-    below, at, above = slopes
-
-    def gate(q: Any) -> Any:
-        kinds = [jnp.asarray(s, q.dtype) for s in (below, at, above)]
-        lower = kinds[0] if at == below else jnp.where(q < 0, kinds[0], kinds[1])
-        return jnp.where(q > 0, kinds[2], lower)
-
-    return gate
+    below, _, above = slopes  # at q = 0 the gate is that of the negative side, as 1{q > 0} is for ReLU
+    return lambda q: jnp.where(q > 0, jnp.asarray(above, q.dtype), jnp.asarray(below, q.dtype))
 
 
 def _replay(root: Var, inside: list[Equation], factor: Var, slope: float, invert: bool) -> Callable[[Any], Any]:

@@ -17,6 +17,12 @@ def concrete(*values: Any) -> bool:
     return not any(is_traced(v) for v in jax.tree_util.tree_leaves(values))
 
 
+def working_dtype(*values: Any) -> Any:
+    """The dtype to compute in: float64 if any value is of it, else float32 (never less)."""
+    wide = any(jnp.result_type(v) == jnp.float64 for v in values)
+    return jnp.dtype("float64" if wide else "float32")
+
+
 def known_true(predicate: Callable[..., Any], *values: Any) -> bool:
     """Whether `predicate` holds for all elements of every value; False where the numbers are not known."""
     if not concrete(values):

@@ -6,7 +6,6 @@ terms side by side. Features carry the gates, products the weights; both enumera
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _terms
+from npk import _checks, _terms
 from npk._terms import Base, Leaf, Term
 from npk._walk import Layer
 
@@ -75,11 +74,12 @@ def count_coordinates(base: Base, known: dict[Base, int]) -> int:
 class Features:
     """φ of every base: [n, its axes (1 where constant), coordinates]."""
 
+    dtype: Any
     known: dict[Base, Any] = dataclasses.field(default_factory=dict)
 
     def of(self, base: Base) -> Any:
         if not isinstance(base, Layer):
-            return jnp.ones((1,) * (2 + len(base.axes)))
+            return jnp.ones((1,) * (2 + len(base.axes)), self.dtype)
         if base not in self.known:
             parts = []
             for term in _input_terms(base):
@@ -107,7 +107,7 @@ class Features:
         value = phi[tuple(places)] if term.index else jnp.broadcast_to(phi, (1, *(1,) * rank, phi.shape[-1]))
         value = value.reshape(*value.shape[:-1], *(1,) * len(free), value.shape[-1])
         for mask in masks:
-            value = value * mask[None, ..., None]
+            value = value * jnp.asarray(mask[None, ..., None], value.dtype)
         g = term.g[0].reshape(*term.g[0].shape, *(1,) * (len(free) + 1))
         value = jnp.broadcast_to(
             value * g, jnp.broadcast_shapes((value * g).shape, (1, *term.sizes, *(1,) * (len(free) + 1)))
@@ -228,7 +228,7 @@ def _common(parts: Sequence[Any]) -> tuple[int, ...]:
 
 
 def numbers(leaves: Sequence[Any]) -> Products:
-    dtype = functools.reduce(jnp.promote_types, (jnp.result_type(leaf) for leaf in leaves), jnp.float32)
+    dtype = _checks.working_dtype(*leaves)
     return Products(
         leaf=lambda leaf, hidden: jnp.asarray(leaves[leaf.number], dtype),
         times=lambda a, b: a * b,

@@ -205,9 +205,9 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         symmetric = x2 is None and gates2 is None
         two, seen2 = (one, seen1) if symmetric else side(x1 if x2 is None else x2, gates2, "gates2")
         binary = hard and _slopes_binary(program) or _is_binary((*seen1, *seen2))
-        dtype = jnp.promote_types(x1.dtype, jnp.float32)
+        dtype = _checks.working_dtype(x1)
         if not normalize:
-            dtype = jnp.promote_types(dtype, jax.dtypes.canonicalize_dtype(jnp.float64))
+            dtype = jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
             if binary:
                 _check_counts(largest_count, params, (one,) if symmetric else (one, two), dtype)
         chain = None

@@ -30,7 +30,7 @@ def _output_state(f: Function, params: PyTree, x: Any, gates: Sequence[Any] | No
         laid = [(jnp.ones((1, *s.shape), s.dtype),) for s in shapes]
     else:
         laid = [(per_sample(g, s.shape, x.shape[0]),) for g, s in zip(gates, shapes, strict=True)]
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = _checks.working_dtype(x)
     leaves = jax.tree_util.tree_leaves(params)
     state = _path_rules.walk(program, leaves, (x[:, None],), laid, binary=False, dtype=dtype)
     for term in state:
@@ -103,7 +103,7 @@ def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
     @jax.jit
     def features(params: PyTree, x: Any) -> Any:
         state = _output_state(f, params, x, own_gates(f, params, x))
-        algebra = _coordinates.Features()
+        algebra = _coordinates.Features(_checks.working_dtype(x))
         parts = []
         for term in state:
             value = algebra.read(term, set(), _coordinates.output_dims(term))
@@ -121,18 +121,21 @@ def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
 
 def _skeleton(f: Function, params: PyTree, x: Any | None) -> list[Term]:
     """The terms of the output with ones for numbers: all that counts, names and values need."""
-    sample = jax.ShapeDtypeStruct((1, *_sample_shape(f, params)), jnp.float32) if x is None else x
+    sample = x
+    if x is None:
+        dtype = _checks.working_dtype(*jax.tree_util.tree_leaves(params))
+        sample = jax.ShapeDtypeStruct((1, *_sample_shape(f, params, dtype)), dtype)
     return _output_state(f, params, sample, None)
 
 
-def _sample_shape(f: Function, params: PyTree) -> tuple[int, ...]:
+def _sample_shape(f: Function, params: PyTree, dtype: Any) -> tuple[int, ...]:
     """Find the shape of one sample by trying: a vector, or a square image, that fits the parameters."""
     sizes = sorted({s for leaf in jax.tree_util.tree_leaves(params) for s in np.shape(leaf)})
-    vectors = [(s,) for s in sizes if _fits(f, params, (s,))]
+    vectors = [(s,) for s in sizes if _fits(f, params, (s,), dtype)]
     if len(vectors) == 1:
         return vectors[0]
     for side in range(64, 0, -1) if not vectors else ():
-        images = [(side, side, c) for c in sizes if _fits(f, params, (side, side, c))]
+        images = [(side, side, c) for c in sizes if _fits(f, params, (side, side, c), dtype)]
         if len(images) == 1:
             return images[0]
     raise ValueError(
@@ -142,9 +145,9 @@ def _sample_shape(f: Function, params: PyTree) -> tuple[int, ...]:
     )
 
 
-def _fits(f: Function, params: PyTree, shape: tuple[int, ...]) -> bool:
+def _fits(f: Function, params: PyTree, shape: tuple[int, ...], dtype: Any) -> bool:
     try:
-        out = jax.eval_shape(f, params, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        out = jax.eval_shape(f, params, jax.ShapeDtypeStruct((1, *shape), dtype))
     except Exception:  # whatever a model raises for a shape that is not its own
         return False
     return len(getattr(out, "shape", ())) == 2

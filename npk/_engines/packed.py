@@ -6,6 +6,7 @@ A block of the kernel stays in the cache while all layers multiply into it.
 """
 
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,16 +39,12 @@ def _multiplier(words: int, single: bool) -> Any:
 
     real = numba.float32 if single else numba.float64
 
-    @intrinsic
     def bit_count(typing_context: Any, word: Any) -> Any:  # Numba has no population count of its own
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return builder.call(builder.module.declare_intrinsic("llvm.ctpop", [ir.IntType(64)]), args)
 
         return numba.types.uint64(numba.types.uint64), generate
 
-    count_bits: Any = bit_count
-
-    @numba.njit(boundscheck=False, nogil=True)
     def multiply_row(a: Any, b: Any, scale: Any, shift: Any, h: Any) -> None:
         for j in range(h.shape[0]):
             count = numba.int64(0)
@@ -55,16 +52,18 @@ def _multiplier(words: int, single: bool) -> Any:
                 count += numba.int64(count_bits(a[w] & b[w, j]))
             h[j] = (h[j] + shift) * (real(count) * scale)
 
-    @numba.njit(parallel=True, boundscheck=False, nogil=True)
     def multiply(one: Any, two: Any, scale: Any, shift: Any, h: Any) -> None:
         n1, n2 = h.shape
         for block in numba.prange((n1 + _ROWS - 1) // _ROWS):
             for left in range(0, n2, _COLUMNS):
                 right = min(left + _COLUMNS, n2)
                 for i in range(block * _ROWS, min(n1, block * _ROWS + _ROWS)):
-                    multiply_row(one[i], two[:, left:right], scale, shift, h[i, left:right])
+                    row(one[i], two[:, left:right], scale, shift, h[i, left:right])
 
-    return multiply
+    # Numba compiles the functions themselves, not what a type checker may have wrapped around them.
+    count_bits = intrinsic(inspect.unwrap(bit_count))
+    row = numba.njit(boundscheck=False, nogil=True)(inspect.unwrap(multiply_row))
+    return numba.njit(parallel=True, boundscheck=False, nogil=True)(inspect.unwrap(multiply))
 
 
 def multiply_overlaps(

@@ -1,0 +1,173 @@
+"""Paths against their enumeration, unit by unit and edge by edge, for every architecture; counts exactly."""
+
+import architectures
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from architectures import REGISTRY
+from hypothesis import given, settings
+from oracles.enumeration import Enumeration, gram_of, name_of
+from tolerances import assert_close
+
+import npk
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+every_architecture = pytest.mark.parametrize("network", REGISTRY.values(), ids=REGISTRY.keys())
+# Average pooling divides by counts that are no powers of two, so that its numbers are not integers.
+EXACT = [n for n in REGISTRY if "padded" not in n or "shortcut" in n]
+
+
+def as_float(tree):
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)
+
+
+def numbers(values):
+    return np.asarray(values, float)
+
+
+def check_paths(network, seed=0):
+    f, params, x = architectures.case(network, seed)
+    oracle = Enumeration(network, params, x)
+    p, xs = as_float(params), as_float(x)
+
+    gates = npk.gates(f)(p, xs)
+    for ours, theirs in zip(gates, oracle.gates, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), numbers(theirs))
+    np.testing.assert_array_equal(npk.gated(f)(p, xs, gates), f(p, xs))
+
+    features = oracle.features()
+    names = npk.path_names(f)(p, xs)
+    assert len(set(names)) == len(names) == npk.count_paths(f)(p, xs)
+    phi, v = np.asarray(npk.npf(f)(p, xs)), np.asarray(npk.npv(f)(p, xs))
+    reached = {name_of(m): (m, numbers(value)) for m, value in features.items()}
+    assert set(reached) <= set(names)
+    for column, name in enumerate(names):
+        if name in reached:  # coordinates that no path reaches (all their offsets fall into padding) are zero
+            monomial, value = reached[name]
+            assert_close(phi[:, column], value)
+            np.testing.assert_array_equal(v[column], numbers(oracle.path_value(monomial)))
+        else:
+            assert not phi[:, column].any()
+    assert_close(phi @ v, f(p, xs))
+
+
+def check_kernel(network, seed=0):
+    f, params, x = architectures.case(network, seed, n=5)
+    p, xs = as_float(params), as_float(x)
+    oracle = Enumeration(network, params, x)
+    rng = np.random.default_rng(seed)
+    given_gates = [rng.integers(0, 2, np.shape(g)) for g in oracle.gates]
+    one = Enumeration(network, params, x[:3], [g[:3] for g in given_gates])
+    two = Enumeration(network, params, x[3:], [g[3:] for g in given_gates])
+
+    kernel = npk.path_kernel(f)
+    pairs = {
+        "own gates": (oracle, oracle, kernel(p, xs, normalize=False), kernel(p, xs)),
+        "given gates": (
+            one,
+            two,
+            *(
+                kernel(p, xs[:3], xs[3:], gates1=tuple(as_float(g[:3]) for g in given_gates),
+                       gates2=tuple(as_float(g[3:]) for g in given_gates), normalize=scaled)
+                for scaled in (False, True)
+            ),
+        ),
+    }  # fmt: skip
+    for left, right, counts, normalised in pairs.values():
+        expected = gram_of(left, right, normalize=False)
+        if all(isinstance(value, int) for value in expected.ravel()):
+            np.testing.assert_array_equal(np.asarray(counts), numbers(expected))
+        else:
+            assert_close(counts, numbers(expected))
+        assert_close(normalised, numbers(gram_of(left, right, normalize=True)))
+
+
+@every_architecture
+def test_features_values_and_names_are_those_of_the_enumeration(network):
+    check_paths(network)
+
+
+@every_architecture
+def test_path_kernel_is_the_gram_matrix_of_enumerated_features(network):
+    check_kernel(network)
+
+
+@given(architectures.dense_networks())
+def test_random_dense_networks(network):
+    check_paths(network)
+    check_kernel(network)
+
+
+@settings(max_examples=12)
+@given(architectures.convolution_networks())
+def test_random_convolution_networks(network):
+    check_paths(network)
+    check_kernel(network)
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(architectures.convolution_networks())
+def test_more_random_convolution_networks(network):
+    check_paths(network, seed=1)
+    check_kernel(network, seed=1)
+
+
+def test_values_need_no_input_when_the_shape_can_be_told():
+    f, params, x = architectures.case(REGISTRY["circular"])
+    p, xs = as_float(params), as_float(x)
+    np.testing.assert_array_equal(npk.npv(f)(p), npk.npv(f)(p, xs))
+
+
+def test_kernel_of_a_dense_network_without_biases_is_gram_times_overlap():
+    f, params, x = architectures.case(REGISTRY["mlp"], n=6)
+    p, xs = as_float(params), as_float(x)
+    gates = npk.gates(f)(p, xs)
+    for scaled in (False, True):
+        product = npk.gram(xs, normalize=scaled) * npk.overlap(gates, normalize=scaled)
+        assert_close(npk.path_kernel(f)(p, xs, normalize=scaled), product)
+    layers = npk.layer_overlaps(gates, normalize=False)
+    assert [int(layer[0, 0]) for layer in layers] == [int(g[0].sum()) for g in gates]
+
+
+def test_blocks_and_packed_gates_give_the_same_kernel(monkeypatch):
+    from npk import path_kernel
+
+    f, params, x = architectures.case(REGISTRY["mlp with biases"], n=11)
+    p, xs = as_float(params), as_float(x)
+    plain = npk.path_kernel(f)(p, xs, normalize=False)
+    module = __import__("sys").modules[path_kernel.__module__]
+    monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 9)
+    np.testing.assert_array_equal(npk.path_kernel(f)(p, xs, normalize=False), plain)
+    np.testing.assert_array_equal(npk.path_kernel(f)(p, xs[:4], xs[4:], normalize=False), plain[:4, 4:])
+    monkeypatch.setattr(module, "_PACKED_PAIRS", 0)
+    np.testing.assert_array_equal(npk.path_kernel(f)(p, xs, normalize=False), plain)
+
+
+def test_kernel_can_be_jitted_and_differentiated_in_soft_gates():
+    network = REGISTRY["same"]
+    f = architectures.function(network, relu=npk.soft_relu)
+    _, params, x = architectures.case(network)
+    p, xs = as_float(params), as_float(x)
+    kernel = npk.path_kernel(f)
+    assert_close(jax.jit(kernel)(p, xs), kernel(p, xs))
+    gates = npk.gates(f)(p, xs)
+
+    def total(gates):
+        return kernel(p, xs, gates1=gates).sum()
+
+    direction = jax.tree.map(jnp.ones_like, gates)
+    _, slope = jax.jvp(total, (gates,), (direction,))
+    step = 1e-6
+    moved = [total(jax.tree.map(lambda g, s=s: g + s * step, gates)) for s in (-1, 1)]
+    assert abs((moved[1] - moved[0]) / (2 * step) - slope) < 1e-6 * abs(slope)
+
+
+def test_too_many_paths_are_counted_not_listed():
+    f = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]  # noqa: E731
+    p = {"a": jnp.ones((300, 300)), "b": jnp.ones((300, 300)), "c": jnp.ones((300, 1))}
+    assert npk.count_paths(f)(p) == 300**3
+    with pytest.raises(ValueError, match=str(300**3)):
+        npk.npf(f)(p, jnp.ones((1, 300)))
