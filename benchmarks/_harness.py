@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -44,8 +43,15 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit.stdout.strip(),
-        "command": " ".join(["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *map(_shown, sys.argv[1:])]
+        ),
     }
+
+
+def _shown(argument: str) -> str:
+    """An argument of the command line; a path of this machine by its role alone."""
+    return "PYTHON" if argument.startswith("/") else argument
 
 
 def _lines(path: str) -> list[str]:
@@ -101,9 +107,16 @@ def peak_memory(module: str, case: str, name: str) -> float | None:
 
 def added_memory(function: Callable[[], Any]) -> float:
     """MiB by which calling `function` raises this process's peak."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, the parent's included
     timed(function)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _resident("VmHWM") - before
+
+
+def _resident(kind: str) -> float:
+    """Resident memory of this process, MiB."""
+    (line,) = (line for line in _lines("/proc/self/status") if line.startswith(kind))
+    return float(line.split()[1]) / 1024
 
 
 def report(name: str, title: str, columns: list[str], rows: list[list[str]], data: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The exact path kernel: dense networks against the machine's matrix products, convolution + GAP against neural-tangents.
+"""The exact path kernel: dense networks against matrix products, convolution + GAP against neural-tangents.
 
 The dense part ends with all pairs of 60,000 inputs in tiles, reduced to a checksum, so that no more than a
 tile is held. The other side of the convolution part is neural-tangents' infinite-width kernel of the same

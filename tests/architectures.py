@@ -25,7 +25,10 @@ from oracles.language import (
 IMAGE = (4, 4, 2)
 
 
-def _conv(*layers, head=(GlobalAvgPool(), Dense(2)), image=IMAGE):
+POOLED = (GlobalAvgPool(), Dense(2))
+
+
+def _conv(*layers, head=POOLED, image=IMAGE):
     return Network(image, (*layers, *head))
 
 

@@ -1,0 +1,121 @@
+"""Bad input: what is said of it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import npk
+
+PARAMS = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 4)), "c": jnp.ones((4, 2))}
+X = jnp.arange(6.0).reshape(2, 3)
+
+
+def f(p, x):
+    return jax.nn.relu(x @ p["a"]) @ p["c"]
+
+
+KERNELS = {"path_kernel": npk.path_kernel, "ntk": npk.ntk, "split_ntk": npk.split_ntk}
+every_kernel = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+
+
+def test_gates_of_wrong_number_or_shape():
+    with pytest.raises(ValueError, match=r"gates must hold 1 arrays \(of shapes \[2, 4\]\), one an activation; got 0"):
+        npk.gated(f)(PARAMS, X, ())
+    with pytest.raises(ValueError, match=r"gates\[0\] must have shape \[2, 4\], got \[2, 3\]"):
+        npk.gated(f)(PARAMS, X, (X,))
+    with pytest.raises(ValueError, match=r"gates1\[0\] must have shape \[2, 4\], got \[2, 3\]"):
+        npk.path_kernel(f)(PARAMS, X, gates1=(X,))
+    with pytest.raises(ValueError, match="given together"):
+        npk.path_kernel(f)(PARAMS, X, X, gates1=(jnp.ones((2, 4)),))
+
+
+@every_kernel
+def test_numbers_that_are_not_finite(kernel):
+    with pytest.raises(ValueError, match="x1 must be finite; 1 of its 6"):
+        kernel(f)(PARAMS, X.at[0, 0].set(jnp.nan))
+    with pytest.raises(ValueError, match="params/a must be finite; 1 of its 12"):
+        kernel(f)({**PARAMS, "a": PARAMS["a"].at[0, 0].set(jnp.inf)}, X)
+
+
+@every_kernel
+def test_empty_batch(kernel):
+    with pytest.raises(ValueError, match=r"x1 must be a batch \[N, ...\] of at least one sample, got shape \[0, 3\]"):
+        kernel(f)(PARAMS, X[:0])
+
+
+@every_kernel
+def test_samples_of_different_shape(kernel):
+    with pytest.raises(ValueError, match=r"agree in all axes but the first, got \[2, 3\] and \[2, 2\]"):
+        kernel(f)(PARAMS, X, X[:, :2])
+
+
+@pytest.mark.standard_dtypes
+@every_kernel
+def test_integers_as_numbers(kernel):
+    with pytest.raises(ValueError, match="must be of a floating dtype, got int32"):
+        kernel(f)(PARAMS, X.astype(int))
+
+
+@every_kernel
+def test_dropout(kernel):
+    net = nn.Dropout(0.5, deterministic=False)
+    noisy = lambda p, x: net.apply({}, f(p, x), rngs={"dropout": jax.random.key(0)})  # noqa: E731
+    with pytest.raises(ValueError, match="Turn dropout off"):
+        kernel(noisy)(PARAMS, X)
+
+
+def test_samples_that_see_each_other():
+    norm = nn.BatchNorm(use_running_average=False)
+    variables = norm.init(jax.random.key(0), X)
+    mixing = lambda p, x: f(p, norm.apply(variables, x, mutable=["batch_stats"])[0])  # noqa: E731
+    with pytest.raises(ValueError, match="samples of a batch are not independent"):
+        npk.ntk(mixing)(PARAMS, X)
+
+
+@every_kernel
+def test_output_of_another_shape(kernel):
+    with pytest.raises(ValueError, match=r"must return one array \[N, K\]"):
+        kernel(lambda p, x: f(p, x)[..., None])(PARAMS, X)
+
+
+def test_operations_outside_the_path_rules_are_all_named_with_their_lines():
+    outside = lambda p, x: jnp.sinh(jnp.tanh(x @ p["a"])) @ p["c"]  # noqa: E731
+    with pytest.raises(npk.UnsupportedOperation, match=r"`tanh` at .*test_errors.py"):
+        npk.path_kernel(outside)(PARAMS, X)
+    both = lambda p, x: jnp.concatenate([jnp.tanh(x @ p["a"]), jnp.cosh(x @ p["b"][:3])], -1).sum(1, keepdims=True)  # noqa: E731
+    with pytest.raises(npk.UnsupportedOperation, match=r"(?s)`tanh`.*`cosh`"):
+        npk.path_kernel(both)(PARAMS, X)
+
+
+def test_a_weight_used_twice_on_a_path():
+    twice = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["b"]  # noqa: E731
+    for transform in (npk.path_kernel, npk.npf):
+        with pytest.raises(npk.UnsupportedOperation, match="parameter `b` is a weight twice"):
+            transform(twice)(PARAMS, X)
+
+
+def test_outputs_with_features_of_their_own():
+    with pytest.raises(npk.UnsupportedOperation, match="select one output"):
+        npk.path_kernel(lambda p, x: jax.nn.relu(x @ p["a"]))(PARAMS, X)
+    npk.path_kernel(lambda p, x: jax.nn.relu(x @ p["a"])[:, :1])(PARAMS, X)
+
+
+def test_counts_beyond_single_precision():
+    def deep(p, x):
+        for w in p:
+            x = jax.nn.relu(x @ w)
+        return x @ jnp.ones((64, 1)) if False else x[:, :1]
+
+    p = [jnp.ones((64, 64))] * 6
+    p = [w + 0 for w in p]
+    with pytest.raises(ValueError, match="path counts reach .* enable x64"):
+        npk.path_kernel(deep)(p, jnp.ones((2, 64)), normalize=False)
+    assert npk.path_kernel(deep)(p, jnp.ones((2, 64))).shape == (2, 2)
+
+
+def test_an_old_jax_is_refused():
+    from npk import _jaxpr
+
+    with pytest.raises(ImportError, match="npk needs jax >= 0.7.0, found jax 0.4.36"):
+        _jaxpr.require_supported_jax("0.4.36")

@@ -1,0 +1,206 @@
+"""The tangent kernel and its split against whole Jacobians in float64, for models with and without layer rules."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import npk
+from npk import networks
+
+BOUND = {"float64": 1e-10, "float32": 1e-5}
+KEY = jax.random.key(0)
+
+
+def jacobian(f, params, x):
+    """[N, K, number of parameters]."""
+    leaves = jax.tree.leaves(jax.jacrev(f)(params, x))
+    return np.concatenate([np.asarray(j, np.float64).reshape(*j.shape[:2], -1) for j in leaves], -1)
+
+
+def gram(j1, j2):
+    return np.einsum("nkp,mlp->nmkl", j1, j2)
+
+
+def traced(kernel):
+    return np.einsum("nmkk->nm", kernel)
+
+
+def close(ours, theirs, scale, dtype="float64"):
+    assert np.shape(ours) == np.shape(theirs)
+    assert np.abs(np.asarray(ours, np.float64) - theirs).max() <= BOUND[dtype] * scale
+
+
+def draw(*shape, seed=0):
+    return jax.random.normal(jax.random.fold_in(KEY, seed + sum(shape)), shape)
+
+
+def dense():
+    return {"a": draw(3, 8), "bias": draw(8), "b": draw(8, 8, seed=1) / 3, "c": draw(8, 2)}
+
+
+def linen(body, shape):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return body(x)
+
+    net, x = Net(), draw(*shape)
+    return net.apply, net.init(KEY, x), x
+
+
+def cnn(x):
+    x = npk.soft_relu(nn.Conv(6, (3, 3))(x))
+    x = npk.soft_relu(nn.Conv(4, (3, 3), strides=2, feature_group_count=2)(x))
+    return nn.Dense(2)(x.mean((1, 2)))
+
+
+def residual(x):
+    x = nn.Conv(4, (3, 3), padding="CIRCULAR")(x)
+    x = x + nn.Conv(4, (3, 3), kernel_dilation=2)(npk.soft_relu(nn.BatchNorm(use_running_average=True)(x)))
+    return nn.Dense(3)(npk.soft_relu(x).reshape(x.shape[0], -1))
+
+
+def attention(x):
+    x = x + nn.MultiHeadDotProductAttention(2, qkv_features=4)(nn.LayerNorm()(x))
+    return nn.Dense(2)(nn.gelu(nn.Dense(5)(x)).mean(1))
+
+
+def recurrent(p, x):
+    step = lambda h, t: (npk.soft_relu(h @ p["b"] + t @ p["a"]), None)  # noqa: E731
+    return jax.lax.scan(step, jnp.zeros((x.shape[0], 8), x.dtype), jnp.swapaxes(x, 0, 1))[0] @ p["c"]
+
+
+def branching(p, x):
+    h = x @ p["a"]
+    return jax.lax.cond(p["bias"][0] > 0, lambda h: jnp.tanh(h @ p["b"]), lambda h: h @ p["b"] * 2, h) @ p["c"]
+
+
+def stacked(p, x):
+    return jax.lax.scan(lambda h, w: (npk.soft_relu(h @ w), None), x @ p["a"], p["w"])[0] @ p["c"]
+
+
+def soft(q):
+    return npk.soft_relu(q)
+
+
+MODELS = {
+    "mlp": lambda: (lambda p, x: soft(soft(x @ p["a"] + p["bias"][None]) @ p["b"]) @ p["c"], dense(), draw(7, 3)),
+    "shared weights": lambda: (lambda p, x: soft(soft(x @ p["a"]) @ p["b"]) @ p["b"] @ p["c"], dense(), draw(7, 3)),
+    "tied on both sides": lambda: (lambda p, x: soft(x @ p["a"]) @ p["a"].T, dense(), draw(7, 3)),
+    "constant factors": lambda: (lambda p, x: soft(x @ (p["a"] / 3**0.5)) @ (p["c"] * 0.5), dense(), draw(7, 3)),
+    "weights on the left": lambda: (lambda p, x: (p["c"].T @ soft(p["a"].T @ x.T)).T, dense(), draw(7, 3)),
+    "weight norm": lambda: (
+        lambda p, x: soft(x @ (p["a"] / jnp.linalg.norm(p["a"], axis=0)[None])) @ p["c"],
+        dense(),
+        draw(7, 3),
+    ),
+    "embedding": lambda: (
+        lambda p, x: soft(p["e"][x] @ p["a"]).sum(1) @ p["c"],
+        {"e": draw(9, 3), "a": draw(3, 8), "c": draw(8, 2)},
+        jax.random.randint(KEY, (7, 5), 0, 9),
+    ),
+    "recurrent": lambda: (recurrent, dense(), draw(7, 4, 3)),
+    "scan over layers": lambda: (stacked, {**dense(), "w": draw(3, 8, 8) / 3}, draw(7, 3)),
+    "cnn": lambda: linen(cnn, (7, 5, 5, 3)),
+    "residual": lambda: linen(residual, (7, 5, 5, 3)),
+    "attention": lambda: linen(attention, (7, 4, 3)),
+}
+
+
+def parts(f, params, x):
+    """ψ^V by holding the gates, ψ = ψ^V + ψ^F."""
+    gates = npk.gates(f)(params, x)
+    value = jacobian(lambda p, t: npk.gated(f)(p, t, gates), params, x)
+    return value, jacobian(f, params, x) - value
+
+
+@pytest.mark.standard_dtypes
+@pytest.mark.parametrize("name", MODELS)
+def test_split_is_that_of_the_jacobian(name, x64):
+    f, params, x = MODELS[name]()
+    params = jax.tree.map(lambda a: a.astype(jnp.float64), params)
+    x = x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    (v1, f1), (v2, f2) = parts(f, params, x[:3]), parts(f, params, x[3:])
+    total = gram(v1 + f1, v2 + f2)
+    expected = {"value": gram(v1, v2), "feature": gram(f1, f2), "cross": gram(v1, f2) + gram(f1, v2), "total": total}
+    scale = np.abs(traced(total)).max()
+    split = npk.split_ntk(f)
+    ours, full = split(params, x[:3], x[3:]), split(params, x[:3], x[3:], outputs="full")
+    for part, kernel in expected.items():
+        close(getattr(ours, part), traced(kernel), scale)
+        close(getattr(full, part), kernel, scale)
+        close(sum(getattr(block, part) for block in ours.blocks.values()), traced(kernel), scale)
+    close(npk.ntk(f)(params, x[:3], x[3:]), traced(total), scale)
+
+    own = gram(v1 + f1, v1 + f1)
+    close(npk.ntk(f)(params, x[:3]), traced(own), scale)
+    close(npk.ntk_diagonal(f)(params, x[:3]), np.diag(traced(own)), scale)
+    close(npk.ntk_trace(f)(params, x[:3]), np.trace(traced(own)), 3 * scale)
+    close(npk.split_ntk_diagonal(f)(params, x[:3]).cross, np.diag(split(params, x[:3]).cross), scale)
+
+
+def test_control_flow_stays_exact(x64):
+    params = jax.tree.map(lambda a: a.astype(jnp.float64), dense())
+    x = draw(6, 3).astype(jnp.float64)
+    expected = traced(gram(jacobian(branching, params, x), jacobian(branching, params, x)))
+    close(npk.ntk(branching)(params, x), expected, np.abs(expected).max())
+
+
+@pytest.mark.standard_dtypes
+@pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
+def test_single_precision_is_within_its_rounding(name):
+    f, params, x = MODELS[name]()
+    expected = traced(gram(jacobian(f, params, x), jacobian(f, params, x)))
+    close(npk.ntk(f)(params, x), expected, np.abs(expected).max(), "float32")
+    close(npk.split_ntk(f)(params, x).total, expected, np.abs(expected).max(), "float32")
+
+
+def test_hard_gates_have_no_feature_and_no_cross_part():
+    model = networks.MLP(width=16, depth=3, outputs=2)
+    x = draw(5, 4)
+    params = model.init(KEY, x)
+    split = npk.split_ntk(model.apply)(params, x)
+    assert not split.feature.any() and not split.cross.any()
+    assert (split.value == split.total).all()
+
+
+def test_soft_gates_have_both():
+    model = networks.MLP(width=16, depth=3, outputs=2, activation=npk.soft_relu)
+    x = draw(5, 4)
+    split = npk.split_ntk(model.apply)(model.init(KEY, x), x)
+    assert (jnp.diag(split.feature) > 0).all() and split.cross.any()
+
+
+def test_a_gated_network_of_two_parameter_sets_has_no_cross_part():
+    g = lambda p, x: soft(soft(x @ p["a"]) @ p["b"]) @ p["c"]  # noqa: E731
+
+    def dgn(p, x):
+        return npk.gated(g)(p["value"], x, npk.gates(g)(p["feature"], x))
+
+    params, x = {"value": dense(), "feature": jax.tree.map(lambda a: a[::-1], dense())}, draw(5, 3)
+    split = npk.split_ntk(dgn)(params, x)
+    assert not split.cross.any() and split.feature.any()
+    for name, block in split.blocks.items():
+        other = block.feature if name.startswith("value/") else block.value
+        assert not other.any(), name
+
+
+def test_blocks_of_samples_give_the_same_kernel(monkeypatch):
+    import sys
+
+    f, params, x = MODELS["mlp"]()
+    whole = npk.split_ntk(f)(params, x, x[:5])
+    monkeypatch.setattr(sys.modules["npk.tangent"], "_BLOCK_BYTES", 1 << 12)
+    blocked = npk.split_ntk(f)(params, x, x[:5])
+    for part in ("value", "feature", "cross"):
+        a, b = getattr(whole, part), getattr(blocked, part)
+        assert jnp.abs(a - b).max() <= 1e-5 * jnp.abs(whole.total).max()
+
+
+def test_kernel_of_summed_softmax_outputs_vanishes():
+    """Why kernels are of logits: probabilities sum to one, so their gradients sum to zero."""
+    f = lambda p, x: jax.nn.softmax(jax.nn.relu(x @ p["a"]) @ p["c"])  # noqa: E731
+    kernel = npk.ntk(f)(dense(), draw(4, 3), outputs="full")
+    assert jnp.abs(kernel.sum((2, 3))).max() < 1e-5 * jnp.abs(kernel).max()
