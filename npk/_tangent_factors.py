@@ -253,7 +253,7 @@ def paired(a1: Sequence[Any], b1: Any, a2: Sequence[Any], b2: Any, full: bool) -
     """Σ_{t,t'} (A_t·A'_t')(B_t·B'_t')."""
     highest = jax.lax.Precision.HIGHEST
     if b1.shape[2] == b1.shape[3] == 1:
-        aa = sum(_rows(x[:, 0, 0], y[:, 0, 0]) for x, y in zip(a1, a2, strict=True))
+        aa: Any = sum(_rows(x[:, 0, 0], y[:, 0, 0]) for x, y in zip(a1, a2, strict=True))
         bb = inner(b1[:, :, 0, 0], b2[:, :, 0, 0], full)
         return aa[..., None, None] * bb if full else aa * bb
     aa = sum(jnp.einsum("ngti,mgsi->nmgts", x, y, precision=highest) for x, y in zip(a1, a2, strict=True))
@@ -286,7 +286,7 @@ def squared_norms(use: Use, a: Any, bs: Sequence[Any], wanted: Sequence[tuple[in
     """The diagonal of `contributions`: [n], or [n, K, K]."""
     pieces, bs = inputs_of(use, a), [cotangents_of(use, b) for b in bs]
     if bs[0].shape[2] == bs[0].shape[3] == 1:
-        norm = sum(jnp.sum(piece * piece, (1, 2, 3)) for piece in pieces)
+        norm: Any = sum(jnp.sum(piece * piece, (1, 2, 3)) for piece in pieces)
         flat = [b[:, :, 0, 0] for b in bs]
         products = [own_inner(flat[i], flat[j], full) for i, j in wanted]
         return [use.constant**2 * (norm[:, None, None] * p if full else norm * p) for p in products]

@@ -47,7 +47,7 @@ def _multiplier(words: int, single: bool) -> Any:
 
     def multiply_row(a: Any, b: Any, scale: Any, shift: Any, h: Any) -> None:
         for j in range(h.shape[0]):
-            count = numba.int64(0)
+            count: Any = numba.int64(0)
             for w in range(words):
                 count += numba.int64(count_bits(a[w] & b[w, j]))
             h[j] = (h[j] + shift) * (real(count) * scale)
@@ -61,8 +61,8 @@ def _multiplier(words: int, single: bool) -> Any:
                     row(one[i], two[:, left:right], scale, shift, h[i, left:right])
 
     # Numba compiles the functions themselves, not what a type checker may have wrapped around them.
-    count_bits = intrinsic(inspect.unwrap(bit_count))
-    row = numba.njit(boundscheck=False, nogil=True)(inspect.unwrap(multiply_row))
+    count_bits: Any = intrinsic(inspect.unwrap(bit_count))
+    row: Any = numba.njit(boundscheck=False, nogil=True)(inspect.unwrap(multiply_row))
     return numba.njit(parallel=True, boundscheck=False, nogil=True)(inspect.unwrap(multiply))
 
 
