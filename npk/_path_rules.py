@@ -306,12 +306,12 @@ def _reshape(walk: Walk, equation: Equation, states: list[State]) -> State:
 
 
 def _transpose(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return [_terms.transpose(t, equation.params["permutation"]) for t in states[0]]
+    return [_terms.transpose(t, [int(a) for a in equation.params["permutation"]]) for t in states[0]]
 
 
 def _broadcast_in_dim(walk: Walk, equation: Equation, states: list[State]) -> State:
     shape, dimensions = equation.params["shape"], equation.params["broadcast_dimensions"]
-    return [_terms.broadcast(t, shape, list(dimensions)) for t in states[0]]
+    return [_terms.broadcast(t, shape, [int(d) for d in dimensions]) for t in states[0]]
 
 
 def _along_axes(state: State, chosen: Sequence[np.ndarray]) -> State:

@@ -1,0 +1,138 @@
+"""Gates of every spelling of an activation, and of models written in every way."""
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from tolerances import assert_close
+
+import npk
+
+KEY = jax.random.key(0)
+PARAMS = {"a": jax.random.normal(KEY, (3, 4)), "c": jax.random.normal(KEY, (4, 2))}
+X = jax.random.normal(KEY, (5, 3))
+
+RELU = {
+    "jax.nn.relu": jax.nn.relu,
+    "flax": nn.relu,
+    "maximum": lambda q: jnp.maximum(q, 0),
+    "maximum, zero first": lambda q: jnp.maximum(0, q),
+    "where": lambda q: jnp.where(q > 0, q, 0),
+    "mask": lambda q: q * (q > 0),
+}
+SOFT = {
+    "soft_relu": (npk.soft_relu, lambda q: jax.nn.sigmoid(4 * q)),
+    "silu": (jax.nn.silu, jax.nn.sigmoid),
+    "silu by hand": (lambda q: q / (1 + jnp.exp(-q)), jax.nn.sigmoid),
+    "gelu": (lambda q: jax.nn.gelu(q, approximate=False), lambda q: (1 + jax.lax.erf(q / 2**0.5)) / 2),
+    "gelu, tanh": (jax.nn.gelu, lambda q: (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (q + 0.044715 * q**3))) / 2),
+}
+
+
+def network(activation):
+    return lambda p, x: activation(x @ p["a"]) @ p["c"]
+
+
+@pytest.mark.standard_dtypes
+@pytest.mark.parametrize("relu", RELU.values(), ids=RELU.keys())
+def test_relu_in_any_spelling_has_hard_gates(relu):
+    f = network(relu)
+    (gate,) = npk.gates(f)(PARAMS, X)
+    assert (gate == (X @ PARAMS["a"] > 0)).all()
+    assert (npk.gated(f)(PARAMS, X, (gate,)) == f(PARAMS, X)).all()
+
+
+@pytest.mark.parametrize(("activation", "expected"), SOFT.values(), ids=SOFT.keys())
+def test_soft_activations_have_the_gate_a_of_q_over_q(activation, expected):
+    f = network(activation)
+    (gate,) = npk.gates(f)(PARAMS, X)
+    assert_close(gate, expected(X @ PARAMS["a"]))
+    assert_close(npk.gated(f)(PARAMS, X, (gate,)), f(PARAMS, X))
+
+
+def test_leaky_relu_and_no_gate():
+    (gate,) = npk.gates(network(jax.nn.leaky_relu))(PARAMS, X)
+    assert set(jnp.unique(gate).tolist()) == {jnp.float32(0.01).item(), 1.0}
+    for other in (jnp.tanh, jax.nn.softmax, jax.nn.elu):
+        assert npk.gates(network(other))(PARAMS, X) == ()
+
+
+def test_transformations_of_gates():
+    f = network(npk.soft_relu)
+    gates = npk.gates(f)
+    assert_close(jax.jit(gates)(PARAMS, X)[0], gates(PARAMS, X)[0])
+    stacked = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), PARAMS)
+    assert_close(jax.vmap(gates, (0, None))(stacked, X)[0][1], gates(jax.tree.map(lambda a: 2 * a, PARAMS), X)[0])
+    _, slope = jax.jvp(lambda x: gates(PARAMS, x)[0], (X,), (X,))
+    q = X @ PARAMS["a"]
+    assert_close(slope, 4 * q * jax.nn.sigmoid(4 * q) * jax.nn.sigmoid(-4 * q))
+    own = gates(PARAMS, X)
+    value = jax.grad(lambda p: npk.gated(f)(p, X, own).sum())(PARAMS)
+    assert_close(value["c"], ((own[0] * q).sum(0)[:, None] * jnp.ones((1, 2))))
+
+
+def test_linear_composes_with_preactivations_and_gates():
+    f = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]  # noqa: E731
+    p = {**PARAMS, "b": jax.random.normal(KEY, (4, 4))}
+    assert_close(npk.linear(f)(p, X), X @ p["a"] @ p["b"] @ p["c"])
+    first, second = npk.preactivations(npk.linear(f))(p, X)
+    assert_close(first, X @ p["a"])
+    assert_close(second, X @ p["a"] @ p["b"])
+    assert all((g == 1).all() for g in npk.gates(npk.linear(f))(p, X))
+
+
+@pytest.mark.standard_dtypes
+def test_flax_linen_nnx_equinox_and_plain_functions_are_one_network():
+    x = jax.random.normal(KEY, (3, 6, 6, 2))
+
+    class Linen(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.max_pool(nn.relu(nn.Conv(4, (3, 3))(x)), (2, 2), (2, 2))
+            return nn.Dense(2)(x.reshape(x.shape[0], -1))
+
+    linen = Linen()
+    params = linen.init(KEY, x)
+    conv, dense = params["params"]["Conv_0"], params["params"]["Dense_0"]
+
+    class Split(nnx.Module):
+        def __init__(self, rngs):
+            self.conv, self.dense = nnx.Conv(2, 4, (3, 3), rngs=rngs), nnx.Linear(36, 2, rngs=rngs)
+
+        def __call__(self, x):
+            x = nn.max_pool(nnx.relu(self.conv(x)), (2, 2), (2, 2))
+            return self.dense(x.reshape(x.shape[0], -1))
+
+    graph, state = nnx.split(Split(nnx.Rngs(0)))
+    given = {"conv": conv, "dense": dense}
+    state = jax.tree_util.tree_map_with_path(lambda path, _: given[path[0].key][path[1].key], state)
+
+    class Single(eqx.Module):
+        conv: eqx.nn.Conv2d
+        pool: eqx.nn.MaxPool2d
+        dense: eqx.nn.Linear
+
+        def __call__(self, x):
+            x = self.pool(jax.nn.relu(self.conv(x.transpose(2, 0, 1))))
+            return self.dense(x.transpose(1, 2, 0).reshape(-1))
+
+    single = Single(eqx.nn.Conv2d(2, 4, 3, padding=1, key=KEY), eqx.nn.MaxPool2d(2, 2), eqx.nn.Linear(36, 2, key=KEY))
+    weights = (conv["kernel"].transpose(3, 2, 0, 1), conv["bias"][:, None, None], dense["kernel"].T, dense["bias"])
+    where = lambda m: (m.conv.weight, m.conv.bias, m.dense.weight, m.dense.bias)  # noqa: E731
+    arrays, static = eqx.partition(eqx.tree_at(where, single, weights), eqx.is_array)
+
+    models = {
+        "linen": (linen.apply, params),
+        "nnx": (lambda s, x: nnx.merge(graph, s)(x), state),
+        "equinox": (lambda a, x: jax.vmap(eqx.combine(a, static))(x), arrays),
+    }
+    expected = npk.path_kernel(linen.apply)(params, x)
+    for name, (f, p) in models.items():
+        gates = npk.gates(f)(p, x)
+        assert len(gates) == 2, name
+        assert (npk.gated(f)(p, x, gates) == f(p, x)).all(), name
+        assert_close(f(p, x), linen.apply(params, x))
+        assert_close(npk.path_kernel(f)(p, x), expected)
+        assert_close(npk.ntk(f)(p, x), npk.ntk(linen.apply)(params, x))
