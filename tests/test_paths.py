@@ -108,7 +108,7 @@ def test_random_convolution_networks(network):
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(architectures.convolution_networks())
 def test_more_random_convolution_networks(network):
     check_paths(network, seed=1)
