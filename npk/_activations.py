@@ -42,15 +42,19 @@ _DECIDING = frozenset("abs div max min mul select_n".split())
 _POOLS = frozenset(("reduce_max", "reduce_window_max"))
 # Names of calls that npk leaves in a traced function to find them again.
 IDENTITY = "npk_identity_activation"
-GATE = "npk_gate"
+GATED = "npk_gated"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activation:
-    """a(q) = q·γ(q): `gate(q)` is γ(q), and `apply(q, G)` is q·G (a sum over the window for pooling)."""
+    """a(q) = q·γ(q): `gate(q)` is γ(q), and `apply(q, G)` is q·G (a sum over the window for pooling).
 
-    kind: str  # "hard", "soft", "identity" or "pool"
-    gate: Callable[[Any], Any]
+    A product that `gated` made with a gate from outside is an activation too ("given"): its equation reads
+    q and G, and `gate(q, G)` is G.
+    """
+
+    kind: str  # "hard", "soft", "identity", "pool" or "given"
+    gate: Callable[..., Any]
     apply: Callable[[Any, Any], Any] = jnp.multiply
     windows: Callable[[Any, Any], Any] | None = None  # pooling only: (q, fill) -> [..., window]
 
@@ -149,7 +153,7 @@ class _Finder:
         self.producer: dict[Var, Equation] = {}
         self.uniform: dict[Var, float] = {}
         self.found: dict[Equation, Activation] = {}
-        self.operand: dict[Equation, Var] = {}
+        self.operands: dict[Equation, tuple[Atom, ...]] = {}
         self.consumers = program.consumers()
         for i, equation in enumerate(program.equations):
             for var in equation.outputs:
@@ -243,6 +247,9 @@ class _Finder:
         name = equation.name
         if name in ("jit", "pjit") and equation.params.get("name") == IDENTITY:
             self.add(equation, self.data_inputs(equation), Activation("identity", jnp.ones_like))
+        elif _is_mark(equation) and len({a.shape for a in (*equation.inputs, *equation.outputs)}) == 1:
+            self.found[equation] = Activation("given", lambda q, gate: gate)
+            self.operands[equation] = equation.inputs
         elif name in _POOLS and equation.outputs[0] in self.data and not self.only_stopped(equation.outputs[0]):
             windows = _windows(equation)
             pool = Activation("pool", lambda q: _selection(windows(q, -jnp.inf)), _pooled(windows), windows)
@@ -271,7 +278,24 @@ class _Finder:
 
     def add(self, equation: Equation, operands: list[Var], activation: Activation) -> None:
         if operands:
-            self.found[equation], self.operand[equation] = activation, operands[0]
+            self.found[equation], self.operands[equation] = activation, (operands[0],)
+
+    def on_values(self) -> set[Equation]:
+        """The activations that values pass through on their way to the output.
+
+        What only makes gates that are given to others (a feature network) is no gate of this network.
+        """
+        needed = {a for a in self.program.outputs if isinstance(a, Var)}
+        passed = set()
+        for equation in reversed(self.program.equations):
+            if not needed.intersection(equation.outputs):
+                continue
+            inputs = equation.inputs
+            if equation in self.found:
+                passed.add(equation)
+                inputs = self.operands[equation][:1]
+            needed.update(a for a in inputs if isinstance(a, Var))
+        return passed
 
     def only_stopped(self, var: Var) -> bool:
         """Whether nothing but a stopped gradient comes of var: the shift inside softmax or logsumexp."""
@@ -359,10 +383,11 @@ def with_activations(program: Program) -> Program:
     for equation in program.equations:
         finder.look(equation)
     equations = []
+    on_values = finder.on_values()
     for equation in program.equations:
-        if equation in finder.found:
-            operand = (finder.operand[equation],)
-            equation = dataclasses.replace(equation, inputs=operand, activation=finder.found[equation])
+        if equation in on_values:
+            operands, activation = finder.operands[equation], finder.found[equation]
+            equation = dataclasses.replace(equation, inputs=operands, activation=activation)
         elif equation.name in ("cond", "while") and contains_activation(equation):
             raise UnsupportedOperation(
                 f"an activation inside `{equation.name}` has no gate of its own (at {equation.source}). Compute both "
@@ -405,9 +430,4 @@ def opens_all(eqn: Any) -> bool:
 
 
 def _is_mark(eqn: Any) -> bool:
-    return eqn.primitive.name in ("jit", "pjit") and eqn.params.get("name") in (IDENTITY, GATE)
-
-
-def is_gate_mark(equation: Equation) -> bool:
-    """Whether the equation marks a gate that was given to `gated`."""
-    return equation.activation is None and _is_mark(equation) and equation.params["name"] == GATE
+    return eqn.primitive.name in ("jit", "pjit") and eqn.params.get("name") in (IDENTITY, GATED)

@@ -121,6 +121,13 @@ def _check_indices(program: Program, x: Var) -> None:
 
 
 def check_gates(gates: Sequence[Any], expected: Sequence[Any], name: str = "gates") -> None:
+    """One gate an activation, each of its shape and finite."""
+    check_gate_shapes(gates, expected, name)
+    for i, gate in enumerate(gates):
+        check_finite(gate, f"{name}[{i}]")
+
+
+def check_gate_shapes(gates: Sequence[Any], expected: Sequence[Any], name: str = "gates") -> None:
     """One gate an activation, each of its shape."""
     if not isinstance(gates, (tuple, list)):
         raise ValueError(f"{name} must be a tuple of {len(expected)} arrays, got {type(gates).__name__}.")
@@ -132,4 +139,3 @@ def check_gates(gates: Sequence[Any], expected: Sequence[Any], name: str = "gate
     for i, (gate, want) in enumerate(zip(gates, expected, strict=True)):
         if np.shape(gate) != tuple(want.shape):
             raise ValueError(f"{name}[{i}] must have shape {list(want.shape)}, got {list(np.shape(gate))}.")
-        check_finite(gate, f"{name}[{i}]")

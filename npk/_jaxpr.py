@@ -120,11 +120,11 @@ class Program:
     def inputs(self) -> tuple[Var, ...]:
         return self.params + self.x
 
-    def reached_from(self, sources: Iterable[Var]) -> set[Var]:
-        """All variables that depend on any of `sources` (themselves included)."""
+    def reached_from(self, sources: Iterable[Var], through: Callable[[Equation], bool] = lambda _: True) -> set[Var]:
+        """All variables that depend on any of `sources` (themselves included) by equations of which `through` holds."""
         reached = set(sources)
         for equation in self.equations:
-            if any(isinstance(a, Var) and a in reached for a in equation.inputs):
+            if any(isinstance(a, Var) and a in reached for a in equation.inputs) and through(equation):
                 reached.update(equation.outputs)
         return reached
 

@@ -200,7 +200,7 @@ def _layer(
 def _dot_general(walk: Walk, equation: Equation) -> State:
     lhs, rhs = equation.inputs
     (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = equation.params["dimension_numbers"]
-    data_first = walk.is_data(lhs)
+    data_first = walk.is_data(lhs) or not (walk.is_data(rhs) or walk.is_parameter(lhs))
     if not data_first:
         lhs, rhs = rhs, lhs
         lhs_contract, rhs_contract, lhs_batch, rhs_batch = rhs_contract, lhs_contract, rhs_batch, lhs_batch
@@ -208,7 +208,7 @@ def _dot_general(walk: Walk, equation: Equation) -> State:
     x_rank, w_rank = len(lhs.shape), len(weight.shape)
     x_free = [a for a in range(x_rank) if a not in (*lhs_contract, *lhs_batch)]
     w_free = [a for a in range(w_rank) if a not in (*rhs_contract, *rhs_batch)]
-    state = [_terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.data(lhs)]
+    state = [_terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.state(lhs) or []]
     weight = _terms.transpose(weight, (*rhs_batch, *rhs_contract, *w_free))
     out = _layer(walk, equation, state, weight, len(lhs_batch), len(x_free))
     n_b, n_x, n_w = len(lhs_batch), len(x_free), len(w_free)
@@ -219,7 +219,7 @@ def _dot_general(walk: Walk, equation: Equation) -> State:
 
 def _convolution(walk: Walk, equation: Equation) -> State:
     lhs, rhs = equation.inputs
-    if not walk.is_data(lhs):
+    if walk.is_data(rhs):
         raise walk.refuse(equation, "a convolution whose kernel depends on x.")
     p = equation.params
     if p["batch_group_count"] != 1:
@@ -247,7 +247,7 @@ def _convolution(walk: Walk, equation: Equation) -> State:
         term = _terms.reshape(term, (groups, channels // groups, *rest))
         return _terms.transpose(term, (0, *range(2, len(term.shape)), 1))
 
-    state = [arranged(t) for t in walk.data(lhs)]
+    state = [arranged(t) for t in walk.state(lhs) or []]
     weight = _terms.transpose(weight, (k_out, *k_spatial, k_in))
     out_channels, *rest = weight.shape
     weight = _terms.reshape(weight, (groups, out_channels // groups, *rest))
@@ -301,6 +301,15 @@ def _split(walk: Walk, equation: Equation) -> list[State]:
     return [[_terms.take(t, axis, np.arange(*piece)) for t in state] for piece in pieces]
 
 
+def _unstack(walk: Walk, equation: Equation) -> list[State]:
+    """Likewise `unstack`: an axis taken apart."""
+    state, axis = walk.data(equation.inputs[0]), equation.params["axis"]
+    return [
+        [_terms.reshape(_terms.take(t, axis, np.array([i])), out.shape) for t in state]
+        for i, out in enumerate(equation.outputs)
+    ]
+
+
 def _reshape(walk: Walk, equation: Equation, states: list[State]) -> State:
     return [_terms.reshape(t, equation.outputs[0].shape) for t in states[0]]
 
@@ -346,12 +355,22 @@ def _pad(walk: Walk, equation: Equation, states: list[State]) -> State:
     return _along_axes(states[0], chosen)
 
 
+def _stack(walk: Walk, equation: Equation, states: list[State]) -> State:
+    axis, shape = equation.params["axis"], equation.outputs[0].shape
+    slices = [[_terms.reshape(t, (*shape[:axis], 1, *shape[axis + 1 :])) for t in state] for state in states]
+    return _laid_end_to_end(walk, equation, slices, axis)
+
+
 def _concatenate(walk: Walk, equation: Equation, states: list[State]) -> State:
+    return _laid_end_to_end(walk, equation, states, equation.params["dimension"])
+
+
+def _laid_end_to_end(walk: Walk, equation: Equation, states: list[State], axis: int) -> State:
     for atom, state in zip(equation.inputs, states, strict=True):
         kind = walk.kind(atom)
         if kind is not None and (kind.from_params or not state):
             raise walk.refuse(equation, "joins values with parameters.")
-    return _terms.concatenate(states, equation.params["dimension"])
+    return _terms.concatenate(states, axis)
 
 
 def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
@@ -393,19 +412,21 @@ RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
     "dot_general": _one(_dot_general),
     "conv_general_dilated": _one(_convolution),
     "split": _split,
+    "unstack": _unstack,
 }
 
 POSITIONWISE: dict[str, Callable[[Walk, Equation, list[State]], State]] = {
     **dict.fromkeys(("copy", "copy_p", "stop_gradient", "reduce_precision", "sharding_constraint"), _same),
     "convert_element_type": _convert,
     **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
-    **dict.fromkeys(("gather", "dynamic_slice"), _selection),
+    **dict.fromkeys(("gather", "dynamic_slice", "tile"), _selection),
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast_in_dim,
     "slice": _slice,
     "rev": _rev,
     "pad": _pad,
     "concatenate": _concatenate,
+    "stack": _stack,
     "reduce_sum": _reduce_sum,
     "reduce_window_sum": _reduce_window_sum,
 }

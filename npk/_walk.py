@@ -206,13 +206,17 @@ class Walk:
         assert isinstance(atom, Var)
         return self.states[atom]
 
+    def is_parameter(self, atom: Atom) -> bool:
+        kind = self.kind(atom)
+        return kind is not None and kind.from_params
+
     def is_data(self, atom: Atom) -> bool:
         return isinstance(atom, Var) and atom not in self.kinds
 
     def run(self) -> State:
         for equation in self.program.equations:
             inputs = [a for a in equation.inputs if isinstance(a, Var)]
-            if not any(self.is_data(a) for a in inputs):
+            if all(v in self.kinds for v in equation.outputs):
                 self.note_constant(equation)
             elif any(a in self.poisoned for a in inputs):
                 self.poisoned.update(equation.outputs)
@@ -251,14 +255,18 @@ class Walk:
 
 
 def kinds_of(program: Program) -> dict[Var, Kind]:
-    """What the values are that do not depend on x: numbers, or made of parameters, with or without a root."""
-    data = program.reached_from(program.x)
+    """What the values are that do not depend on x: numbers, or made of parameters, with or without a root.
+
+    Numbers that a layer's weights multiply are the input of a network of their own (a constant input).
+    """
     kinds = {var: Kind(from_params=True) for var in program.params}
     for equation in program.equations:
         inputs = [a for a in equation.inputs if isinstance(a, Var)]
-        if any(a in data for a in inputs):
+        made = [isinstance(a, Var) and a in kinds and kinds[a].from_params for a in equation.inputs]
+        layer = equation.name == "dot_general" or (equation.name == "conv_general_dilated" and not made[0])
+        if any(a not in kinds for a in inputs) or (layer and any(made) and not all(made)):
             continue
-        made = any(kinds[a].from_params for a in inputs)
+        made = any(made)
         root = equation.name in ("sqrt", "rsqrt") and (made or len(equation.outputs[0].shape) > 0)
         kind = Kind(made, root or any(kinds[a].rooted for a in inputs))
         kinds.update(dict.fromkeys(equation.outputs, kind))

@@ -6,6 +6,7 @@ outside. So a ReLU network is `gated(f)(Θ, x, gates(f)(Θ, x))`, and a deep gat
 `gated(f)(Θ_value, x, gates(f)(Θ_feature, x))`; no architecture is written twice.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,11 +50,15 @@ def activation_program(f: Function, params: Any, x: Any) -> _jaxpr.Program:
 
 
 def sample_program(f: Function, params: PyTree, x: Any) -> _jaxpr.Program:
-    """The program of f for a batch of one of x's samples, every call opened, activations found."""
+    """The program of f for a batch of one of x's samples, every call opened, activations found.
+
+    It is the value network alone: what makes the gates that are given to it (a feature network) is left out.
+    """
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     program = _activations.with_activations(_jaxpr.trace(f, params, sample, _activations.opens_all))
     _checks.check_program(program, 1)
-    return program
+    values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
+    return dataclasses.replace(program, equations=tuple(values)).pruned()
 
 
 def activations(program: _jaxpr.Program) -> list[_jaxpr.Equation]:
@@ -76,33 +81,33 @@ def run_with_gates(
         activation = equation.activation
         if activation is None:
             return equation.bind(*values)
-        (q,) = values
-        gate = activation.gate(q) if queue is None else _marked_gate(next(queue))
+        q = values[0]
+        gate = activation.gate(*values) if queue is None else next(queue)
         seen[0].append(q)
         seen[1].append(gate)
-        return [activation.apply(q, gate)]
+        return [activation.apply(q, gate) if queue is None else _with_given(activation, q, gate)]
 
     outputs = _jaxpr.evaluate(program, args, rule)
     return outputs[0], *seen
 
 
-def _named(name: str) -> Callable[[Any], Any]:
-    """The identity as a call of that name, which survives tracing and vmap and so can be found again."""
-
-    def identity(value: Any) -> Any:
-        return jnp.multiply(value, jnp.ones((), value.dtype))
-
-    identity.__name__ = name
-    return jax.jit(identity)
+def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as a call of that name, which survives tracing and vmap and so can be found again."""
+    function.__name__ = name
+    return jax.jit(function)
 
 
-_identity_activation = _named(_activations.IDENTITY)
-_gate_mark = _named(_activations.GATE)
+_identity_activation = _named(_activations.IDENTITY, lambda q: jnp.multiply(q, jnp.ones((), q.dtype)))
+_gated_product = _named(_activations.GATED, lambda q, gate: jnp.multiply(q, gate))
 
 
-def _marked_gate(gate: Any) -> Any:
-    """A gate given from outside, marked so that `split_ntk` can hold it fixed."""
-    return _gate_mark(gate) if _jaxpr.is_traced(gate) else gate
+def _with_given(activation: _activations.Activation, q: Any, gate: Any) -> Any:
+    """q·G for a gate from outside; marked when traced, so that the gate can be told from a value."""
+    if not (_jaxpr.is_traced(q) or _jaxpr.is_traced(gate)):
+        return activation.apply(q, gate)
+    if activation.windows is None:
+        return _gated_product(q, gate)
+    return jnp.sum(_gated_product(activation.windows(q, 0), gate), -1)
 
 
 def gate_shapes(program: _jaxpr.Program) -> list[Any]:
@@ -110,7 +115,8 @@ def gate_shapes(program: _jaxpr.Program) -> list[Any]:
     avals = []
     for equation in activations(program):
         q = jax.ShapeDtypeStruct(equation.inputs[0].shape, equation.inputs[0].dtype)
-        avals.append(jax.eval_shape(equation.activation.gate, q))
+        given = equation.activation.kind == "given"
+        avals.append(q if given else jax.eval_shape(equation.activation.gate, q))
     return avals
 
 

@@ -172,6 +172,23 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         return jnp.max(jax.lax.map(single, one, batch_size=16))
 
     gates_of = jax.jit(lambda params, x: own_gates(f, params, x))
+    network = _Network(f)
+
+    def packed_kernel(params: PyTree, one: tuple, two: tuple, normalize: bool, dtype: Any) -> Any | None:
+        """H by packed gates, or None where the network, the gates or the machine are not made for it."""
+        many = one[0].shape[0] * two[0].shape[0] >= _PACKED_PAIRS
+        chain = network.chain(params, one[0], normalize) if many and _on_cpu(params, one, two) else None
+        if chain is None:
+            return None
+        sides = [dense_chain.side(chain, x, gates, dtype) for x, gates in ((one,) if one is two else (one, two))]
+        if any(side is None for side in sides):
+            return None
+        most = max(dense_chain.largest(chain, side) for side in sides if side)
+        if not normalize and _whole_numbers(one[0], two[0]):
+            _check_counts(most, dtype)
+        if not most < 0.5 * float(jnp.finfo(dtype).max):
+            return None  # the general path tells where it overflows
+        return dense_chain.kernel(chain, sides[0], sides[-1])
 
     def kernel(
         params: PyTree,
@@ -188,43 +205,31 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
             raise ValueError("gates1 and gates2 must be given together when x2 is given; got only one of them.")
         if gates2 is not None and gates1 is None:
             raise ValueError("gates2 was given without gates1.")
-        program = sample_program(f, params, x1)
-        shapes = [g.shape for g in gate_shapes(program)]
-        hard = all(e.activation.kind != "soft" for e in activations(program)) and gates1 is None
 
-        def side(x: Any, given: Gates | None, name: str) -> tuple[tuple[Any, Any], Gates]:
-            gates = gates_of(params, x) if given is None else given
-            if given is not None:
-                _checks.check_gates(given, gate_shapes(activation_program(f, params, x)), name)
-            if len(gates) != len(shapes):
-                raise ValueError(f"f has {len(gates)} activations for a batch and {len(shapes)} for one sample.")
-            laid = tuple(per_sample(jnp.asarray(g), s, x.shape[0]) for g, s in zip(gates, shapes, strict=True))
-            return (jnp.asarray(x)[:, None], laid), gates
+        def side(x: Any, given: Gates | None, name: str) -> tuple[Any, Gates]:
+            if given is None:
+                return x, gates_of(params, x)
+            _checks.check_gate_shapes(given, network.gate_shapes(params, x), name)
+            return x, given
 
-        one, seen1 = side(x1, gates1, "gates1")
+        one = side(x1, gates1, "gates1")
         symmetric = x2 is None and gates2 is None
-        two, seen2 = (one, seen1) if symmetric else side(x1 if x2 is None else x2, gates2, "gates2")
-        binary = hard and _slopes_binary(program) or _is_binary((*seen1, *seen2))
+        two = one if symmetric else side(x1 if x2 is None else x2, gates2, "gates2")
         dtype = _checks.working_dtype(x1)
         if not normalize:
             dtype = jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
-            if binary:
-                _check_counts(largest_count, params, (one,) if symmetric else (one, two), dtype)
-        chain = None
-        if (
-            binary
-            and x1.shape[0] * two[0].shape[0] >= _PACKED_PAIRS
-            and _on_cpu(params, one, two)
-            and packed.available()
-        ):
-            leaves, both = jax.tree_util.tree_leaves(params), (one[0], two[0])
-            pairs = list(zip(one[1], two[1], strict=True))
-            state = _path_rules.walk(program, leaves, both, pairs, binary=True, dtype=dtype)
-            chain = dense_chain.dense_chain(state, normalize)
-        if chain is not None:
-            h = dense_chain.kernel_of(chain, dtype)
-        else:
-            h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
+        h = packed_kernel(params, one, two, normalize, dtype)
+        if h is not None:
+            return h
+        if gates1 is not None:
+            _checks.check_finite(gates1, "gates1")
+            _checks.check_finite(gates2, "gates2")
+        binary = (gates1 is None and network.has_binary_gates(params, x1)) or _is_binary((*one[1], *two[1]))
+        one = network.laid_out(params, *one)
+        two = one if symmetric else network.laid_out(params, *two)
+        if not normalize and binary and _checks.concrete(params) and _whole_numbers(one[0], two[0]):
+            _check_counts(max(float(largest_count(params, s, dtype=dtype)) for s in (one, two)), dtype)
+        h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
         if _checks.concrete(h) and not _checks.known_true(jnp.isfinite, jnp.min(h), jnp.max(h)):
             raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
         return h
@@ -232,12 +237,57 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     return kernel
 
 
+class _Network:
+    """What the kernel needs to know of f that depends on shapes alone: found once for each."""
+
+    def __init__(self, f: Function):
+        self.f = f
+        self.known: dict[Any, Any] = {}
+
+    def once(self, what: str, params: PyTree, shape: Sequence[int], x: Any, find: Callable[[], Any]) -> Any:
+        leaves, tree = jax.tree_util.tree_flatten(params)
+        avals = tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves)
+        key = (what, tree, avals, tuple(shape), x.dtype, jnp.result_type(float))
+        if key not in self.known:
+            self.known[key] = find()
+        return self.known[key]
+
+    def program(self, params: PyTree, x: Any) -> _jaxpr.Program:
+        """The value network for one sample."""
+        return self.once("program", params, x.shape[1:], x, lambda: sample_program(self.f, params, x))
+
+    def gate_shapes(self, params: PyTree, x: Any) -> list[Any]:
+        """The gates of a batch."""
+        return self.once("gates", params, x.shape, x, lambda: gate_shapes(activation_program(self.f, params, x)))
+
+    def has_binary_gates(self, params: PyTree, x: Any) -> bool:
+        """Whether f's own gates can only be 0 or 1."""
+        return self.once("binary", params, x.shape[1:], x, lambda: _slopes_binary(self.program(params, x)))
+
+    def chain(self, params: PyTree, x: Any, normalize: bool) -> dense_chain.DenseChain | None:
+        """How the packed engine computes f's kernel, if it can."""
+        if not packed.available():
+            return None
+        program = self.program(params, x)
+        shapes = [g.shape for g in gate_shapes(program)]
+        name = f"chain, normalize={normalize}"
+        return self.once(name, params, x.shape[1:], x, lambda: dense_chain.dense_chain(program, shapes, normalize))
+
+    def laid_out(self, params: PyTree, x: Any, gates: Gates) -> tuple[Any, tuple[Any, ...]]:
+        """Inputs [n, 1, ...] and gates [n, *their shape for one sample]."""
+        shapes = [g.shape for g in gate_shapes(self.program(params, x))]
+        if len(gates) != len(shapes):
+            raise ValueError(f"f has {len(gates)} activations for a batch and {len(shapes)} for one sample.")
+        laid = tuple(per_sample(jnp.asarray(g), s, x.shape[0]) for g, s in zip(gates, shapes, strict=True))
+        return jnp.asarray(x)[:, None], laid
+
+
 def _slopes_binary(program: _jaxpr.Program) -> bool:
     """Whether the gates of a program can only be 0 or 1, whatever x is."""
     probe = jnp.array([-1.0, 0.0, 1.0])
     for equation in activations(program):
         activation = equation.activation
-        if activation.kind == "soft":
+        if activation.kind in ("soft", "given"):
             return False
         if activation.kind == "hard":
             with jax.ensure_compile_time_eval():
@@ -247,12 +297,13 @@ def _slopes_binary(program: _jaxpr.Program) -> bool:
     return True
 
 
-def _check_counts(largest: Callable[..., Any], params: PyTree, sides: Sequence[Any], dtype: Any) -> None:
+def _whole_numbers(*xs: Any) -> bool:
+    return _checks.known_true(lambda x: x == jnp.round(x), *xs)
+
+
+def _check_counts(most: float, dtype: Any) -> None:
     """Integers must be exact: refuse counts above the largest that the dtype holds one by one."""
-    if not _checks.concrete(params) or not _checks.known_true(lambda x: x == jnp.round(x), *(x for x, _ in sides)):
-        return
     limit = 2 ** (jnp.finfo(dtype).nmant + 1)
-    most = max(float(largest(params, s, dtype=dtype)) for s in sides)
     if most > limit:
         remedy = "enable x64 (jax.config.update('jax_enable_x64', True)) or " if dtype == jnp.float32 else ""
         raise ValueError(

@@ -112,11 +112,18 @@ def _plan(f: Function, params: PyTree, x: Any, split: bool) -> _Plan:
 
 
 def _has_soft_gates(program: Program) -> bool:
-    """Whether anything differentiable flows through a gate."""
-    return any(
-        (e.activation is not None and e.activation.kind == "soft") or _activations.is_gate_mark(e)
-        for e in program.equations
-    )
+    """Whether any gate changes smoothly with the parameters."""
+    smooth = program.reached_from(program.params, _passes_derivative)
+
+    def is_soft(equation: Equation) -> bool:
+        kind = equation.activation.kind
+        return kind == "soft" or (kind == "given" and equation.inputs[1] in smooth)
+
+    return any(e.activation is not None and is_soft(e) for e in program.equations)
+
+
+def _passes_derivative(equation: Equation) -> bool:
+    return equation.name != "stop_gradient" and any(_is_float(v) for v in equation.outputs)
 
 
 def _forward(plan: _Plan, leaves: Sequence[Any], x: Any, nudges: Mapping[int, list[Any]], fixed: bool) -> Any:
@@ -125,18 +132,16 @@ def _forward(plan: _Plan, leaves: Sequence[Any], x: Any, nudges: Mapping[int, li
     seen: dict[int, list[Any]] = {}
 
     def rule(equation: Equation, values: list[Any]) -> list[Any]:
-        if equation in places:
-            i = places[equation]
-            seen[i] = values
+        if equation.activation is None:
             outputs = equation.bind(*values)
-            return [o + nudge if _is_float(o) else o for o, nudge in zip(outputs, nudges[i], strict=True)]
-        if equation.activation is not None:
-            (q,) = values
-            gate = equation.activation.gate(q)
-            return [equation.activation.apply(q, jax.lax.stop_gradient(gate) if fixed else gate)]
-        if fixed and _activations.is_gate_mark(equation):
-            return [jax.lax.stop_gradient(v) for v in equation.bind(*values)]
-        return equation.bind(*values)
+        else:
+            gate = equation.activation.gate(*values)
+            outputs = [equation.activation.apply(values[0], jax.lax.stop_gradient(gate) if fixed else gate)]
+        if equation not in places:
+            return outputs
+        i = places[equation]
+        seen[i] = values
+        return [o + nudge if _is_float(o) else o for o, nudge in zip(outputs, nudges[i], strict=True)]
 
     (out,) = _jaxpr.evaluate(plan.program, [*leaves, x[None]], rule)
     kept = {i: _data_of(plan, i, values) for i, values in seen.items()}

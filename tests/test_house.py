@@ -24,7 +24,7 @@ FLOORS = {
     "_tangent_factors": 5,
     "gating": 10,
     "_coordinates": 10,
-    "_path_rules": 10,
+    "_path_rules": 8,
     "_second_moment": 10,
     "_engines": 10,
     "measures": 10,

@@ -171,3 +171,16 @@ def test_too_many_paths_are_counted_not_listed():
     assert npk.count_paths(f)(p) == 300**3
     with pytest.raises(ValueError, match=str(300**3)):
         npk.npf(f)(p, jnp.ones((1, 300)))
+
+
+def test_values_may_be_stacked_unstacked_and_tiled():
+    def f(p, x):
+        a, b = jnp.unstack(jax.nn.relu(x @ p["w"]).reshape(-1, 2, 3), axis=1)
+        return jnp.einsum("nij,ijk->nk", jnp.tile(jnp.stack([a, b, 2 * a], axis=1), (1, 2, 1)), p["v"])
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    p = {"w": jax.random.normal(keys[0], (4, 6)), "v": jax.random.normal(keys[1], (6, 3, 2))}
+    x = jax.random.normal(keys[2], (5, 4))
+    features = npk.npf(f)(p, x)
+    assert_close(features @ npk.npv(f)(p), f(p, x))
+    assert_close(features @ features.T, npk.path_kernel(f)(p, x, normalize=False))

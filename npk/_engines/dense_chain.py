@@ -5,89 +5,136 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from npk import _path_rules
 from npk._engines import packed
+from npk._jaxpr import Program, UnsupportedOperation
 from npk._terms import Leaf, Source, Term
 from npk._walk import Layer
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseChain:
-    """H of a dense network: h = variance·Σ, then h ← (h + bias)·variance·(G Gᵀ) a layer, then h + bias."""
+    """H of a dense network: h = first·Σ, then h ← (h + shift)·scale·(G Gᵀ) a layer, then h + last.
 
-    inputs: tuple[Any, Any]
+    `gates` says for each layer which activation of the network gates it.
+    """
+
     first: float
-    gates: tuple[tuple[Any, Any], ...]
+    gates: tuple[int, ...]
     scales: tuple[float, ...]
     shifts: tuple[float, ...]
     last: float
 
 
-def dense_chain(state: Sequence[Term], normalize: bool) -> DenseChain | None:
-    """Read the terms of an output as a dense chain, or None where the network is not one."""
-    gates, scales, shifts = [], [], []
+@dataclasses.dataclass(frozen=True, eq=False)
+class Side:
+    """One batch as the engine takes it: inputs [n, d] and the packed gates of every layer of the chain."""
+
+    x: np.ndarray
+    gates: tuple[packed.Words, ...]
+
+
+def dense_chain(program: Program, gate_shapes: Sequence[tuple[int, ...]], normalize: bool) -> DenseChain | None:
+    """The chain of a single-sample program under hard gates, or None where the network is not one.
+
+    The program is walked once with random numbers for parameters, input and gates. A factor in the walk's
+    result is then a gate, and nothing but that gate, if it equals it; and what is found holds for all values.
+    """
+    random = np.random.default_rng(0)
+    (x,) = program.x
+    leaves = [jnp.asarray(random.uniform(1, 2, v.shape), v.dtype) for v in program.params]
+    inputs = random.uniform(1, 2, (1, *x.shape)).astype(np.float32)
+    gates = [random.uniform(1, 2, (1, *shape)).astype(np.float32) for shape in gate_shapes]
+    try:
+        state = _path_rules.walk(program, leaves, (inputs,), [(g,) for g in gates], binary=True, dtype=jnp.float32)
+    except UnsupportedOperation:
+        return None  # the general path says what was met
+    return _read(state, inputs, gates, normalize)
+
+
+def _read(state: Sequence[Term], inputs: np.ndarray, gates: Sequence[np.ndarray], normalize: bool) -> DenseChain | None:
+    numbers, scales, shifts = [], [], []
     terms, last = list(state), None
     while True:
         biases = [t for t in terms if isinstance(t.base, Leaf)]
-        (term, *more) = [t for t in terms if t not in biases] or [None]
-        if term is None or more or term.summed or any(t.summed or not _alike(t, term) for t in biases):
+        others = [t for t in terms if not isinstance(t.base, Leaf)]
+        if len(others) != 1 or others[0].summed or any(t.summed or not _alike(t, others[0]) for t in biases):
             return None
-        shift = float(len(biases))
+        (term,) = others
+        if isinstance(term.base, Source):
+            every_gate = sorted(numbers) == list(range(len(gates)))
+            if biases or last is None or not every_gate or not _equal(term.g[0], inputs):
+                return None
+            return DenseChain(scales.pop(), tuple(numbers[::-1]), tuple(scales[::-1]), tuple(shifts[::-1]), last)
         if last is None:
-            if any(g.size != 1 or not bool((g == 1).all()) for g in term.g):
+            if term.g[0].size != 1 or float(term.g[0].reshape(())) != 1:
                 return None
-            last = shift
-        elif not isinstance(term.base, Layer):
-            return (
-                None
-                if biases or not isinstance(term.base, Source)
-                else DenseChain(
-                    tuple(term.g), scales.pop(), tuple(gates[::-1]), tuple(scales[::-1]), tuple(shifts[::-1]), last
-                )
-            )
+            last = float(len(biases))
         else:
-            if not term.binary or any(g.shape[1:] != term.sizes for g in term.g):
+            found = [i for i, gate in enumerate(gates) if _equal(term.g[0], gate)]
+            if len(found) != 1 or not term.binary or term.g[0].shape[1:] != term.sizes:
                 return None
-            gates.append(tuple(term.g))
-            shifts.append(shift)
+            numbers += found
+            shifts.append(float(len(biases)))
         layer = term.base
-        if (
-            not isinstance(layer, Layer)
-            or layer.n_batch
-            or math.prod(a.size for a in layer.axes if not a.independent) > 1
-        ):
+        free = math.prod(a.size for a in layer.axes if not a.independent)
+        if not isinstance(layer, Layer) or layer.n_batch or free > 1:
             return None
         scales.append(1 / layer.fan_in if normalize else float(layer.constant) ** 2)
         terms = list(layer.inputs)
 
 
+def _equal(g: Any, probe: np.ndarray) -> bool:
+    return np.array_equal(np.asarray(g).reshape(-1), probe.reshape(-1))
+
+
 def _alike(bias: Term, term: Term) -> bool:
     """Whether a bias meets the same gates as the layer it is added to, each unit its own."""
     own = {d for index in bias.index if index.values is None for d in index.dims}
-    return own == {d for d, size in enumerate(bias.sizes) if size > 1} and all(
-        g.shape == h.shape and (g is h or bool((g == h).all())) for g, h in zip(bias.g, term.g, strict=True)
-    )
+    each = own == {d for d, size in enumerate(bias.sizes) if size > 1}
+    return each and bias.g[0].shape == term.g[0].shape and _equal(bias.g[0], np.asarray(term.g[0]))
 
 
-def kernel_of(chain: DenseChain, dtype: Any) -> Any:
-    """H of a dense chain by packed gates."""
-    x1, x2 = (np.asarray(g, dtype).reshape(g.shape[0], -1) for g in chain.inputs)
-    h = _aligned((len(x1), len(x2)), dtype)  # the one large array: what is added happens in place
-    np.matmul(x1 * np.dtype(dtype).type(chain.first), x2.T, out=h)
-    one, two = (
-        [np.asarray(pair[side]).reshape(len(h if not side else h.T), -1) for pair in chain.gates] for side in (0, 1)
-    )
-    packed.multiply_overlaps(h, one, two, chain.scales, chain.shifts)
+def side(chain: DenseChain, x: Any, gates: Sequence[Any], dtype: Any) -> Side | None:
+    """Lay out a batch for the engine; None where the gates are not all 0 or 1."""
+    laid = []
+    for number in chain.gates:
+        words = packed.pack(np.asarray(gates[number]).reshape(len(x), -1))
+        if words is None:
+            return None
+        laid.append(words)
+    return Side(np.ascontiguousarray(np.asarray(x, dtype).reshape(len(x), -1)), tuple(laid))
+
+
+def largest(chain: DenseChain, batch: Side) -> float:
+    """The largest number met for any sample with itself, |x| for x; no number met for a pair exceeds it."""
+    h = chain.first * np.sum(np.square(batch.x, dtype=np.float64), 1)
+    peak = h.max()
+    for gates, scale, shift in zip(batch.gates, chain.scales, chain.shifts, strict=True):
+        h = (h + shift) * (gates.counts * scale)
+        peak = max(peak, (h + shift).max(), h.max())
+    return float(max(peak, h.max() + chain.last))
+
+
+def kernel(chain: DenseChain, one: Side, two: Side) -> Any:
+    """H [n1, n2] of a dense chain."""
+    real = one.x.dtype.type
+    h = _aligned((len(one.x), len(two.x)), one.x.dtype)  # the one large array: all else happens in place
+    np.matmul(one.x * real(chain.first), two.x.T, out=h)
+    packed.multiply_overlaps(h, one.gates, two.gates, chain.scales, chain.shifts)
     if chain.last:
-        h += np.dtype(dtype).type(chain.last)
-    return jnp.asarray(h)
+        h += real(chain.last)
+    return jax.device_put(h, may_alias=True)
 
 
 def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
-    """Uninitialised memory that JAX can take over without a copy (64-byte aligned)."""
+    """Memory that JAX can take over without a copy (64-byte aligned)."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + 64, np.uint8)
+    raw.fill(0)  # pages first touched by a matrix product's threads cost several times as much
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)

@@ -5,8 +5,10 @@ population count: exact, and on CPUs with vector bit counts several times faster
 A block of the kernel stays in the cache while all layers multiply into it.
 """
 
+import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +26,45 @@ def available() -> bool:
     return True
 
 
-def pack(gates: np.ndarray) -> np.ndarray:
-    """Gates [n, width] of 0 and 1 as words [n, ceil(width / 64)]."""
-    bits = np.packbits(np.asarray(gates, bool), axis=-1, bitorder="little")
-    return np.pad(bits, [(0, 0), (0, -bits.shape[1] % 8)]).view(np.uint64)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Words:
+    """The gates of one layer: words [n, ceil(width / 64)], and how many gates are on in each row [n]."""
+
+    words: np.ndarray
+    counts: np.ndarray
+
+
+def pack(gates: np.ndarray) -> Words | None:
+    """Pack gates [n, width]; None where any of them is neither 0 nor 1."""
+    if gates.dtype not in (np.float32, np.float64):
+        gates = gates.astype(np.float32)
+    words = np.empty((len(gates), -(-gates.shape[1] // 64)), np.uint64)
+    counts = np.empty(len(gates), np.int64)
+    return Words(words, counts) if _packer()(np.ascontiguousarray(gates), words, counts) else None
+
+
+@functools.cache
+def _packer() -> Any:
+    import numba
+
+    def pack_rows(gates: Any, words: Any, counts: Any) -> bool:
+        n, width = gates.shape
+        wrong = 0
+        for i in numba.prange(n):
+            on = 0
+            for w in range(words.shape[1]):
+                word = numba.uint64(0)
+                for j in range(64 * w, min(64 * w + 64, width)):
+                    gate = gates[i, j]
+                    wrong += not (gate == 0 or gate == 1)  # NaN is neither
+                    on += gate == 1
+                    word |= numba.uint64(gate == 1) << numba.uint64(j - 64 * w)
+                words[i, w] = word
+            counts[i] = on
+        return wrong == 0
+
+    # Numba compiles the functions themselves, not what a type checker may have wrapped around them.
+    return numba.njit(parallel=True, boundscheck=False, nogil=True)(inspect.unwrap(pack_rows))
 
 
 @functools.lru_cache(maxsize=32)
@@ -52,41 +89,39 @@ def _multiplier(words: int, single: bool) -> Any:
                 count += numba.int64(count_bits(a[w] & b[w, j]))
             h[j] = (h[j] + shift) * (real(count) * scale)
 
-    def multiply(one: Any, two: Any, scale: Any, shift: Any, h: Any) -> None:
+    def multiply(one: Any, two: Any, scales: Any, shifts: Any, h: Any) -> None:
         n1, n2 = h.shape
         for block in numba.prange((n1 + _ROWS - 1) // _ROWS):
             for left in range(0, n2, _COLUMNS):
                 right = min(left + _COLUMNS, n2)
-                for i in range(block * _ROWS, min(n1, block * _ROWS + _ROWS)):
-                    row(one[i], two[:, left:right], scale, shift, h[i, left:right])
+                for layer in range(one.shape[0]):
+                    for i in range(block * _ROWS, min(n1, block * _ROWS + _ROWS)):
+                        row(one[layer, i], two[layer, :, left:right], scales[layer], shifts[layer], h[i, left:right])
 
-    # Numba compiles the functions themselves, not what a type checker may have wrapped around them.
     count_bits: Any = intrinsic(inspect.unwrap(bit_count))
     row: Any = numba.njit(boundscheck=False, nogil=True)(inspect.unwrap(multiply_row))
     return numba.njit(parallel=True, boundscheck=False, nogil=True)(inspect.unwrap(multiply))
 
 
 def multiply_overlaps(
-    h: np.ndarray,
-    gates1: Sequence[np.ndarray],
-    gates2: Sequence[np.ndarray],
-    scales: Sequence[float],
-    shifts: Sequence[float],
-) -> np.ndarray:
+    h: np.ndarray, rows: Sequence[Words], columns: Sequence[Words], scales: Sequence[float], shifts: Sequence[float]
+) -> None:
     """H ← (h + shift_l) · scale_l · (G_l G_l'ᵀ) for every layer l, in place.
 
     Args:
         h: the kernel of the first layer, [n1, n2], float32 or float64, C-contiguous and writable.
-        gates1: for each layer the gates of the rows, [n1, width], 0 or 1.
-        gates2: for each layer the gates of the columns, [n2, width].
+        rows: for each layer the packed gates of the rows.
+        columns: for each layer the packed gates of the columns.
         scales: what each overlap is multiplied by.
         shifts: what is added before (the kernel of a bias).
-
-    Returns:
-        h.
     """
-    real = h.dtype.type
-    for one, two, scale, shift in zip(gates1, gates2, scales, shifts, strict=True):
-        rows, columns = pack(one), np.ascontiguousarray(pack(two).T)
-        _multiplier(rows.shape[1], h.dtype == np.float32)(rows, columns, real(scale), real(shift), h)
-    return h
+    layers = list(zip(rows, columns, scales, shifts, strict=True))
+    for size, run in itertools.groupby(layers, key=lambda layer: layer[0].words.shape[1]):
+        one, two, scale, shift = zip(*run, strict=True)
+        _multiplier(size, h.dtype == np.float32)(
+            np.stack([g.words for g in one]),
+            np.stack([g.words.T for g in two]),
+            np.array(scale, h.dtype),
+            np.array(shift, h.dtype),
+            h,
+        )
