@@ -57,7 +57,7 @@ def check_finite(value: Any, name: str) -> None:
                 raise ValueError(f"{place} must be finite; {bad} of its {np.size(leaf)} numbers are NaN or infinite.")
 
 
-def check_batch(x: Any, name: str = "x", *, floating: bool = False) -> None:
+def check_batch(x: Any, name: str = "x", *, floating: bool = False, finite: bool = True) -> None:
     """`x` is a batch [N, ...] of at least one sample, of finite numbers."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise ValueError(f"{name} must be an array [N, ...], got {type(x).__name__}.")
@@ -69,15 +69,16 @@ def check_batch(x: Any, name: str = "x", *, floating: bool = False) -> None:
         )
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real, got {_describe(x)}.")
-    check_finite(x, name)
+    if finite:
+        check_finite(x, name)
 
 
-def check_pair(x1: Any, x2: Any, *, floating: bool = False) -> None:
+def check_pair(x1: Any, x2: Any, *, floating: bool = False, finite: bool = True) -> None:
     """Two batches of one kind of sample; x2 may be None."""
-    check_batch(x1, "x1", floating=floating)
+    check_batch(x1, "x1", floating=floating, finite=finite)
     if x2 is None:
         return
-    check_batch(x2, "x2", floating=floating)
+    check_batch(x2, "x2", floating=floating, finite=finite)
     if x1.shape[1:] != x2.shape[1:]:
         raise ValueError(f"x1 and x2 must agree in all axes but the first, got {list(x1.shape)} and {list(x2.shape)}.")
     if x1.dtype != x2.dtype:

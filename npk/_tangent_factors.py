@@ -8,6 +8,7 @@ embeddings, functions of parameters) are differentiated as they stand, one sampl
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,12 +27,16 @@ _PAIR_COST, _NUMBER_COST = 2.0, 16.0
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Use:
-    """A product of data with a weight: `equation` reads leaf number `leaf`, times `constant`, once."""
+    """A product of data with a weight: `equation` reads leaf number `leaf`, times `constant`, once.
+
+    `bias` is the leaf that is added to nothing but the product of a dense layer: its gradient is B itself.
+    """
 
     equation: Equation
     leaf: int
     constant: float
     data_first: bool
+    bias: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,6 +85,13 @@ def find_uses(program: Program) -> Uses:
         else:
             products += [use for use, _ in found]
     order = {e: i for i, e in enumerate(program.equations)}
+    uses_of = Counter(n for read in reads for i in read.made for n in made_of[read.equation.inputs[i]])  # type: ignore[index]
+    for at, use in enumerate(products):
+        added = _as_bias(use, readers, origin)
+        if added is not None and uses_of[added[1]] == 1 and added[1] not in rules:
+            products[at] = dataclasses.replace(use, bias=added[1])
+            reads = [r for r in reads if r.equation is not added[0]]
+            shared.discard(added[1])
     leaves = [n for n in sorted(shared) if jnp.issubdtype(program.params[n].dtype, jnp.floating)]
     return Uses(
         sorted(products, key=lambda u: order[u.equation]), sorted(reads, key=lambda r: order[r.equation]), leaves
@@ -95,7 +107,24 @@ def _as_use(equation: Equation, origin: Any, data: set[Var]) -> Use | None:
     return Use(equation, origin[0], origin[2], first)
 
 
-_REARRANGING = frozenset(("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "copy", "copy_p"))
+def _as_bias(use: Use, readers: dict[Var, list[Equation]], origin: dict) -> tuple[Equation, int] | None:
+    """The equation that adds a leaf, each element once, to a dense layer's product and alone reads it."""
+    (out,) = use.equation.outputs
+    following = readers.get(out, [])
+    if len(following) != 1 or following[0].name not in ("add", "add_any") or sizes_of(use)[:2] != (1, 1):
+        return None
+    (equation,) = following
+    others = [a for a in equation.inputs if a is not out]
+    if len(others) != 1 or not isinstance(others[0], Var) or others[0] not in origin:
+        return None
+    leaf, elements, constant = origin[others[0]]
+    whole = others[0].shape == out.shape and len(np.unique(elements)) == elements.size == math.prod(out.shape)
+    return (equation, leaf) if whole and constant == 1 else None
+
+
+_REARRANGING = frozenset(
+    ("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "copy", "copy_p", "broadcast_in_dim")
+)
 
 
 def _selections(program: Program, data: set[Var]) -> dict[Var, tuple[int, np.ndarray, float]]:
@@ -112,7 +141,8 @@ def _selections(program: Program, data: set[Var]) -> dict[Var, tuple[int, np.nda
             continue
         leaf, elements, number = found[known[0]]
         out = equation.outputs[0]
-        if equation.name in _REARRANGING and len(equation.inputs) == 1:
+        spread = equation.name == "broadcast_in_dim" and math.prod(out.shape) != math.prod(known[0].shape)
+        if equation.name in _REARRANGING and len(equation.inputs) == 1 and not spread:
             with jax.ensure_compile_time_eval():
                 moved = np.asarray(equation.bind(jnp.asarray(elements))[0])
             found[out] = (leaf, moved, number)
@@ -252,10 +282,6 @@ def _rows(x: Any, y: Any) -> Any:
 def paired(a1: Sequence[Any], b1: Any, a2: Sequence[Any], b2: Any, full: bool) -> Any:
     """Σ_{t,t'} (A_t·A'_t')(B_t·B'_t')."""
     highest = jax.lax.Precision.HIGHEST
-    if b1.shape[2] == b1.shape[3] == 1:
-        aa: Any = sum(_rows(x[:, 0, 0], y[:, 0, 0]) for x, y in zip(a1, a2, strict=True))
-        bb = inner(b1[:, :, 0, 0], b2[:, :, 0, 0], full)
-        return aa[..., None, None] * bb if full else aa * bb
     aa = sum(jnp.einsum("ngti,mgsi->nmgts", x, y, precision=highest) for x, y in zip(a1, a2, strict=True))
     spec = "nkgto,mlgso->nmgtskl" if full else "nkgto,mkgso->nmgts"
     bb = jnp.einsum(spec, b1, b2, precision=highest)
@@ -265,8 +291,10 @@ def paired(a1: Sequence[Any], b1: Any, a2: Sequence[Any], b2: Any, full: bool) -
 Factors = tuple[Any, Sequence[Any]]
 
 
-def contributions(use: Use, one: Factors, two: Factors, wanted: Sequence[tuple[int, int]], full: bool) -> list[Any]:
-    """A use's part of the kernel for each wanted pair of cotangents (number on the left, on the right).
+def contributions(
+    use: Use, one: Factors, two: Factors, wanted: Sequence[tuple[int, int]], full: bool
+) -> dict[int, list[Any]]:
+    """For each leaf of a use, its part of the kernel for each wanted pair of cotangents (left, right).
 
     `one` and `two` hold A and a list of B's, as the program has them, for the rows and the columns.
     """
@@ -275,23 +303,42 @@ def contributions(use: Use, one: Factors, two: Factors, wanted: Sequence[tuple[i
     left = [cotangents_of(use, b) for b in one[1]]
     right = left if two is one else [cotangents_of(use, b) for b in two[1]]
     square = use.constant**2
+    if _is_dense(left[0]):
+        aa: Any = square * sum(_rows(x[:, 0, 0], y[:, 0, 0]) for x, y in zip(a1, a2, strict=True))
+        bb = [inner(left[i][:, :, 0, 0], right[j][:, :, 0, 0], full) for i, j in wanted]
+        return _dense_parts(use, aa[..., None, None] if full else aa, bb)
     if by_pairs(sizes_of(use), one[0].shape[0], two[0].shape[0], left[0].shape[1], len(left)):
-        return [square * paired(a1, left[i], a2, right[j], full) for i, j in wanted]
+        return {use.leaf: [square * paired(a1, left[i], a2, right[j], full) for i, j in wanted]}
     g1 = [gradients(a1, b) for b in left]
     g2 = g1 if two is one else [gradients(a2, b) for b in right]
-    return [square * sum(inner(x, y, full) for x, y in zip(g1[i], g2[j], strict=True)) for i, j in wanted]
+    parts = [square * sum(inner(x, y, full) for x, y in zip(g1[i], g2[j], strict=True)) for i, j in wanted]
+    return {use.leaf: parts}
 
 
-def squared_norms(use: Use, a: Any, bs: Sequence[Any], wanted: Sequence[tuple[int, int]], full: bool) -> list[Any]:
+def _is_dense(b: Any) -> bool:
+    """Whether B [n, K, groups, positions, outputs] is of one position: no two weights are shared."""
+    return b.shape[2] == b.shape[3] == 1
+
+
+def _dense_parts(use: Use, aa: Any, bb: Sequence[Any]) -> dict[int, list[Any]]:
+    parts = {use.leaf: [aa * product for product in bb]}
+    return parts if use.bias is None else {**parts, use.bias: list(bb)}
+
+
+def squared_norms(
+    use: Use, a: Any, bs: Sequence[Any], wanted: Sequence[tuple[int, int]], full: bool
+) -> dict[int, list[Any]]:
     """The diagonal of `contributions`: [n], or [n, K, K]."""
     pieces, bs = inputs_of(use, a), [cotangents_of(use, b) for b in bs]
-    if bs[0].shape[2] == bs[0].shape[3] == 1:
-        norm: Any = sum(jnp.sum(piece * piece, (1, 2, 3)) for piece in pieces)
+    if _is_dense(bs[0]):
+        norm: Any = use.constant**2 * sum(jnp.sum(piece * piece, (1, 2, 3)) for piece in pieces)
         flat = [b[:, :, 0, 0] for b in bs]
         products = [own_inner(flat[i], flat[j], full) for i, j in wanted]
-        return [use.constant**2 * (norm[:, None, None] * p if full else norm * p) for p in products]
+        return _dense_parts(use, norm[:, None, None] if full else norm, products)
     g = [gradients(pieces, b) for b in bs]
-    return [use.constant**2 * sum(own_inner(x, y, full) for x, y in zip(g[i], g[j], strict=True)) for i, j in wanted]
+    square = use.constant**2
+    parts = [square * sum(own_inner(x, y, full) for x, y in zip(g[i], g[j], strict=True)) for i, j in wanted]
+    return {use.leaf: parts}
 
 
 def own_inner(x: Any, y: Any, full: bool) -> Any:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from npk import _checks, _jaxpr, _path_rules
 from npk._engines import dense_chain, packed
+from npk._pair_blocks import in_blocks
 from npk._second_moment import Moments, output_moment
 from npk.gating import (
     Function,
@@ -24,6 +25,7 @@ from npk.gating import (
 )
 
 Gates = Sequence[Any]
+_Batch = tuple[Any, Gates]
 
 # Elements of the largest intermediate of one block of pairs: 16 MiB of float32 stay near the cache, and
 # the block's products are still large enough to run at the machine's rate.
@@ -80,38 +82,6 @@ def _block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
     return max(1, math.isqrt(_BLOCK_ELEMENTS // max(sizes)))
 
 
-def _in_blocks(kernel: Callable[..., Any], one: Any, two: Any | None, side: int, dtype: Any) -> Any:
-    """Fill [N1, N2] block by block; of a symmetric kernel (two=None) only the upper blocks are computed."""
-    other = one if two is None else two
-    n1, n2 = (jax.tree_util.tree_leaves(t)[0].shape[0] for t in (one, other))
-    b1, b2 = min(side, n1), min(side, n2)
-    if (b1, b2) == (n1, n2):
-        return kernel(one, other)
-    if two is None:
-        b1 = b2 = min(b1, b2)
-    rows, columns = -(-n1 // b1), -(-n2 // b2)
-    pairs = np.array([(i, j) for i in range(rows) for j in range(columns) if two is not None or i <= j])
-
-    def padded(tree: Any, size: int) -> Any:
-        return jax.tree_util.tree_map(lambda a: jnp.pad(a, [(0, size - a.shape[0])] + [(0, 0)] * (a.ndim - 1)), tree)
-
-    def cut(tree: Any, start: Any, size: int) -> Any:
-        return jax.tree_util.tree_map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), tree)
-
-    left, right = padded(one, rows * b1), padded(other, columns * b2)
-
-    def fill(h: Any, pair: Any) -> tuple[Any, None]:
-        row, column = pair[0] * b1, pair[1] * b2
-        block = kernel(cut(left, row, b1), cut(right, column, b2))
-        h = jax.lax.dynamic_update_slice(h, block, (row, column))
-        if two is None:
-            h = jax.lax.dynamic_update_slice(h, block.T, (column, row))
-        return h, None
-
-    h, _ = jax.lax.scan(fill, jnp.zeros((rows * b1, columns * b2), dtype), pairs)
-    return h[:n1, :n2]
-
-
 def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into its neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ under any gates.
 
@@ -157,7 +127,9 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         program = sample_program(f, params, jax.ShapeDtypeStruct(x1[:, 0].shape, x1.dtype))
         moment = functools.partial(_moment, program, params, normalize=normalize, binary=binary, dtype=dtype)
         side = _block_side(moment, one, two)
-        return _in_blocks(lambda a, b: moment(a, b)[0], one, None if symmetric else two, side, dtype)
+        if max(t[0].shape[0] for t in (one, two)) <= side:
+            return moment(one, two)[0]
+        return in_blocks(lambda a, b: moment(a, b)[0], one, None if symmetric else two, side, lambda block: block)
 
     @functools.partial(jax.jit, static_argnames=("dtype",))
     def largest_count(params: PyTree, one: Any, *, dtype: Any) -> Any:
@@ -174,21 +146,24 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     gates_of = jax.jit(lambda params, x: own_gates(f, params, x))
     network = _Network(f)
 
-    def packed_kernel(params: PyTree, one: tuple, two: tuple, normalize: bool, dtype: Any) -> Any | None:
+    def packed_kernel(
+        params: PyTree, one: tuple[Any, Gates], two: tuple[Any, Gates], normalize: bool, dtype: Any
+    ) -> Any | None:
         """H by packed gates, or None where the network, the gates or the machine are not made for it."""
         many = one[0].shape[0] * two[0].shape[0] >= _PACKED_PAIRS
         chain = network.chain(params, one[0], normalize) if many and _on_cpu(params, one, two) else None
         if chain is None:
             return None
-        sides = [dense_chain.side(chain, x, gates, dtype) for x, gates in ((one,) if one is two else (one, two))]
-        if any(side is None for side in sides):
+        left = dense_chain.side(chain, *one, dtype)
+        right = left if one is two else dense_chain.side(chain, *two, dtype)
+        if left is None or right is None:
             return None
-        most = max(dense_chain.largest(chain, side) for side in sides if side)
+        most = max(dense_chain.largest(chain, left), dense_chain.largest(chain, right))
         if not normalize and _whole_numbers(one[0], two[0]):
             _check_counts(most, dtype)
         if not most < 0.5 * float(jnp.finfo(dtype).max):
             return None  # the general path tells where it overflows
-        return dense_chain.kernel(chain, sides[0], sides[-1])
+        return dense_chain.kernel(chain, left, right)
 
     def kernel(
         params: PyTree,

@@ -1,0 +1,194 @@
+"""Derivatives of a block of samples: what the layers read, and what reaches their outputs from behind.
+
+One forward pass for all samples; one backward pass an output and a mode (gates held fixed, or not). What a
+parameter's use needs is read off by nudges: zeros added where parameters enter, whose derivatives are the
+cotangents there.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from npk import _activations, _checks, _jaxpr
+from npk._jaxpr import Equation, Program, Var
+from npk._tangent_factors import Uses, find_uses
+from npk.gating import Function
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Derivatives:
+    """Everything a kernel is made of, for a block of samples.
+
+    `inputs[i]` is A of use i, [n, *shape]; `cotangents[m][i]` is B in mode m, [n, K, *shape];
+    `gradients[m][j]` are per-sample gradients of leaf j, [n, K, size]. Modes: value, then feature.
+    """
+
+    inputs: list[Any]
+    cotangents: list[list[Any]]
+    gradients: list[list[Any]]
+
+
+jax.tree_util.register_dataclass(Derivatives, ["inputs", "cotangents", "gradients"], [])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A single-sample program, how it reads its parameters, and the backward passes wanted of it."""
+
+    program: Program
+    uses: Uses
+    fixed: tuple[bool, ...]  # for each backward pass, whether gates are held fixed
+    blocks: tuple[str, ...]  # for each leaf, the block of the kernel that it belongs to
+
+    @property
+    def modes(self) -> int:
+        return len(self.fixed)
+
+    @property
+    def soft(self) -> bool:
+        """Whether anything flows through the gates, so that value and feature part are two passes."""
+        return self.modes == 2
+
+
+def plan_of(f: Function, params: PyTree, x: Any, split: bool) -> Plan:
+    sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    program = _jaxpr.trace(f, params, sample, _activations.opens_for_gates)
+    if split:
+        program = _activations.with_activations(program)
+    _checks.check_program(program, 1)
+    fixed = (False,) if not split else (True, False) if _has_soft_gates(program) else (True,)
+    blocks = program.param_paths if split else ("",) * len(program.params)
+    return Plan(program, find_uses(program), fixed, blocks)
+
+
+def _has_soft_gates(program: Program) -> bool:
+    """Whether any gate changes smoothly with the parameters."""
+    smooth = program.reached_from(program.params, _passes_derivative)
+
+    def is_soft(equation: Equation) -> bool:
+        kind = equation.activation.kind
+        return kind == "soft" or (kind == "given" and equation.inputs[1] in smooth)
+
+    return any(e.activation is not None and is_soft(e) for e in program.equations)
+
+
+def _passes_derivative(equation: Equation) -> bool:
+    return equation.name != "stop_gradient" and any(_is_float(v) for v in equation.outputs)
+
+
+def _forward(plan: Plan, leaves: Sequence[Any], x: Any, nudges: Mapping[int, list[Any]], fixed: bool) -> Any:
+    """The outputs [K] for one sample, `nudges` added to what reads parameters; and what was read there."""
+    places = {e.equation: i for i, e in enumerate((*plan.uses.products, *plan.uses.reads))}
+    seen: dict[int, list[Any]] = {}
+
+    def rule(equation: Equation, values: list[Any]) -> list[Any]:
+        if equation.activation is None:
+            outputs = equation.bind(*values)
+        else:
+            gate = equation.activation.gate(*values)
+            outputs = [equation.activation.apply(values[0], jax.lax.stop_gradient(gate) if fixed else gate)]
+        if equation not in places:
+            return outputs
+        i = places[equation]
+        seen[i] = values
+        return [o + nudge if _is_float(o) else o for o, nudge in zip(outputs, nudges[i], strict=True)]
+
+    (out,) = _jaxpr.evaluate(plan.program, [*leaves, x[None]], rule)
+    kept = {i: _data_of(plan, i, values) for i, values in seen.items()}
+    return out.reshape(-1), kept
+
+
+def _is_float(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def _data_of(plan: Plan, i: int, values: Sequence[Any]) -> list[Any]:
+    """What equation i read that depends on x."""
+    if i < len(plan.uses.products):
+        return [values[0 if plan.uses.products[i].data_first else 1]]
+    made = plan.uses.reads[i - len(plan.uses.products)].made
+    return [v for j, v in enumerate(values) if j not in made]
+
+
+def derivatives(plan: Plan, leaves: Sequence[Any], x: Any) -> Derivatives:
+    """Inputs, cotangents and gradients of a block of samples: one forward pass, one backward pass a mode."""
+    equations = [e.equation for e in (*plan.uses.products, *plan.uses.reads)]
+    n, n_products = x.shape[0], len(plan.uses.products)
+    nudges = {
+        i: [jnp.zeros((n, *v.shape), v.dtype if _is_float(v) else jnp.float32) for v in e.outputs]
+        for i, e in enumerate(equations)
+    }
+    cotangents, gradients, inputs = [], [], []
+    for fixed in plan.fixed:
+        run = jax.vmap(functools.partial(_forward, plan, leaves, fixed=fixed))
+        out, pull, seen = jax.vjp(lambda v, run=run: run(x, v), nudges, has_aux=True)
+        k = out.shape[1]
+        seeds = jnp.broadcast_to(jnp.eye(k, dtype=out.dtype)[:, None], (k, n, k))
+        (b,) = jax.vmap(pull)(seeds)  # [K, n, ...]: all samples in one backward pass an output
+        inputs = [seen[i][0] for i in range(n_products)]
+        cotangents.append([jnp.swapaxes(b[i][0], 0, 1) for i in range(n_products)])
+        gradients.append(_leaf_gradients(plan, leaves, seen, b) if plan.uses.reads else [])
+    if plan.soft:  # ψ^F = ∇f - ψ^V
+        cotangents[1] = [t - v for t, v in zip(cotangents[1], cotangents[0], strict=True)]
+        gradients[1] = [t - v for t, v in zip(gradients[1], gradients[0], strict=True)]
+    return Derivatives(inputs, cotangents, gradients)
+
+
+def derivatives_apart(plan: Plan, leaves: Sequence[Any], x: Any) -> Derivatives:
+    """`derivatives`, kept from being fused into the products that read them (which XLA does at their expense)."""
+    return jax.lax.optimization_barrier(derivatives(plan, leaves, x))
+
+
+def _leaf_gradients(
+    plan: Plan, leaves: Sequence[Any], seen: Mapping[int, list[Any]], b: Mapping[int, Any]
+) -> list[Any]:
+    """Gradients [n, K, size] of the leaves that are read in other ways than products, all reads summed."""
+    reads, first = plan.uses.reads, len(plan.uses.products)
+    read_data = {i: seen[first + i] for i in range(len(reads))}
+    read_cotangents = {i: b[first + i] for i in range(len(reads))}
+    wanted = [leaves[number] for number in plan.uses.leaves]
+
+    def outputs(chosen: Sequence[Any], data: Mapping[int, list[Any]]) -> list[Any]:
+        """What the reads return for given leaves, the data they read taken as given."""
+        values = list(leaves)
+        for number, leaf in zip(plan.uses.leaves, chosen, strict=True):
+            values[number] = leaf
+        made = _parameter_values(plan.program, values)
+        results = []
+        for i, read in enumerate(reads):
+            rest = iter(data[i])
+            inputs = [_value_of(a, made) if j in read.made else next(rest) for j, a in enumerate(read.equation.inputs)]
+            results.append([o for o in read.equation.bind(*inputs) if _is_float(o)])
+        return results
+
+    def pull_one(data: Any, cotangent: Any) -> Any:
+        _, pull = jax.vjp(lambda chosen: outputs(chosen, data), wanted)
+        floats = [
+            [c for c, v in zip(cotangent[i], read.equation.outputs, strict=True) if _is_float(v)]
+            for i, read in enumerate(reads)
+        ]
+        return [g.reshape(-1) for g in pull(floats)[0]]
+
+    over_outputs = jax.vmap(pull_one, in_axes=(None, 0))
+    return jax.vmap(over_outputs, in_axes=(0, 1))(read_data, read_cotangents)
+
+
+def _parameter_values(program: Program, leaves: Sequence[Any]) -> dict[Var, Any]:
+    """The values of a program that are made of parameters alone."""
+    data = program.reached_from(program.x)
+    made = dict(zip(program.params, leaves, strict=True))
+    for equation in program.equations:
+        if not any(isinstance(a, Var) and a in data for a in equation.inputs):
+            made.update(
+                zip(equation.outputs, equation.bind(*(_value_of(a, made) for a in equation.inputs)), strict=True)
+            )
+    return made
+
+
+def _value_of(atom: Any, made: Mapping[Var, Any]) -> Any:
+    return made[atom] if isinstance(atom, Var) else atom.value
