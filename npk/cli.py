@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +47,10 @@ def _version() -> None:
 def _study(
     dataset: Annotated[
         str,
-        typer.Option(help=f"One of {', '.join(datasets.NAMES)}. Digits needs no folder.", rich_help_panel="Data"),
+        typer.Option(
+            help=f"One of {', '.join(datasets.NAMES)}; or classes of it, as in mnist:4,7. See `npk data list`.",
+            rich_help_panel="Data",
+        ),
     ] = _DEFAULT.dataset,
     data_dir: Annotated[
         Path | None,
@@ -104,7 +108,8 @@ def _study(
 
     The run folder gets study.json, the arrays, the figures and report.html. Without any flag it takes about a minute.
     """
-    folder = out or Path("runs") / f"study-{dataset}-{network}-s{seed}"
+    # "mnist:4,7" names no folder on every system.
+    folder = out or Path("runs") / f"study-{re.sub(r'[^0-9A-Za-z_]+', '-', dataset)}-{network}-s{seed}"
     with one_line_errors():
         config = StudyConfig(
             dataset=dataset,
