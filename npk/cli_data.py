@@ -32,8 +32,9 @@ def _prepare(
 
     This step needs TensorFlow (`pip install 'npk[prepare]'`); using the result does not.
     """
-    # Set before TensorFlow is first imported: its start would write about itself across the bar.
+    # Before TensorFlow is first imported: it would write about itself, and about oneDNN, across the bar.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     with one_line_errors():
         try:
             with progress_bar() as progress:
