@@ -1,22 +1,19 @@
 """The `npk` command: flags only; the work is in `npk.study` and `npk.report`."""
 
-import contextlib
 import dataclasses
 import platform
+import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import rich.console
-import rich.progress
 import rich.table
-import rich.text
 import typer
 
 import npk
-from npk import datasets, networks
+from npk import cli_data, datasets, networks
+from npk._terminal import one_line_errors, progress_bar, stderr, stdout
 from npk.report import write_report
 from npk.study import StudyConfig, run_study
 
@@ -28,8 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-_out = rich.console.Console()
-_err = rich.console.Console(stderr=True)
+app.add_typer(cli_data.app, name="data")
 _DEFAULT = StudyConfig()
 _INTERRUPTED = 130
 
@@ -42,18 +38,23 @@ def _main() -> None:
 @app.command("version")
 def _version() -> None:
     """Print the versions of npk and JAX, and the device in use."""
-    _out.print(f"npk {npk.__version__}, jax {jax.__version__}, python {platform.python_version()}, {jax.devices()[0]}")
+    stdout.print(
+        f"npk {npk.__version__}, jax {jax.__version__}, python {platform.python_version()}, {jax.devices()[0]}"
+    )
 
 
 @app.command("study")
 def _study(
     dataset: Annotated[
         str,
-        typer.Option(help=f"One of {', '.join(datasets.NAMES)}. Digits needs no folder.", rich_help_panel="Data"),
+        typer.Option(
+            help=f"One of {', '.join(datasets.NAMES)}; or classes of it, as in mnist:4,7. See `npk data list`.",
+            rich_help_panel="Data",
+        ),
     ] = _DEFAULT.dataset,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder prepared by tensorflow-datasets (array_record format).", rich_help_panel="Data"),
+        typer.Option(help="Folder that `npk data prepare` has filled.", rich_help_panel="Data"),
     ] = None,
     network: Annotated[
         str, typer.Option(help=f"One of {', '.join(networks.NAMES)}.", rich_help_panel="Network")
@@ -107,8 +108,9 @@ def _study(
 
     The run folder gets study.json, the arrays, the figures and report.html. Without any flag it takes about a minute.
     """
-    folder = out or Path("runs") / f"study-{dataset}-{network}-s{seed}"
-    with _one_line_errors():
+    # "mnist:4,7" names no folder on every system.
+    folder = out or Path("runs") / f"study-{re.sub(r'[^0-9A-Za-z_]+', '-', dataset)}-{network}-s{seed}"
+    with one_line_errors():
         config = StudyConfig(
             dataset=dataset,
             network=network,
@@ -124,44 +126,16 @@ def _study(
             test_samples=test_samples,
         )
         try:
-            with _progress_bar() as progress:
+            with progress_bar() as progress:
                 result = run_study(config, folder, resume=resume, data_dir=data_dir, progress=progress)
                 progress(1.0, "drawing the report")
                 page = write_report(folder)
         except KeyboardInterrupt:
             command = _command(config, folder, data_dir)
-            _err.print(f"\nInterrupted. What was finished is kept in {folder}; continue with:", soft_wrap=True)
-            _err.print(f"  {command}", soft_wrap=True, markup=False, highlight=False)
+            stderr.print(f"\nInterrupted. What was finished is kept in {folder}; continue with:", soft_wrap=True)
+            stderr.print(f"  {command}", soft_wrap=True, markup=False, highlight=False)
             raise typer.Exit(_INTERRUPTED) from None
     _summarise(result, page)
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turn errors that the user can mend into one line."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        _err.print("[bold red]Error:[/]", rich.text.Text(" ".join(str(error).split())), soft_wrap=True)
-        raise typer.Exit(1) from None
-
-
-@contextlib.contextmanager
-def _progress_bar() -> Iterator[Any]:
-    bar = rich.progress.Progress(
-        rich.progress.BarColumn(),
-        rich.progress.TaskProgressColumn(),
-        rich.progress.TextColumn("elapsed"),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("left"),
-        rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.description}"),
-        console=_err,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
 
 
 def _command(config: StudyConfig, folder: Path, data_dir: Path | None) -> str:
@@ -193,5 +167,5 @@ def _summarise(result: dict[str, Any], page: Path) -> None:
             f"{stage['alignment']['npk']:.3f}",
             f"{stage['share']['value']:.1%}",
         )
-    _out.print(table)
-    _out.print(f"\nReport: [bold]{page}[/]", soft_wrap=True)
+    stdout.print(table)
+    stdout.print(f"\nReport: [bold]{page}[/]", soft_wrap=True)

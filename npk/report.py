@@ -167,7 +167,7 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
     climb = study["training"]["stages"][-2]
     template = importlib.resources.files("npk").joinpath("report_template.html").read_text(encoding="utf-8")
     words = {
-        "dataset": html.escape(study["config"]["dataset"]),
+        "dataset": html.escape(data["title"]),
         "source": html.escape(data["source"]),
         "network": html.escape(_network_words(network)),
         "parameters": f"{network['parameters']:,}",

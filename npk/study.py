@@ -41,7 +41,7 @@ class StudyConfig:
     """Everything that determines a study's numbers.
 
     Attributes:
-        dataset: one of `npk.datasets.NAMES`.
+        dataset: as `npk.datasets.load` takes it.
         network: one of `npk.networks.NAMES`.
         width: units, or channels, of the (first) layer; None is the network's own.
         depth: weight layers; None is the network's own.
@@ -185,6 +185,8 @@ def run_study(
 
 
 def _build(config: StudyConfig, data: datasets.Dataset) -> _Model:
+    if data.x_train.ndim != 4 and config.network != "mlp":
+        raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
     module, soft_module = (
         networks.build(
             config.network,
@@ -278,6 +280,7 @@ def _inputs(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> tuple[j
 
 def _describe(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {
+        "title": data.title,
         "source": data.source,
         "class_names": list(data.class_names),
         "shape": list(data.x_train.shape[1:]),

@@ -31,6 +31,14 @@ def test_study_writes_a_run_folder_and_says_where(tmp_path):
     assert read_study(tmp_path / "run")["config"]["width"] == 8
 
 
+def test_some_classes_are_studied_in_a_folder_of_a_plain_name_under_their_title(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("study", *TINY, "--dataset", "digits:4,7")
+    assert result.exit_code == 0, result.output
+    page = tmp_path / "runs" / "study-digits-4-7-mlp-s0" / "report.html"
+    assert "was trained on <b>Digits, classes 4 and 7</b>" in page.read_text(encoding="utf-8")
+
+
 def test_help_names_every_flag_with_its_default():
     text = plain(run("study", "--help").stdout)
     for flag in ("dataset", "data-dir", "network", "width", "depth", "bias", "epochs", "batch-size", "learning-rate",
@@ -67,6 +75,8 @@ def test_version_names_both_libraries():
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--batch-size", "5000"], "batch_size must lie in 1 … 1437"),
         (["--dataset", "mnist", "--data-dir", "nowhere"], "'nowhere' is not a folder"),
+        (["--dataset", "digits:4,ten"], "'digits' has no class 'ten'"),
+        (["--dataset", "cob_odt_20", "--network", "c4gap"], "c4gap needs images, and COB-ODT, 20 dimensions has none"),
         (["--network", "vgg16", "--width", "1"], "VGG16 halves images five times: they need 32x32 pixels, got 8x8"),
     ],
 )

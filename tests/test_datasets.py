@@ -1,11 +1,13 @@
+import dataclasses
 import io
 import json
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from npk import datasets
+from npk import _prepared, datasets
 
 
 def test_digits_are_scaled_and_split_by_seed_within_each_class():
@@ -31,6 +33,13 @@ PREPARED = {
     "cifar100": ("3.0.2", (32, 32, 3), 100),
 }
 SIZES = {"train": 7, "test": 3}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The prepared data sets have a handful of images."""
+    for name, stored in _prepared.STORED.items():
+        monkeypatch.setitem(_prepared.STORED, name, dataclasses.replace(stored, **SIZES))
 
 
 def prepare(folder, name, file_format="array_record"):
@@ -74,28 +83,97 @@ def prepare(folder, name, file_format="array_record"):
 
 
 @pytest.mark.parametrize("name", PREPARED)
-def test_a_prepared_folder_is_read_exactly_and_without_tensorflow(tmp_path, name):
+def test_a_prepared_folder_is_read_exactly(tmp_path, tiny, name):
     made = prepare(tmp_path, name)
     data = datasets.load(name, data_dir=tmp_path)
-    assert "tensorflow" not in sys.modules
     for split, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         images, labels = made[split]
         assert x.dtype == np.float32 and y.dtype == np.int32
         np.testing.assert_array_equal(x, images.astype(np.float32) / 255)
         np.testing.assert_array_equal(y, labels)
     assert len(data.class_names) == PREPARED[name][2]
-    assert name in data.source
+    assert name in data.source and data.title in data.source
+
+
+def test_reading_never_imports_tensorflow(tmp_path):
+    prepare(tmp_path, "mnist")
+    program = f"""
+import dataclasses, sys
+from npk import _prepared, datasets
+_prepared.STORED["mnist"] = dataclasses.replace(_prepared.STORED["mnist"], **{SIZES})
+assert len(datasets.load("mnist", data_dir={str(tmp_path)!r}).x_train) == {SIZES["train"]}
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_default_folder_is_that_of_tensorflow_datasets(tmp_path, tiny, monkeypatch):
+    prepare(tmp_path, "mnist")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(datasets.load("mnist").x_train) == SIZES["train"]
 
 
 def test_a_folder_without_the_data_set_says_how_to_prepare_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'mnist' is not prepared in .*download_and_prepare\(\)"):
+    with pytest.raises(FileNotFoundError, match="'mnist' is not prepared in .*`npk data prepare mnist --from FOLDER"):
         datasets.load("mnist", data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_in_another_format_says_so(tmp_path):
     prepare(tmp_path, "mnist", file_format="tfrecord")
-    with pytest.raises(FileNotFoundError, match="in another format: prepare it with file_format='array_record'"):
+    with pytest.raises(FileNotFoundError, match="in another format: use `npk data prepare`, and another folder"):
+        datasets.load("mnist", data_dir=tmp_path)
+
+
+def shard_of(folder):
+    (shard,) = folder.glob("mnist/*/mnist-train*")
+    return shard
+
+
+def truncate(folder):
+    shard = shard_of(folder)
+    shard.write_bytes(shard.read_bytes()[:-1000])
+
+
+def flip(folder):
+    shard = shard_of(folder)
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 255  # in the first records; padding follows
+    shard.write_bytes(content)
+
+
+def exchange(folder):
+    shard = shard_of(folder)
+    shard.write_bytes(shard.with_name(shard.name.replace("train", "test")).read_bytes())
+
+
+def forget_split(folder):
+    (path,) = folder.glob("mnist/*/dataset_info.json")
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"splits": info["splits"][1:]}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (truncate, ""),
+        (flip, ""),
+        (exchange, "holds 3 records, must hold 7"),
+        (lambda folder: shard_of(folder).unlink(), "mnist-train.* is missing"),
+        (lambda folder: shard_of(folder).write_bytes(b""), ""),
+        (forget_split, "no split 'train'"),
+    ],
+)
+def test_a_damaged_folder_is_an_error(tmp_path, tiny, harm, message):
+    prepare(tmp_path, "mnist")
+    harm(tmp_path)
+    with pytest.raises(ValueError, match=rf"MNIST in .* is damaged \(.*{message}.*remove that folder and prepare it"):
+        datasets.load("mnist", data_dir=tmp_path)
+
+
+def test_a_folder_that_agrees_with_itself_but_is_too_short_is_an_error(tmp_path):
+    prepare(tmp_path, "mnist")
+    with pytest.raises(ValueError, match=r"is damaged \(7 train images, must be 60000\)"):
         datasets.load("mnist", data_dir=tmp_path)
 
 
@@ -114,3 +192,75 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch, tmp_path, packa
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown dataset 'emnist': choose one of digits, mnist"):
         datasets.load("emnist")
+
+
+# --- classes and validation -------------------------------------------------------------------------
+
+
+def test_a_subset_keeps_exactly_the_chosen_classes_in_the_given_order():
+    whole, pair = datasets.load("digits"), datasets.load("digits:7,4")
+    assert pair.class_names == ("7", "4") and pair.name == "digits:7,4" and pair.title == "Digits, classes 7 and 4"
+    for x, y, all_x, all_y in (
+        (pair.x_train, pair.y_train, whole.x_train, whole.y_train),
+        (pair.x_test, pair.y_test, whole.x_test, whole.y_test),
+    ):
+        kept = np.isin(all_y, (4, 7))
+        np.testing.assert_array_equal(x, all_x[kept])
+        np.testing.assert_array_equal(y, (all_y[kept] == 4).astype(np.int32))
+        assert y.dtype == np.int32
+
+
+def test_classes_are_chosen_by_name_too(tmp_path, tiny):
+    prepare(tmp_path, "fashion_mnist")
+    data = datasets.load("fashion_mnist:Ankle boot, 0", data_dir=tmp_path)
+    assert data.class_names == ("Ankle boot", "T-shirt/top") and data.name == "fashion_mnist:9,0"
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("4", "two or more different classes"),
+        ("4,4", "two or more different classes"),
+        ("", "no class ''"),
+        ("4,ten", "no class 'ten': choose from 0 … 9"),
+        ("4,10", "no class '10'"),
+    ],
+)
+def test_wrong_classes_are_named(classes, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.load(f"digits:{classes}")
+
+
+@pytest.mark.parametrize("size", [0.2, 300])
+def test_a_validation_set_is_a_stratified_part_of_the_training_set(size):
+    whole = datasets.load("digits")
+    held = datasets.with_validation(whole, size)
+    assert len(held.x_validation) == (288 if size < 1 else size)
+    assert len(held.x_train) + len(held.x_validation) == len(whole.x_train)
+    np.testing.assert_array_equal(held.x_test, whole.x_test)
+    rows = np.concatenate([held.x_train, held.x_validation]).reshape(len(whole.x_train), -1)
+    both = np.column_stack([rows, np.concatenate([held.y_train, held.y_validation])])
+    expected = np.column_stack([whole.x_train.reshape(len(whole.x_train), -1), whole.y_train])
+    assert sorted(map(tuple, both)) == sorted(map(tuple, expected))
+    share = len(held.x_validation) / len(whole.x_train)
+    assert np.abs(np.bincount(held.y_validation) - share * np.bincount(whole.y_train)).max() <= 1
+
+
+def test_a_validation_set_is_chosen_by_its_seed_and_kept_by_a_subset():
+    whole = datasets.load("digits")
+    first, same, other = (datasets.with_validation(whole, 0.1, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.x_validation, same.x_validation)
+    assert not np.array_equal(first.y_validation, other.y_validation)
+    pair = datasets.only_classes(first, ["4", "7"])
+    np.testing.assert_array_equal(pair.x_validation, first.x_validation[np.isin(first.y_validation, (4, 7))])
+
+
+@pytest.mark.parametrize("size", [0, 1.5, -1, float("nan"), 5, 1437, 0.999])
+def test_a_wrong_validation_size_is_an_error(size):
+    with pytest.raises(ValueError, match="size must be|cannot hold out"):
+        datasets.with_validation(datasets.load("digits"), size)
+
+
+def test_a_second_validation_set_is_refused():
+    with pytest.raises(ValueError, match="has a validation set already"):
+        datasets.with_validation(datasets.with_validation(datasets.load("digits"), 0.1), 0.1)

@@ -17,8 +17,14 @@ FLOORS = {
     "_run_folder": 0,
     "_pair_blocks": 0,
     "_neural_tangents": 0,
+    "_terminal": 0,
     "networks": 0,
-    "datasets": 0,
+    "_dataset": 0,
+    "_prepared": 2,
+    "synthetic": 2,
+    "_own_builders": 4,
+    "datasets": 5,
+    "preparing": 5,
     "_checks": 5,
     "_activations": 5,
     "_walk": 5,
@@ -41,13 +47,16 @@ FLOORS = {
     "training": 30,
     "study": 40,
     "report": 50,
+    "cli_data": 55,
     "cli": 60,
     "__main__": 70,
 }
 # The proof that the core needs no hook in a model, and that numbers and figures know no kernel.
-ALONE = ("networks", "datasets", "measures", "regression", "plots")
+ALONE = ("networks", "_dataset", "measures", "regression", "plots")
+# Data know data, and nothing else.
+DATA = ("_dataset", "_prepared", "synthetic", "_own_builders", "datasets", "preparing")
 # Flags, whose documentation is their help.
-UNDOCUMENTED = ("cli", "__main__")
+UNDOCUMENTED = ("cli", "cli_data", "__main__")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -119,6 +128,16 @@ def test_imports_go_down(module):
 @pytest.mark.parametrize("name", ALONE)
 def test_plain_rooms_import_no_other(name):
     assert own_imports(f"npk.{name}") == []
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_rooms_import_only_data_rooms(name):
+    assert {room(other) for other in own_imports(f"npk.{name}")} <= set(DATA)
+
+
+def test_only_preparing_imports_tensorflow():
+    users = {module for module, tree in TREES.items() if any(n.split(".")[0] == "tensorflow" for n in imported(tree))}
+    assert users == {"npk.preparing"}
 
 
 def test_no_import_cycles():
@@ -208,7 +227,7 @@ def test_constraints_pin_every_dependency_and_name_no_host():
     pinned = {requirement_name(line) for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["dev"], *extras["data"], *extras["cpu"]]
+    wanted = [*project["dependencies"], *extras["dev"], *extras["data"], *extras["prepare"], *extras["cpu"]]
     assert {requirement_name(text) for text in wanted} - {"npk"} <= pinned
 
 

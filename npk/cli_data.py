@@ -1,0 +1,79 @@
+"""`npk data`: flags only; the work is in `npk.preparing`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import rich.table
+import typer
+
+from npk import datasets, preparing
+from npk._prepared import STORED, data_folder, folder_of
+from npk._terminal import one_line_errors, progress_bar, stderr, stdout
+
+app = typer.Typer(help="Prepare data sets from local files, and see what there is.", no_args_is_help=True)
+_INTERRUPTED = 130
+_DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of prepared data sets.", show_default="$TFDS_DATA_DIR or ~/tensorflow_datasets"),
+]
+
+
+@app.command("prepare")
+def _prepare(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STORED)}.", metavar="NAME")],
+    source: Annotated[Path, typer.Option("--from", help="Folder with its original files, see `npk data list NAME`.")],
+    data_dir: _DataDir = None,
+) -> None:
+    """Prepare a data set from its original files. Nothing is downloaded.
+
+    Each file is checked against its known size and sha256 first. tensorflow-datasets' own builder then writes the data
+    set into a temporary folder, which is read back, counted, and renamed: what is not complete is never found later.
+
+    This step needs TensorFlow (`pip install 'npk[prepare]'`); using the result does not.
+    """
+    # Before TensorFlow is first imported: it would write about itself, and about oneDNN, across the bar.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    with one_line_errors():
+        try:
+            with progress_bar() as progress:
+                folder = preparing.prepare(name, source, data_dir=data_dir, progress=progress)
+        except KeyboardInterrupt:
+            stderr.print(f"\nInterrupted. Nothing was left in {data_folder(data_dir)}.", soft_wrap=True)
+            raise typer.Exit(_INTERRUPTED) from None
+    stored = STORED[name]
+    stdout.print(
+        f"{stored.title}: {stored.train} training and {stored.test} test images in [bold]{folder}[/]", soft_wrap=True
+    )
+
+
+@app.command("list")
+def _list(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name the original files of this data set.", metavar="[NAME]", show_default=False),
+    ] = None,
+    data_dir: _DataDir = None,
+) -> None:
+    """List the data sets and which of them are prepared; or the original files of one."""
+    table = rich.table.Table(box=None, header_style="bold", pad_edge=False)
+    with one_line_errors():
+        if name is None:
+            for heading in ("name", "what", "folder"):
+                table.add_column(heading, overflow="fold")
+            for known, title in datasets.TITLES.items():
+                table.add_row(known, title, _state(known, data_dir))
+        else:
+            for heading in ("file", "bytes", "sha256"):
+                table.add_column(heading, overflow="fold")
+            for file in preparing.originals(name):
+                table.add_row(file.name, str(file.size), file.sha256)
+    stdout.print(table)
+
+
+def _state(name: str, data_dir: Path | None) -> str:
+    if name not in STORED:
+        return "needs none"
+    folder = folder_of(name, data_dir)
+    return str(folder) if folder.is_dir() else "not prepared"
