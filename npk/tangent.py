@@ -36,7 +36,7 @@ class NTKSplit:
         value: K^V = ψ^V ψ^Vᵀ, gates held fixed.
         feature: K^F = ψ^F ψ^Fᵀ, through the gates only.
         cross: K^CROSS = ψ^V ψ^Fᵀ + ψ^F ψ^Vᵀ.
-        total: the NTK K.
+        total: the NTK K, their sum.
         blocks: the same four for every parameter leaf, by its path; they add up to the whole.
 
     Each is [N1, N2] (summed over outputs), [N1, N2, K, K], or of a diagonal [N].
@@ -53,8 +53,12 @@ class NTKSplit:
     value: Array
     feature: Array
     cross: Array
-    total: Array
     blocks: dict[str, "NTKSplit"] = dataclasses.field(default_factory=dict)
+
+    @property
+    def total(self) -> Array:
+        """The NTK K = K^V + K^F + K^CROSS."""
+        return self.value + self.feature + self.cross
 
 
 # ------------------------------------------------------------------------------------ blocks of pairs
@@ -137,19 +141,35 @@ def _diagonal_pieces(plan: Plan, leaves: Sequence[Any], x: Any, full: bool = Fal
     return jax.lax.map(single, x, batch_size=min(size, x.shape[0]))
 
 
-def _assembled(plan: Plan, pieces: Mapping[str, list[Any]], shape: tuple[int, ...], dtype: Any) -> NTKSplit:
-    zero = jnp.zeros(shape, dtype)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sums:
+    """What a compiled pass returns: the parts of every block, their sums, and whether all numbers are finite."""
 
-    def split(parts: Sequence[Any]) -> NTKSplit:
-        value, feature, cross = parts if plan.soft else (parts[0], zero, zero)
-        return NTKSplit(value, feature, cross, value + feature + cross if plan.soft else value)
+    blocks: dict[str, list[Any]]
+    whole: list[Any]
+    fine: Any
 
-    blocks = {name: split(pieces.get(name, [zero] * (3 if plan.soft else 1))) for name in plan.blocks}
-    whole = (
-        [functools.reduce(jnp.add, column) for column in zip(*pieces.values(), strict=True)] if pieces else [zero] * 3
-    )
-    total = split(whole)
-    return dataclasses.replace(total, blocks=blocks)
+    def split(self) -> NTKSplit:
+        """The parts named; what hard gates do not have is zero (one array for all blocks)."""
+        zero = jnp.zeros_like(self.whole[0])
+
+        def named(parts: Sequence[Any]) -> NTKSplit:
+            return NTKSplit(*parts) if len(parts) == 3 else NTKSplit(parts[0], zero, zero)
+
+        blocks = {name: named(parts) for name, parts in self.blocks.items()}
+        return dataclasses.replace(named(self.whole), blocks=blocks)
+
+
+jax.tree_util.register_dataclass(_Sums)
+
+
+def _sums(plan: Plan, pieces: Mapping[str, list[Any]], shape: tuple[int, ...], split: bool, *inputs: Any) -> _Sums:
+    dtype = plan.program.outputs[0].dtype
+    zeros = [jnp.zeros(shape, dtype)] * (3 if plan.soft else 1)
+    whole = [functools.reduce(jnp.add, column) for column in zip(*pieces.values(), strict=True)] if pieces else zeros
+    floats = [v for v in inputs if v is not None and jnp.issubdtype(v.dtype, jnp.floating)]
+    fine = functools.reduce(jnp.logical_and, [jnp.isfinite(v).all() for v in (*floats, *whole)])
+    return _Sums({name: pieces.get(name, zeros) for name in plan.blocks} if split else {}, whole, fine)
 
 
 # -------------------------------------------------------------------------------------------- checks
@@ -193,19 +213,13 @@ def _check_independent(f: Function, params: PyTree, x: Any) -> None:
         )
 
 
-def _all_finite(*values: Any) -> Any:
-    """Whether inputs and kernel hold numbers alone, found where they are computed."""
-    floats = [v for v in values if v is not None and jnp.issubdtype(v.dtype, jnp.floating)]
-    return functools.reduce(jnp.logical_and, [jnp.isfinite(v).all() for v in floats])
-
-
-def _require_finite(fine: Any, found: Any, params: PyTree, x1: Any, x2: Any | None = None) -> None:
+def _require_finite(found: _Sums, params: PyTree, x1: Any, x2: Any | None = None) -> None:
     """Raise what made a kernel not finite."""
-    if not _checks.concrete(fine) or fine:
+    if not _checks.concrete(found.fine) or found.fine:
         return
     _checks.check_pair(x1, x2)
     _checks.check_finite(params, "params")
-    dtype = jax.tree_util.tree_leaves(found)[0].dtype
+    dtype = found.whole[0].dtype
     raise ValueError(f"the tangent kernel leaves the range of {dtype}; scale the parameters or use x64.")
 
 
@@ -221,20 +235,19 @@ def _kernel(f: Function, split: bool) -> Callable[..., Any]:
     """(params, x1, x2, outputs) → the split, or the kernel alone."""
 
     @functools.partial(jax.jit, static_argnames=("full",))
-    def compute(params: PyTree, x1: Any, x2: Any | None, full: bool) -> tuple[Any, Any]:
+    def compute(params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
         plan = plan_of(f, params, x1, split)
         pieces = _kernel_pieces(plan, jax.tree_util.tree_leaves(params), x1, x2, full)
         shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
-        found = _assembled(plan, pieces, shape, plan.program.outputs[0].dtype)
-        return found if split else found.total, _all_finite(x1, x2, found.total)
+        return _sums(plan, pieces, shape, split, x1, x2)
 
     check = _Checks(f)
 
     def kernel(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> Any:
         check(params, x1, x2, outputs)
-        found, fine = compute(params, x1, x2, outputs == "full")
-        _require_finite(fine, found, params, x1, x2)
-        return found
+        found = compute(params, x1, x2, outputs == "full")
+        _require_finite(found, params, x1, x2)
+        return found.split() if split else found.whole[0]
 
     return kernel
 
@@ -243,19 +256,18 @@ def _diagonal(f: Function, split: bool) -> Callable[[PyTree, Any], Any]:
     """(params, x) → the diagonal of the split, or of the kernel alone."""
 
     @jax.jit
-    def compute(params: PyTree, x: Any) -> tuple[Any, Any]:
+    def compute(params: PyTree, x: Any) -> _Sums:
         plan = plan_of(f, params, x, split)
         pieces = _diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
-        found = _assembled(plan, pieces, (x.shape[0],), plan.program.outputs[0].dtype)
-        return found if split else found.total, _all_finite(x, found.total)
+        return _sums(plan, pieces, (x.shape[0],), split, x)
 
     check = _Checks(f)
 
     def diagonal(params: PyTree, x: Any) -> Any:
         check(params, x, None)
-        found, fine = compute(params, x)
-        _require_finite(fine, found, params, x)
-        return found
+        found = compute(params, x)
+        _require_finite(found, params, x)
+        return found.split() if split else found.whole[0]
 
     return diagonal
 

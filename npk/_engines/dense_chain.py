@@ -16,6 +16,10 @@ from npk._terms import Leaf, Source, Term
 from npk._walk import Layer
 
 
+# A panel's Gram matrix stays near the cache, in memory that the next one takes over.
+_PANEL_ELEMENTS = 1 << 20
+
+
 @dataclasses.dataclass(frozen=True)
 class DenseChain:
     """H of a dense network: h = first·Σ, then h ← (h + shift)·scale·(G Gᵀ) a layer, then h + last.
@@ -67,7 +71,7 @@ def _read(state: Sequence[Term], inputs: np.ndarray, gates: Sequence[np.ndarray]
         (term,) = others
         if isinstance(term.base, Source):
             every_gate = sorted(numbers) == list(range(len(gates)))
-            if biases or last is None or not every_gate or not _equal(term.g[0], inputs):
+            if biases or last is None or not numbers or not every_gate or not _equal(term.g[0], inputs):
                 return None
             return DenseChain(scales.pop(), tuple(numbers[::-1]), tuple(scales[::-1]), tuple(shifts[::-1]), last)
         if last is None:
@@ -120,12 +124,22 @@ def largest(chain: DenseChain, batch: Side) -> float:
     return float(max(peak, h.max() + chain.last))
 
 
+@jax.jit
+def _products(x1: Any, x2: Any) -> Any:
+    return jnp.matmul(x1, x2.T, precision=jax.lax.Precision.HIGHEST)
+
+
 def kernel(chain: DenseChain, one: Side, two: Side) -> Any:
-    """H [n1, n2] of a dense chain."""
+    """H [n1, n2] of a dense chain, a panel of rows at a time."""
     real = one.x.dtype.type
-    h = _aligned((len(one.x), len(two.x)), one.x.dtype)  # the one large array: all else happens in place
-    np.matmul(one.x * real(chain.first), two.x.T, out=h)
-    packed.multiply_overlaps(h, one.gates, two.gates, chain.scales, chain.shifts)
+    x1 = one.x * real(chain.first)
+    h = _aligned((len(x1), len(two.x)), x1.dtype)
+    panels = -(-h.size // _PANEL_ELEMENTS)
+    for rows in np.array_split(np.arange(len(x1)), panels):
+        panel = slice(rows[0], rows[-1] + 1)
+        base = np.asarray(_products(x1[panel], two.x))
+        gates = [packed.Words(g.words[panel], g.counts[panel]) for g in one.gates]
+        packed.multiply_overlaps(base, gates, two.gates, chain.scales, chain.shifts, h[panel])
     if chain.last:
         h += real(chain.last)
     return jax.device_put(h, may_alias=True)

@@ -5,10 +5,12 @@ population count: exact, and on CPUs with vector bit counts several times faster
 A block of the kernel stays in the cache while all layers multiply into it.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import inspect
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +52,7 @@ def _packer() -> Any:
     def pack_rows(gates: Any, words: Any, counts: Any) -> bool:
         n, width = gates.shape
         wrong = 0
-        for i in numba.prange(n):
+        for i in range(n):
             on = 0
             for w in range(words.shape[1]):
                 word = numba.uint64(0)
@@ -64,7 +66,7 @@ def _packer() -> Any:
         return wrong == 0
 
     # Numba compiles the functions themselves, not what a type checker may have wrapped around them.
-    return numba.njit(parallel=True, boundscheck=False, nogil=True)(inspect.unwrap(pack_rows))
+    return numba.njit(boundscheck=False, nogil=True)(inspect.unwrap(pack_rows))
 
 
 @functools.lru_cache(maxsize=32)
@@ -82,46 +84,55 @@ def _multiplier(words: int, single: bool) -> Any:
 
         return numba.types.uint64(numba.types.uint64), generate
 
-    def multiply_row(a: Any, b: Any, scale: Any, shift: Any, h: Any) -> None:
+    def multiply_row(a: Any, b: Any, scale: Any, shift: Any, base: Any, h: Any) -> None:
         for j in range(h.shape[0]):
             count: Any = numba.int64(0)
             for w in range(words):
                 count += numba.int64(count_bits(a[w] & b[w, j]))
-            h[j] = (h[j] + shift) * (real(count) * scale)
+            h[j] = (base[j] + shift) * (real(count) * scale)
 
-    def multiply(one: Any, two: Any, scales: Any, shifts: Any, h: Any) -> None:
-        n1, n2 = h.shape
-        for block in numba.prange((n1 + _ROWS - 1) // _ROWS):
-            for left in range(0, n2, _COLUMNS):
-                right = min(left + _COLUMNS, n2)
-                for layer in range(one.shape[0]):
-                    for i in range(block * _ROWS, min(n1, block * _ROWS + _ROWS)):
-                        row(one[layer, i], two[layer, :, left:right], scales[layer], shifts[layer], h[i, left:right])
+    def multiply(one: Any, two: Any, scales: Any, shifts: Any, base: Any, h: Any, start: int, stop: int) -> None:
+        n2 = h.shape[1]
+        for left in range(0, n2, _COLUMNS):
+            right = min(left + _COLUMNS, n2)
+            for i in range(start, stop):
+                row(one[0, i], two[0, :, left:right], scales[0], shifts[0], base[i, left:right], h[i, left:right])
+            for layer in range(1, one.shape[0]):
+                for i in range(start, stop):
+                    part = h[i, left:right]
+                    row(one[layer, i], two[layer, :, left:right], scales[layer], shifts[layer], part, part)
 
     count_bits: Any = intrinsic(inspect.unwrap(bit_count))
     row: Any = numba.njit(boundscheck=False, nogil=True)(inspect.unwrap(multiply_row))
-    return numba.njit(parallel=True, boundscheck=False, nogil=True)(inspect.unwrap(multiply))
+    return numba.njit(boundscheck=False, nogil=True)(inspect.unwrap(multiply))
 
 
 def multiply_overlaps(
-    h: np.ndarray, rows: Sequence[Words], columns: Sequence[Words], scales: Sequence[float], shifts: Sequence[float]
+    base: np.ndarray,
+    rows: Sequence[Words],
+    columns: Sequence[Words],
+    scales: Sequence[float],
+    shifts: Sequence[float],
+    h: np.ndarray,
 ) -> None:
-    """H ← (h + shift_l) · scale_l · (G_l G_l'ᵀ) for every layer l, in place.
+    """H = base, then H ← (H + shift_l) · scale_l · (G_l G_l'ᵀ) for every layer l.
 
     Args:
-        h: the kernel of the first layer, [n1, n2], float32 or float64, C-contiguous and writable.
-        rows: for each layer the packed gates of the rows.
+        base: the kernel of the first layer, [n1, n2], float32 or float64, C-contiguous.
+        rows: for each layer (at least one) the packed gates of the rows.
         columns: for each layer the packed gates of the columns.
         scales: what each overlap is multiplied by.
         shifts: what is added before (the kernel of a bias).
+        h: where H goes, of the shape and dtype of base.
     """
     layers = list(zip(rows, columns, scales, shifts, strict=True))
     for size, run in itertools.groupby(layers, key=lambda layer: layer[0].words.shape[1]):
         one, two, scale, shift = zip(*run, strict=True)
-        _multiplier(size, h.dtype == np.float32)(
-            np.stack([g.words for g in one]),
-            np.stack([g.words.T for g in two]),
-            np.array(scale, h.dtype),
-            np.array(shift, h.dtype),
-            h,
-        )
+        words = np.stack([g.words for g in one]), np.stack([g.words.T for g in two])
+        numbers = np.array(scale, h.dtype), np.array(shift, h.dtype)
+        task = functools.partial(_multiplier(size, h.dtype == np.float32), *words, *numbers, base, h)
+        starts = range(0, len(h), _ROWS)
+        with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            # Plain threads: OpenMP's would wait for XLA's, which keep the cores busy for a while after a call.
+            list(pool.map(lambda start, task=task: task(start, min(start + _ROWS, len(h))), starts))
+        base = h
