@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from npk._affine import Affine, affine_step
 from npk._jaxpr import (
     Atom,
     Const,
@@ -57,87 +58,6 @@ class Activation:
     gate: Callable[..., Any]
     apply: Callable[[Any, Any], Any] = jnp.multiply
     windows: Callable[[Any, Any], Any] | None = None  # pooling only: (q, fill) -> [..., window]
-
-
-# ------------------------------------------------------------------------------ hard: signs and slopes
-
-
-@dataclasses.dataclass(frozen=True)
-class _Affine:
-    """slope·q + offset, for q of one sign (offset alone at q = 0)."""
-
-    slope: float
-    offset: float
-
-
-def _sign(value: _Affine, side: int) -> int | None:
-    """The sign of slope·q + offset for q on `side` of zero, or None where it depends on |q|."""
-    if side == 0 or value.slope == 0:
-        return int(np.sign(value.offset))
-    if value.offset == 0:
-        return int(np.sign(value.slope)) * side
-    return None
-
-
-def _minus(a: _Affine, b: _Affine) -> _Affine:
-    return _Affine(a.slope - b.slope, a.offset - b.offset)
-
-
-def _pick(a: _Affine, b: _Affine, side: int, largest: bool) -> _Affine | None:
-    order = _sign(_minus(a, b), side)
-    if order is None:
-        return None
-    if order == 0:  # a tie: the flatter branch, so that relu's gate at zero is zero
-        return a if abs(a.slope) <= abs(b.slope) else b
-    return a if (order > 0) == largest else b
-
-
-def _product(a: _Affine, b: _Affine, side: int) -> _Affine | None:
-    if a.slope and b.slope:
-        return _Affine(0.0, 0.0) if side == 0 and not (a.offset or b.offset) else None
-    flat, other = (a, b) if not a.slope else (b, a)
-    return _Affine(flat.offset * other.slope, flat.offset * other.offset)
-
-
-def _affine_step(equation: Equation, values: list[_Affine], side: int) -> _Affine | None:
-    """One elementwise primitive on symbols; None where the result is not of the form slope·q + offset."""
-    name = equation.name
-    first = values[0]
-    if name in ("copy", "copy_p", "convert_element_type", "stop_gradient", "reduce_precision"):
-        if name == "stop_gradient" and first.slope:
-            return None
-        return first
-    if name == "neg":
-        return _Affine(-first.slope, -first.offset)
-    if name in ("add", "add_any"):
-        return _Affine(first.slope + values[1].slope, first.offset + values[1].offset)
-    if name == "sub":
-        return _minus(first, values[1])
-    if name == "mul":
-        return _product(first, values[1], side)
-    if name == "div":
-        if values[1].slope or not values[1].offset:
-            return None
-        return _product(first, _Affine(0.0, 1 / values[1].offset), side)
-    if name in ("max", "min"):
-        return _pick(first, values[1], side, name == "max")
-    if name == "abs":
-        sign = _sign(first, side)
-        return None if sign is None else _Affine(sign * first.slope, sign * first.offset)
-    if name == "sign":
-        sign = _sign(first, side)
-        return None if sign is None else _Affine(0.0, float(sign))
-    if name in ("gt", "ge", "lt", "le", "eq", "ne"):
-        order = _sign(_minus(first, values[1]), side)
-        truth = {"gt": (1,), "ge": (0, 1), "lt": (-1,), "le": (-1, 0), "eq": (0,), "ne": (-1, 1)}[name]
-        return None if order is None else _Affine(0.0, float(order in truth))
-    if name == "not" and not first.slope and equation.outputs[0].dtype == bool:
-        return _Affine(0.0, 1.0 - first.offset)
-    if name in ("and", "or") and equation.outputs[0].dtype == bool and not any(v.slope for v in values):
-        return _Affine(0.0, (min if name == "and" else max)(first.offset, values[1].offset))
-    if name == "select_n":
-        return None if first.slope else values[1 + int(first.offset)]
-    return None
 
 
 # --------------------------------------------------------------------------------------------- finding
@@ -211,10 +131,10 @@ class _Finder:
         """The multiples of q that `exit_atom` is for q < 0, q = 0, q > 0; None if it is not piecewise one."""
         result = []
         for side in (-1, 0, 1):
-            env: dict[Var, _Affine] = {root: _Affine(1.0, 0.0)}
+            env: dict[Var, Affine] = {root: Affine(1.0, 0.0)}
             for equation in inside:
                 values = [v for atom in equation.inputs if (v := self.symbol(atom, env)) is not None]
-                out = _affine_step(equation, values, side) if len(values) == len(equation.inputs) else None
+                out = affine_step(equation, values, side) if len(values) == len(equation.inputs) else None
                 if out is not None:
                     env[equation.outputs[0]] = out
             value = env.get(exit_atom) if isinstance(exit_atom, Var) else None
@@ -223,11 +143,11 @@ class _Finder:
             result.append(value.slope)
         return result[0], result[1], result[2]
 
-    def symbol(self, atom: Atom, env: dict[Var, _Affine]) -> _Affine | None:
+    def symbol(self, atom: Atom, env: dict[Var, Affine]) -> Affine | None:
         if isinstance(atom, Var) and atom in env:
             return env[atom]
         number = self.scalar(atom)
-        return None if number is None else _Affine(0.0, number)
+        return None if number is None else Affine(0.0, number)
 
     def soft_gate(self, root: Var, inside: list[Equation]) -> Callable[[Any], Any] | None:
         """γ of an exit that reads (multiple of q) · g(q) or (multiple of q) / g(q)."""

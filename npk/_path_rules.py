@@ -4,17 +4,15 @@ Most are a line: they act on the normal form of `_terms`. An operation without a
 `UnsupportedOperation`; all of a model's are reported at once.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _terms
-from npk._jaxpr import Atom, Equation, Program, is_traced
+from npk import _moving_rules, _term_sums, _terms
+from npk._jaxpr import Atom, Equation, Program
 from npk._terms import Axis, Leaf, Term
 from npk._walk import Layer, State, Walk, Window, centred, kinds_of
 
@@ -34,35 +32,11 @@ def _gate(walk: Walk, equation: Equation) -> State:
 def _pool_windows(term: Term, equation: Equation) -> Term:
     """The value with one more axis, last: the elements each output of a max-pooling chooses from."""
     if equation.primitive.name == "reduce_window_max":
-        return _window_axes(term, equation)
+        return _moving_rules.window_axes(term, equation)
     axes = equation.params["axes"]
     kept = [a for a in range(len(term.shape)) if a not in axes]
     size = math.prod(term.shape[a] for a in axes)
     return _terms.reshape(_terms.transpose(term, (*kept, *axes)), (*(term.shape[a] for a in kept), size))
-
-
-def _window_axes(term: Term, equation: Equation) -> Term:
-    """Lay out the windows of a `reduce_window`: [out..., flattened window], row-major."""
-    p = equation.params
-    base = p.get("base_dilation") or (1,) * len(term.shape)
-    places = []
-    at = 0
-    rank = len(term.shape)
-    for axis in range(rank):
-        size, stride, dilation = p["window_dimensions"][axis], p["window_strides"][axis], p["window_dilation"][axis]
-        low, high = p["padding"][axis]
-        window = Window(size, stride, dilation, low, high, base[axis])
-        trivial = size == 1 and stride == 1 and low == high == 0 and base[axis] == 1
-        if trivial:
-            at += 1
-            continue
-        term = _terms.windows(term, at, window.chosen(term.shape[at]))
-        places.append(at + 1)
-        at += 2
-    order = [a for a in range(len(term.shape)) if a not in places] + places
-    term = _terms.transpose(term, order)
-    out = term.shape[:rank]
-    return _terms.reshape(term, (*out, math.prod(p["window_dimensions"])))
 
 
 # ------------------------------------------------------------------------------------ rules: arithmetic
@@ -78,7 +52,7 @@ def _add(walk: Walk, equation: Equation) -> State:
         if equation.name == "sub" and i == 1:
             state = walk.scaled(state, -1.0)
         states.append(walk.spread(state, shape))
-    return _terms.add(states)
+    return _term_sums.add(states)
 
 
 def _addend(walk: Walk, equation: Equation, atom: Atom, other: Atom) -> State:
@@ -280,123 +254,6 @@ def _scale_weights(walk: Walk, equation: Equation, state: State, weight: Term) -
     return [_terms.transpose(out, np.argsort([*own, *shared]).tolist())]
 
 
-# ---------------------------------------------------------------------------------- rules: positionwise
-
-
-def _same(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return states[0]
-
-
-def _convert(walk: Walk, equation: Equation, states: list[State]) -> State:
-    if not jnp.issubdtype(equation.outputs[0].dtype, jnp.floating):
-        raise walk.refuse(equation, f"a conversion to {equation.outputs[0].dtype}, which is not linear.")
-    return states[0]
-
-
-def _split(walk: Walk, equation: Equation) -> list[State]:
-    """`lax.split`: the one positionwise operation of several results."""
-    starts = np.cumsum([0, *equation.params["sizes"]])
-    state, axis = walk.data(equation.inputs[0]), equation.params["axis"]
-    pieces = itertools.pairwise(starts.tolist())
-    return [[_terms.take(t, axis, np.arange(*piece)) for t in state] for piece in pieces]
-
-
-def _unstack(walk: Walk, equation: Equation) -> list[State]:
-    """Likewise `unstack`: an axis taken apart."""
-    state, axis = walk.data(equation.inputs[0]), equation.params["axis"]
-    return [
-        [_terms.reshape(_terms.take(t, axis, np.array([i])), out.shape) for t in state]
-        for i, out in enumerate(equation.outputs)
-    ]
-
-
-def _reshape(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return [_terms.reshape(t, equation.outputs[0].shape) for t in states[0]]
-
-
-def _transpose(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return [_terms.transpose(t, [int(a) for a in equation.params["permutation"]]) for t in states[0]]
-
-
-def _broadcast_in_dim(walk: Walk, equation: Equation, states: list[State]) -> State:
-    shape, dimensions = equation.params["shape"], equation.params["broadcast_dimensions"]
-    return [_terms.broadcast(t, shape, [int(d) for d in dimensions]) for t in states[0]]
-
-
-def _along_axes(state: State, chosen: Sequence[np.ndarray]) -> State:
-    for axis, picked in enumerate(chosen):
-        size = state[0].shape[axis] if state else 0
-        if len(picked) != size or not np.array_equal(picked, np.arange(size)):
-            state = [_terms.take(t, axis, picked) for t in state]
-    return state
-
-
-def _slice(walk: Walk, equation: Equation, states: list[State]) -> State:
-    p = equation.params
-    strides = p["strides"] or (1,) * len(p["start_indices"])
-    ranges = zip(p["start_indices"], p["limit_indices"], strides, strict=True)
-    return _along_axes(states[0], [np.arange(*r) for r in ranges])
-
-
-def _rev(walk: Walk, equation: Equation, states: list[State]) -> State:
-    shape = equation.inputs[0].shape
-    turned = [np.arange(s)[::-1] if a in equation.params["dimensions"] else np.arange(s) for a, s in enumerate(shape)]
-    return _along_axes(states[0], turned)
-
-
-def _pad(walk: Walk, equation: Equation, states: list[State]) -> State:
-    fill = equation.inputs[1]
-    if walk.kind(fill) is None or np.any(np.asarray(walk.value(fill)) != 0):
-        raise walk.refuse(equation, "padding with a value other than zero.")
-    chosen = []
-    for size, (low, high, inner) in zip(equation.inputs[0].shape, equation.params["padding_config"], strict=True):
-        at = np.arange(-low, (size - 1) * (inner + 1) + 1 + high)
-        chosen.append(np.where((at >= 0) & (at % (inner + 1) == 0) & (at // (inner + 1) < size), at // (inner + 1), -1))
-    return _along_axes(states[0], chosen)
-
-
-def _stack(walk: Walk, equation: Equation, states: list[State]) -> State:
-    axis, shape = equation.params["axis"], equation.outputs[0].shape
-    slices = [[_terms.reshape(t, (*shape[:axis], 1, *shape[axis + 1 :])) for t in state] for state in states]
-    return _laid_end_to_end(walk, equation, slices, axis)
-
-
-def _concatenate(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return _laid_end_to_end(walk, equation, states, equation.params["dimension"])
-
-
-def _laid_end_to_end(walk: Walk, equation: Equation, states: list[State], axis: int) -> State:
-    for atom, state in zip(equation.inputs, states, strict=True):
-        kind = walk.kind(atom)
-        if kind is not None and (kind.from_params or not state):
-            raise walk.refuse(equation, "joins values with parameters.")
-    return _terms.concatenate(states, axis)
-
-
-def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
-    """Any indexing by constants: run it on the numbers of the elements to see what it picks."""
-    shape = equation.inputs[0].shape
-    rest = [a for a in equation.inputs[1:]]
-    kinds = [walk.kind(a) for a in rest]
-    if any(k is None or k.from_params for k in kinds) or any(is_traced(walk.value(a)) for a in rest):
-        raise walk.refuse(equation, "indexing by values that depend on x or on parameters.")
-    numbers = np.arange(1, math.prod(shape) + 1, dtype=np.int32).reshape(shape)
-    params = {**equation.params, **({"fill_value": 0} if "fill_value" in equation.params else {})}
-    with jax.ensure_compile_time_eval():
-        picked = equation.primitive.bind(jnp.asarray(numbers), *(walk.value(a) for a in rest), **params)
-    chosen = np.asarray(picked) - 1
-    return [_terms.select_elements(t, chosen) for t in states[0]]
-
-
-def _reduce_sum(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return [_terms.sum_axes(t, equation.params["axes"]) for t in states[0]]
-
-
-def _reduce_window_sum(walk: Walk, equation: Equation, states: list[State]) -> State:
-    rank = len(equation.inputs[0].shape)
-    return [_terms.sum_axes(_window_axes(t, equation), [rank]) for t in states[0]]
-
-
 def _one(rule: Callable[[Walk, Equation], State]) -> Callable[[Walk, Equation], list[State]]:
     return lambda walk, equation: [rule(walk, equation)]
 
@@ -411,24 +268,7 @@ RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
     "neg": _one(_neg),
     "dot_general": _one(_dot_general),
     "conv_general_dilated": _one(_convolution),
-    "split": _split,
-    "unstack": _unstack,
-}
-
-POSITIONWISE: dict[str, Callable[[Walk, Equation, list[State]], State]] = {
-    **dict.fromkeys(("copy", "copy_p", "stop_gradient", "reduce_precision", "sharding_constraint"), _same),
-    "convert_element_type": _convert,
-    **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
-    **dict.fromkeys(("gather", "dynamic_slice", "tile"), _selection),
-    "transpose": _transpose,
-    "broadcast_in_dim": _broadcast_in_dim,
-    "slice": _slice,
-    "rev": _rev,
-    "pad": _pad,
-    "concatenate": _concatenate,
-    "stack": _stack,
-    "reduce_sum": _reduce_sum,
-    "reduce_window_sum": _reduce_window_sum,
+    **_moving_rules.SEVERAL,
 }
 
 
@@ -456,9 +296,8 @@ def walk(
     """
     values = dict(zip(program.params, params, strict=True))
     kinds = kinds_of(program)
-    state = Walk(
-        program, RULES, POSITIONWISE, values, list(gates), binary, len(xs), dtype, kinds, centred(program, kinds)
-    )
+    moves, middle = _moving_rules.POSITIONWISE, centred(program, kinds)
+    state = Walk(program, RULES, moves, values, list(gates), binary, len(xs), dtype, kinds, middle)
     for number, (var, name) in enumerate(zip(program.params, program.param_paths, strict=True)):
         leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
         state.states[var] = [_terms.whole(leaf, var.shape, len(xs), dtype)]

@@ -145,7 +145,7 @@ def transpose(term: Term, order: Sequence[int]) -> Term:
     )
 
 
-def _regroup(term: Term, start: int, stop: int, sizes: Sequence[int], layout: Any, summed: Any) -> Term:
+def regroup(term: Term, start: int, stop: int, sizes: Sequence[int], layout: Any, summed: Any) -> Term:
     """Replace the dims start..stop by dims of `sizes`, equal in number of elements, row-major."""
     touched = tuple(range(start, stop))
     shift = len(sizes) - len(touched)
@@ -180,7 +180,7 @@ def merge(term: Term, axis: int) -> Term:
     if len(dims) == 1:
         return term
     layout = (*term.layout[:axis], (term.shape[axis],), *term.layout[axis + 1 :])
-    return _regroup(term, dims.start, dims.stop, (term.shape[axis],), layout, term.summed)
+    return regroup(term, dims.start, dims.stop, (term.shape[axis],), layout, term.summed)
 
 
 def _cuts(sizes: Sequence[int]) -> list[int]:
@@ -209,13 +209,13 @@ def reshape(term: Term, shape: Sequence[int]) -> Term:
         while todo and math.prod(run) < size:
             run.append(todo.pop(0))
         if math.prod(run) != size:
-            return _regroup(term, 0, len(flat), fine, tuple(layout), term.summed)
+            return regroup(term, 0, len(flat), fine, tuple(layout), term.summed)
         done.append((dim, run))
     term = term.replace(layout=tuple((s,) for s in flat))
     for dim, run in reversed(done):
         if len(run) != 1:
             dims = (*term.layout[:dim], *((s,) for s in run), *term.layout[dim + 1 :])
-            term = _regroup(term, dim, dim + 1, run, dims, term.summed)
+            term = regroup(term, dim, dim + 1, run, dims, term.summed)
     return term.replace(layout=tuple(layout))
 
 
@@ -328,124 +328,3 @@ def _sum_factor(term: Term, dim: int) -> Term:
         summed=(*term.summed[:offset], *term.summed[offset + 1 :]),
         binary=False,
     )
-
-
-# ------------------------------------------------------------------------------------------ adding
-
-
-def add(states: Sequence[Sequence[Term]]) -> list[Term]:
-    """The sum of values: terms of one base are joined (they are correlated), others stand side by side."""
-    total: list[Term] = []
-    for term in (t for state in states for t in state):
-        twin = next((i for i, t in enumerate(total) if t.base is term.base), None)
-        if twin is None:
-            total.append(term)
-        else:
-            total[twin] = _join(total[twin], term)
-    return total
-
-
-def _join(a: Term, b: Term) -> Term:
-    same_dims = a.layout == b.layout and a.summed == b.summed
-    if same_dims and all(i.same(j) for i, j in zip(a.index, b.index, strict=True)):
-        return a.replace(g=tuple(x + y for x, y in zip(a.g, b.g, strict=True)), binary=False)
-    return _stack(a, b)
-
-
-def _one_summed(term: Term) -> Term:
-    start = len(term.sizes) - len(term.summed)
-    for axis in range(len(term.layout)):
-        if len(term.layout[axis]) > 1:
-            return _one_summed(merge(term, axis))
-    return _regroup(term, start, len(term.sizes), (math.prod(term.summed),), term.layout, (math.prod(term.summed),))
-
-
-def _stack(a: Term, b: Term) -> Term:
-    """Σ_s over the summands of both: the sums of a and b laid end to end."""
-    a, b = _one_summed(a), _one_summed(b)
-    dim = len(a.sizes) - 1
-    index = tuple(_end_to_end(a, b, i, j, dim) for i, j in zip(a.index, b.index, strict=True))
-
-    def glue(x: Any, y: Any) -> Any:
-        x, y = (jnp.broadcast_to(z, (*z.shape[:-1], t.sizes[dim])) for z, t in ((x, a), (y, b)))
-        shape = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-        return jnp.concatenate([jnp.broadcast_to(z, (*shape, z.shape[-1])) for z in (x, y)], -1)
-
-    g = tuple(glue(x, y) for x, y in zip(a.g, b.g, strict=True))
-    return a.replace(index=index, g=g, summed=(a.sizes[dim] + b.sizes[dim],), binary=a.binary and b.binary)
-
-
-def _end_to_end(a: Term, b: Term, i: Index, j: Index, dim: int) -> Index:
-    if dim not in i.dims and i.same(j):
-        return i
-    dims = tuple(sorted({*i.dims, *j.dims, dim}))
-    return Index(dims, np.concatenate([over(a, i, dims), over(b, j, dims)], axis=dims.index(dim)))
-
-
-def concatenate(states: Sequence[Sequence[Term]], axis: int) -> list[Term]:
-    """Lay values end to end along an axis; pieces of one base become one selection of it."""
-    sizes = [state[0].shape[axis] if state else 0 for state in states]
-    starts = np.cumsum([0, *sizes])
-    pieces: dict[Base, list[tuple[int, Term]]] = {}
-    for k, state in enumerate(states):
-        for term in state:
-            pieces.setdefault(term.base, []).append((k, merge(term, axis)))
-    total: list[Term] = []
-    for parts in pieces.values():
-        if _joinable([t for _, t in parts], axis) and len({k for k, _ in parts}) == len(parts):
-            total.append(_laid_out(dict(parts), sizes, axis))
-            continue
-        padded = []
-        for k, term in parts:
-            chosen = np.full(starts[-1], -1)
-            chosen[starts[k] : starts[k + 1]] = np.arange(sizes[k])
-            padded.append([take(term, axis, chosen)])
-        total += add(padded)
-    return total
-
-
-def _joinable(parts: list[Term], axis: int) -> bool:
-    first = parts[0]
-    same = [
-        (*t.layout[:axis], *t.layout[axis + 1 :]) == (*first.layout[:axis], *first.layout[axis + 1 :]) for t in parts
-    ]
-    return all(same) and all(t.summed == first.summed for t in parts) and len(parts) > 1
-
-
-def _laid_out(parts: dict[int, Term], sizes: Sequence[int], axis: int) -> Term:
-    first = next(iter(parts.values()))
-    dim = first.dims(axis).start
-    index = tuple(_laid_index(parts, sizes, dim, i) for i in range(len(first.index)))
-
-    def glue(side: int) -> Any:
-        shape = list(jnp.broadcast_shapes(*(_without(t.g[side].shape, 1 + dim) for t in parts.values())))
-        full = [
-            jnp.broadcast_to(parts[k].g[side], (*shape[: 1 + dim], size, *shape[1 + dim :]))
-            if k in parts
-            else jnp.zeros((*shape[: 1 + dim], size, *shape[1 + dim :]), first.g[side].dtype)
-            for k, size in enumerate(sizes)
-        ]
-        return jnp.concatenate(full, axis=1 + dim)
-
-    layout = (*first.layout[:axis], (sum(sizes),), *first.layout[axis + 1 :])
-    g = tuple(glue(side) for side in range(len(first.g)))
-    return first.replace(index=index, g=g, layout=layout, binary=all(t.binary for t in parts.values()))
-
-
-def _laid_index(parts: dict[int, Term], sizes: Sequence[int], dim: int, i: int) -> Index:
-    own = [t.index[i] for t in parts.values()]
-    if dim not in own[0].dims and all(own[0].same(index) for index in own):
-        return own[0]
-    dims = tuple(sorted({d for index in own for d in index.dims} | {dim}))
-    first = next(iter(parts.values()))
-
-    def values(k: int) -> np.ndarray:
-        if k in parts:
-            return over(parts[k], parts[k].index[i], dims)
-        return np.zeros([sizes[k] if d == dim else first.sizes[d] for d in dims], int)
-
-    return Index(dims, np.concatenate([values(k) for k in range(len(sizes))], axis=dims.index(dim)))
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return (*shape[:axis], *shape[axis + 1 :])

@@ -14,6 +14,8 @@ PACKAGE = ROOT / "npk"
 FLOORS = {
     "_jaxpr": 0,
     "_terms": 0,
+    "_term_sums": 2,
+    "_affine": 2,
     "_run_folder": 0,
     "_pair_blocks": 0,
     "_neural_tangents": 0,
@@ -32,6 +34,7 @@ FLOORS = {
     "gating": 10,
     "_tangent_derivatives": 12,
     "_coordinates": 10,
+    "_moving_rules": 7,
     "_path_rules": 8,
     "_second_moment": 10,
     "_engines": 10,

@@ -15,7 +15,6 @@ from npk._jaxpr import Program, UnsupportedOperation
 from npk._terms import Leaf, Source, Term
 from npk._walk import Layer
 
-
 # A panel's Gram matrix stays near the cache, in memory that the next one takes over.
 _PANEL_ELEMENTS = 1 << 20
 
