@@ -2,6 +2,13 @@
 
 from npk._jaxpr import UnsupportedOperation as UnsupportedOperation
 from npk._jaxpr import require_supported_jax as _require_supported_jax
+from npk.gated_networks import DGN as DGN
+from npk.gated_networks import DLGN as DLGN
+from npk.gated_networks import DLGN_SF as DLGN_SF
+from npk.gated_networks import hard_gate as hard_gate
+from npk.gated_networks import permuted as permuted
+from npk.gated_networks import shallow_features as shallow_features
+from npk.gated_networks import soft_gate as soft_gate
 from npk.gating import gated as gated
 from npk.gating import gates as gates
 from npk.gating import linear as linear

@@ -40,13 +40,26 @@ def soft_relu(q: Float[Array, "*shape"], beta: float = 4.0) -> Float[Array, "*sh
     return q * jax.nn.sigmoid(beta * q)
 
 
-def activation_program(f: Function, params: Any, x: Any) -> _jaxpr.Program:
+def activation_program(f: Function, params: Any, x: Any, has_aux: bool = False) -> _jaxpr.Program:
     """The program of f with its activations found, checked to be a deterministic map [N, ...] → [N, K]."""
     _checks.check_batch(x)
     _checks.check_finite(params, "params")
     program = _activations.with_activations(_jaxpr.trace(f, params, x, _activations.opens_for_gates))
-    _checks.check_program(program, x.shape[0])
+    if has_aux and not _is_pair(program.out_tree):
+        raise ValueError(f"with has_aux=True f must return a pair (logits, aux), got {program.out_tree}.")
+    logits = dataclasses.replace(program, outputs=program.outputs[:1]) if has_aux else program
+    _checks.check_program(logits, x.shape[0])
     return program
+
+
+def _is_pair(tree: Any) -> bool:
+    children = tree.children()
+    return len(children) == 2 and jax.tree_util.treedef_is_leaf(children[0])
+
+
+def _result(program: _jaxpr.Program, outputs: Sequence[Any], has_aux: bool) -> Any:
+    """What f returns: its logits, or (logits, aux)."""
+    return jax.tree_util.tree_unflatten(program.out_tree, outputs) if has_aux else outputs[0]
 
 
 def sample_program(f: Function, params: PyTree, x: Any) -> _jaxpr.Program:
@@ -68,11 +81,11 @@ def activations(program: _jaxpr.Program) -> list[_jaxpr.Equation]:
 
 def run_with_gates(
     program: _jaxpr.Program, args: Sequence[Any], gates: Sequence[Any] | None = None
-) -> tuple[Any, list, list]:
+) -> tuple[list, list, list]:
     """Evaluate q·G at every activation; the gates are the program's own where none are given.
 
     Returns:
-        The output, the pre-activations and the gates, in call order.
+        The outputs, the pre-activations and the gates, in call order.
     """
     queue = None if gates is None else iter(gates)
     seen: tuple[list[Any], list[Any]] = ([], [])
@@ -87,8 +100,7 @@ def run_with_gates(
         seen[1].append(gate)
         return [activation.apply(q, gate) if queue is None else _with_given(activation, q, gate)]
 
-    outputs = _jaxpr.evaluate(program, args, rule)
-    return outputs[0], *seen
+    return _jaxpr.evaluate(program, args, rule), *seen
 
 
 def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -145,7 +157,7 @@ def own_gates(f: Function, params: PyTree, x: Any) -> tuple[Any, ...]:
     return tuple(run_with_gates(program, jax.tree_util.tree_leaves((params, x)))[2])
 
 
-def gates(f: Function) -> Callable[[PyTree, Any], tuple[Array, ...]]:
+def gates(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]:
     """Transform f into the function that returns its gates.
 
     An activation is a(q) = q·γ(q); its gate is G = γ(q): 1{q > 0} for ReLU in any spelling (0 at q = 0),
@@ -156,6 +168,8 @@ def gates(f: Function) -> Callable[[PyTree, Any], tuple[Array, ...]]:
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        has_aux: f returns a pair (logits [N, K], aux), e.g. batch norm's new statistics in training mode; so
+            does what is returned: (gates, aux).
 
     Returns:
         A function (params, x) → tuple of gates in call order, each of the shape of its pre-activation,
@@ -179,18 +193,20 @@ def gates(f: Function) -> Callable[[PyTree, Any], tuple[Array, ...]]:
     """
 
     @functools.wraps(f, assigned=("__module__",), updated=())
-    def gates_of_f(params: PyTree, x: Any) -> tuple[Array, ...]:
-        program = activation_program(f, params, x)
-        return tuple(run_with_gates(program, _leaves(params, x))[2])
+    def gates_of_f(params: PyTree, x: Any) -> Any:
+        program = activation_program(f, params, x, has_aux)
+        outputs, _, found = run_with_gates(program, _leaves(params, x))
+        return (tuple(found), _result(program, outputs, True)[1]) if has_aux else tuple(found)
 
     return gates_of_f
 
 
-def preactivations(f: Function) -> Callable[[PyTree, Any], tuple[Array, ...]]:
+def preactivations(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]:
     """Transform f into the function that returns its pre-activations q.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        has_aux: as of `gates`.
 
     Returns:
         A function (params, x) → tuple of the inputs of its activations, in the order of `gates(f)`.
@@ -210,18 +226,20 @@ def preactivations(f: Function) -> Callable[[PyTree, Any], tuple[Array, ...]]:
     """
 
     @functools.wraps(f, assigned=("__module__",), updated=())
-    def preactivations_of_f(params: PyTree, x: Any) -> tuple[Array, ...]:
-        program = activation_program(f, params, x)
-        return tuple(run_with_gates(program, _leaves(params, x))[1])
+    def preactivations_of_f(params: PyTree, x: Any) -> Any:
+        program = activation_program(f, params, x, has_aux)
+        outputs, found, _ = run_with_gates(program, _leaves(params, x))
+        return (tuple(found), _result(program, outputs, True)[1]) if has_aux else tuple(found)
 
     return preactivations_of_f
 
 
-def gated(f: Function) -> Callable[[PyTree, Any, Sequence[Any]], Array]:
+def gated(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any, Sequence[Any]], Any]:
     """Transform f into the network that is linear given its gates: activation i becomes q_i·gates[i].
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        has_aux: as of `gates`; the result is then a pair like f's.
 
     Returns:
         A function (params, x, gates) → [N, K] with `gated(f)(p, x, gates(f)(p, x)) == f(p, x)`.
@@ -241,15 +259,15 @@ def gated(f: Function) -> Callable[[PyTree, Any, Sequence[Any]], Array]:
     """
 
     @functools.wraps(f, assigned=("__module__",), updated=())
-    def gated_f(params: PyTree, x: Any, gates: Sequence[Any]) -> Array:
-        program = activation_program(f, params, x)
+    def gated_f(params: PyTree, x: Any, gates: Sequence[Any]) -> Any:
+        program = activation_program(f, params, x, has_aux)
         _checks.check_gates(gates, gate_shapes(program))
-        return run_with_gates(program, _leaves(params, x), gates)[0]
+        return _result(program, run_with_gates(program, _leaves(params, x), gates)[0], has_aux)
 
     return gated_f
 
 
-def linear(f: Function) -> Function:
+def linear(f: Function, *, has_aux: bool = False) -> Function:
     """Transform f into the deep linear network of the same shape: every activation is the identity.
 
     The identity activations are still found by `gates` (all ones), `preactivations` and `gated`, so
@@ -257,6 +275,7 @@ def linear(f: Function) -> Function:
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        has_aux: as of `gates`; the result is then a pair like f's.
 
     Returns:
         A function (params, x) → [N, K].
@@ -275,8 +294,8 @@ def linear(f: Function) -> Function:
     """
 
     @functools.wraps(f, assigned=("__module__",), updated=())
-    def linear_f(params: PyTree, x: Any) -> Array:
-        program = activation_program(f, params, x)
+    def linear_f(params: PyTree, x: Any) -> Any:
+        program = activation_program(f, params, x, has_aux)
 
         def rule(equation: _jaxpr.Equation, values: list[Any]) -> list[Any]:
             if equation.activation is None:
@@ -287,6 +306,6 @@ def linear(f: Function) -> Function:
                 )
             return [_identity_activation(values[0])]
 
-        return _jaxpr.evaluate(program, _leaves(params, x), rule)[0]
+        return _result(program, _jaxpr.evaluate(program, _leaves(params, x), rule), has_aux)
 
     return linear_f

@@ -1,0 +1,308 @@
+"""Deep gated networks: one network makes the gates, another of any such architecture is linear given them.
+
+Nothing here defines an architecture. A deep gated network is `gated(f)(Θ^V, x, gates(f)(Θ^F, x))`; in a deep
+linearly gated network the gates come from `linear(f)`, or from one linear map of the input a layer.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from npk import _checks
+from npk.gating import Function, activation_program, gate_shapes, gated, gates, linear, preactivations
+
+Gates = tuple[Any, ...]
+
+
+def soft_gate(
+    q: Float[Array, "*shape"], beta: float | Float[Array, ""] = 4.0, epsilon: float = 0.1
+) -> Float[Array, "*shape"]:
+    """The papers' soft gate (1 + ε)·γ_β(q), γ_β(q) = 1/(1 + e^{-βq}).
+
+    Args:
+        q: pre-activations, any shape.
+        beta: steepness β > 0.
+        epsilon: how far above one an open gate goes, so that closed gates still learn at the same scale.
+
+    Returns:
+        Gates between 0 and 1 + ε, of the shape and dtype of q.
+
+    Example:
+        >>> import jax.numpy as jnp, npk
+        >>> npk.soft_gate(jnp.array([0.0]), epsilon=0.0).tolist()
+        [0.5]
+
+    Source: Lakshminarayanan & Singh 2020, section 6 (soft gates of DL).
+    """
+    return (1 + epsilon) * jax.nn.sigmoid(beta * q)
+
+
+def hard_gate(q: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The hard gate 1{q > 0} of ReLU.
+
+    Args:
+        q: pre-activations, any shape.
+
+    Returns:
+        Gates 0 or 1, of the shape and dtype of q.
+
+    Example:
+        >>> import jax.numpy as jnp, npk
+        >>> npk.hard_gate(jnp.array([-1.0, 0.0, 2.0])).tolist()
+        [0.0, 0.0, 1.0]
+
+    Source: Lakshminarayanan & Singh 2020, section 2.
+    """
+    return (q > 0).astype(q.dtype)
+
+
+def permuted(found: Sequence[Any], permute: Sequence[int]) -> Gates:
+    """Gates in another order of layers: layer l gets those of layer permute[l].
+
+    Args:
+        found: gates as of `gates(f)`.
+        permute: a permutation of 0 … L-1.
+
+    Returns:
+        The gates, as many.
+
+    Raises:
+        ValueError: permute is no permutation of the layers, or brings gates to a layer of another shape (the
+            message names them all).
+
+    Example:
+        >>> import jax.numpy as jnp, npk
+        >>> first, second = npk.permuted((jnp.zeros((1, 2)), jnp.ones((1, 2))), (1, 0))
+        >>> first.tolist(), second.tolist()
+        ([[1.0, 1.0]], [[0.0, 0.0]])
+
+    Source: Lakshminarayanan & Singh 2021, section 4 (layers permuted).
+    """
+    if sorted(permute) != list(range(len(found))):
+        raise ValueError(f"permute must be a permutation of 0 … {len(found) - 1} (the layers), got {tuple(permute)}.")
+    wrong = [
+        f"layer {i} has gates of shape {list(g.shape[1:])} and would get those of layer {j}, {list(found[j].shape[1:])}"
+        for i, (g, j) in enumerate(zip(found, permute, strict=True))
+        if g.shape[1:] != found[j].shape[1:]
+    ]
+    if wrong:
+        raise ValueError("gates can only move between layers of one shape: " + "; ".join(wrong) + ".")
+    return tuple(found[j] for j in permute)
+
+
+def _gates_from(network: Function, own: bool, beta: float | None, epsilon: float, has_aux: bool) -> Callable[..., Any]:
+    """(Θ^F, x) → (gates, aux) of a feature network.
+
+    Hard gates are its own, or 1{q > 0}; soft gates replace all but the choices of max-pooling.
+    """
+
+    def both(transform: Callable[..., Any], params: PyTree, x: Any) -> tuple[Gates, Any]:
+        return transform(network, has_aux=True)(params, x) if has_aux else (transform(network)(params, x), None)
+
+    def found(params: PyTree, x: Any) -> tuple[Gates, Any]:
+        q, aux = both(preactivations, params, x)
+        hard = both(gates, params, x)[0] if own else tuple(hard_gate(v) for v in q)
+        if beta is None:
+            return hard, aux
+        return tuple(
+            soft_gate(v, beta, epsilon) if v.shape == h.shape else h for v, h in zip(q, hard, strict=True)
+        ), aux
+
+    return found
+
+
+def _composed(
+    f: Function, makes: Callable[..., tuple[Gates, Any]], constant_input: bool, permute: Any, has_aux: bool
+) -> Function:
+    def network(params: PyTree, x: Any) -> Any:
+        if not isinstance(params, dict) or set(params) != {"feature", "value"}:
+            raise ValueError('params must be {"feature": Θ^F, "value": Θ^V}.')
+        found, feature_aux = makes(params["feature"], x)
+        if permute is not None:
+            found = permuted(found, permute)
+        start = jnp.ones_like(x) if constant_input else x
+        out = gated(f, has_aux=has_aux)(params["value"], start, found)
+        return (out[0], {"feature": feature_aux, "value": out[1]}) if has_aux else out
+
+    return network
+
+
+def DGN(  # noqa: N802 (the papers' name)
+    f: Function,
+    *,
+    feature: Function | None = None,
+    beta: float | None = None,
+    epsilon: float = 0.1,
+    constant_input: bool = False,
+    permute: Sequence[int] | None = None,
+    has_aux: bool = False,
+) -> Function:
+    """Transform f into a deep gated network: gates of one set of parameters, values of another.
+
+    Hard gates are those of the feature network, 1{q > 0} for ReLU. Soft gates are `soft_gate` of its
+    pre-activations, the feature network keeping its own activations between its layers. `path_kernel`,
+    `npf` and `npv` of the result are of the value network under these gates, `split_ntk` parts it into K^V
+    of Θ^V and K^F of Θ^F; there is no cross term.
+
+    Args:
+        f: the value network (params, x), x: [N, ...] → [N, K]; its activations are replaced by the gates.
+        feature: the feature network, of any architecture with gates of the same shapes; None for f.
+        beta: steepness of soft gates; None for hard gates.
+        epsilon: as of `soft_gate`.
+        constant_input: the value network gets all ones instead of x, so that x acts through the gates alone.
+        permute: layer l of the value network gets the gates of layer permute[l].
+        has_aux: f and feature return (logits, aux), as batch norm's training mode does; the result returns
+            (logits, {"feature": aux, "value": aux}).
+
+    Returns:
+        A function (params, x) → [N, K], params = {"feature": Θ^F, "value": Θ^V}.
+
+    Raises:
+        ValueError: params is not such a dictionary; gates do not match the value network; permute does not
+            fit (see `permuted`).
+        UnsupportedOperation: as `gates`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(x @ w) @ jnp.ones((2, 1))
+        >>> p = {"feature": jnp.array([[1.0, -1.0]]), "value": jnp.array([[3.0, 5.0]])}
+        >>> npk.DGN(f)(p, jnp.array([[2.0], [-2.0]])).tolist()
+        [[6.0], [-10.0]]
+
+    Source: Lakshminarayanan & Singh 2020, section 3 (DGN; DL, FR and FL are ways to train it).
+    """
+    makes = _gates_from(feature or f, True, beta, epsilon, has_aux)
+    return _composed(f, makes, constant_input, permute, has_aux)
+
+
+def DLGN(  # noqa: N802
+    f: Function,
+    *,
+    feature: Function | None = None,
+    beta: float | None = None,
+    epsilon: float = 0.1,
+    constant_input: bool = False,
+    permute: Sequence[int] | None = None,
+    has_aux: bool = False,
+) -> Function:
+    """Transform f into a deep linearly gated network: the gates come from the deep linear network of f.
+
+    Args:
+        f: the value network (params, x), x: [N, ...] → [N, K], without max-pooling.
+        feature: the network whose linear form makes the gates; None for f.
+        beta: steepness of soft gates, as it is trained; None for hard gates.
+        epsilon: as of `soft_gate`.
+        constant_input: as of `DGN`.
+        permute: as of `DGN`.
+        has_aux: as of `DGN`.
+
+    Returns:
+        A function (params, x) → [N, K], params = {"feature": Θ^F, "value": Θ^V}.
+
+    Raises:
+        ValueError: as `DGN`.
+        UnsupportedOperation: as `linear`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(jax.nn.relu(x @ w) @ w) @ w
+        >>> p = {"feature": jnp.array([[-1.0]]), "value": jnp.array([[2.0]])}
+        >>> npk.DLGN(f)(p, jnp.array([[1.0], [-1.0]])).tolist()  # gates 1{-x > 0}, 1{x > 0}
+        [[0.0], [-0.0]]
+
+    Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
+    """
+    makes = _gates_from(linear(feature or f, has_aux=has_aux), False, beta, epsilon, has_aux)
+    return _composed(f, makes, constant_input, permute, has_aux)
+
+
+def DLGN_SF(  # noqa: N802
+    f: Function,
+    *,
+    beta: float | None = None,
+    epsilon: float = 0.1,
+    constant_input: bool = False,
+    permute: Sequence[int] | None = None,
+    has_aux: bool = False,
+) -> Function:
+    """Transform f into a DLGN with shallow features: each layer's gates are one linear map of the input.
+
+    Args:
+        f: the value network (params, x), x: [N, ...] → [N, K].
+        beta: steepness of soft gates; None for hard gates.
+        epsilon: as of `soft_gate`.
+        constant_input: as of `DGN`.
+        permute: as of `DGN`.
+        has_aux: as of `DGN`; the feature network has none.
+
+    Returns:
+        A function (params, x) → [N, K], params = {"feature": maps of `shallow_features(f)`, "value": Θ^V}.
+
+    Raises:
+        ValueError: as `DGN`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(x @ w)
+        >>> maps = npk.shallow_features(f)(jax.random.key(0), jnp.eye(2), jnp.ones((1, 2)))
+        >>> npk.DLGN_SF(f)({"feature": maps, "value": jnp.eye(2)}, jnp.ones((3, 2))).shape
+        (3, 2)
+
+    Source: Lakshminarayanan & Singh 2021, section 3 (DLGN-SF).
+    """
+
+    def makes(maps: PyTree, x: Any) -> tuple[Gates, Any]:
+        flat = x.reshape(x.shape[0], -1)
+        q = [
+            jnp.tensordot(flat, m["kernel"], 1) + jnp.expand_dims(m["bias"], 0)  # [N, *gate]
+            for m in maps
+        ]
+        return tuple(hard_gate(v) if beta is None else soft_gate(v, beta, epsilon) for v in q), {}
+
+    return _composed(f, makes, constant_input, permute, has_aux)
+
+
+def shallow_features(f: Function) -> Callable[[PRNGKeyArray, PyTree, Any], list[dict[str, Any]]]:
+    """Transform f into the initial feature parameters of `DLGN_SF(f)`: a linear map of the input a gate.
+
+    Args:
+        f: the value network (params, x), x: [N, ...] → [N, K].
+
+    Returns:
+        A function (key, params, x) → a list of {"kernel": [d, *gate], "bias": [*gate]}, d the number of input
+        features, kernels Gaussian with variance 2/d, biases zero. Of params and x only shapes are used.
+
+    Raises:
+        ValueError: as `gates`; f gates by a maximum over windows, which no linear map replaces.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(x @ w)
+        >>> maps = npk.shallow_features(f)(jax.random.key(0), jnp.ones((3, 5)), jnp.ones((1, 3)))
+        >>> [m["kernel"].shape for m in maps]
+        [(3, 5)]
+
+    Source: Lakshminarayanan & Singh 2021, section 3 (DLGN-SF).
+    """
+
+    def draw(key: PRNGKeyArray, params: PyTree, x: Any) -> list[dict[str, Any]]:
+        program = activation_program(f, params, x)
+        if any(e.activation is not None and e.activation.kind == "pool" for e in program.equations):
+            raise ValueError("f has max-pooling, whose gate is no function of one value; use average pooling.")
+        found = gate_shapes(program)
+        features, dtype = math.prod(x.shape[1:]), _checks.working_dtype(*jax.tree_util.tree_leaves(params))
+        keys = jax.random.split(key, len(found))
+        scale = math.sqrt(2 / features)
+        return [
+            {
+                "kernel": scale * jax.random.normal(k, (features, *g.shape[1:]), dtype),
+                "bias": jnp.zeros(g.shape[1:], dtype),
+            }
+            for k, g in zip(keys, found, strict=True)
+        ]
+
+    return draw
