@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from npk import networks, training
+from npk import _loops, networks, training
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -103,20 +103,17 @@ def test_records_are_reported_as_they_are_taken():
     ],
 )
 def test_stages_are_spread_over_the_rise_of_accuracy(accuracies, stages, expected):
-    assert training._choose(accuracies, stages) == expected
+    assert _loops.choose_stages(accuracies, stages) == expected
 
 
 def test_snapshots_are_thinned_where_accuracy_changes_least():
-    record = lambda a: training.Record(0, 0.0, 0.0, a)  # noqa: E731
-    snapshots = [(record(i / 40), i) for i in range(training._SNAPSHOTS)] + [(record(31.1 / 40), -1), (record(1.0), -2)]
-    training._thin(snapshots)
-    assert len(snapshots) == training._SNAPSHOTS + 1
-    assert snapshots[0][1] == 0 and snapshots[-1][1] == -2
-    assert {i for _, i in snapshots}.symmetric_difference({*range(training._SNAPSHOTS), -1, -2}) == {31}
+    rising = [i / 40 for i in range(_loops.SNAPSHOTS)]
+    assert _loops.redundant(rising) is None
+    assert _loops.redundant([*rising, 31.1 / 40, 1.0]) == 31
 
 
 def test_the_schedule_is_dense_at_first_and_ends_every_epoch():
-    schedule = training._schedule(epoch_steps=100, epochs=5)
+    schedule = _loops.record_steps(epoch_steps=100, epochs=5)
     assert schedule[:6] == [0, 1, 2, 3, 4, 5] and schedule[-1] == 500
     assert {100, 200, 300, 400} <= set(schedule)
     assert all(a // 100 == (b - 1) // 100 for a, b in zip(schedule, schedule[1:], strict=False))

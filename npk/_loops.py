@@ -1,0 +1,164 @@
+"""Parts of training loops: compiled steps, records, and the stages chosen among them."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Function = Callable[[Any, Any], Any]
+
+# Snapshots held at once: enough that the chosen stages are near their targets, few enough for large networks.
+SNAPSHOTS = 32
+_EVALUATION_BATCH = 1024
+
+
+def check_batches(x: Any, y: Any, epochs: int, batch_size: int) -> None:
+    """Raise `ValueError` unless the data can be trained on in such batches.
+
+    Args:
+        x: inputs.
+        y: labels.
+        epochs: passes over them.
+        batch_size: samples a step.
+    """
+    if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(
+            f"training needs inputs [N, ...] and whole-number labels [N], "
+            f"got {list(x.shape)} and {y.dtype}{list(y.shape)}."
+        )
+    if not 1 <= batch_size <= len(x):
+        raise ValueError(f"batch_size must lie in 1 … {len(x)} (the training samples), got {batch_size}.")
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}.")
+
+
+def record_steps(epoch_steps: int, epochs: int) -> list[int]:
+    """Steps at which to take a record: 0, 1, 2, … growing by a tenth, and the end of every epoch.
+
+    Args:
+        epoch_steps: steps an epoch.
+        epochs: passes over the training set.
+
+    Returns:
+        Steps in order, the first 0 and the last the end of training.
+    """
+    total = epochs * epoch_steps
+    early = itertools.takewhile(lambda step: step < total, (round(1.1**i) for i in itertools.count()))
+    return sorted({0, *early, *range(epoch_steps, total + 1, epoch_steps)})
+
+
+def cross_entropy(logits: Any, y: Any) -> Any:
+    """The cross-entropy of every sample.
+
+    Args:
+        logits: of shape (N, K).
+        y: classes, of shape (N,).
+
+    Returns:
+        Losses, of shape (N,).
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+
+def steps_of(
+    loss: Callable[..., tuple[Any, Any]], optimizer: optax.GradientTransformation, batch_size: int
+) -> Callable[..., tuple[Any, Any]]:
+    """The loop over steps of one epoch, to be compiled.
+
+    Args:
+        loss: (params, rest, x, y) → (loss, new params); the gradient is of params alone.
+        optimizer: what makes steps of gradients.
+        batch_size: samples a step.
+
+    Returns:
+        (params, optimizer state, rest, x, y, key, first, count) → (params, optimizer state) after `count` steps
+        from step `first` of the epoch whose order `key` draws.
+    """
+
+    def steps(
+        params: Any, optimizer_state: Any, rest: Any, x: Any, y: Any, key: Any, first: Any, count: Any
+    ) -> tuple[Any, Any]:
+        order = jax.random.permutation(key, len(x))
+
+        def step(i: Any, state: Any) -> Any:
+            params, optimizer_state = state
+            batch = jax.lax.dynamic_slice(order, (i * batch_size,), (batch_size,))
+            gradient, updated = jax.grad(loss, has_aux=True)(params, rest, x[batch], y[batch])
+            change, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+            return optax.apply_updates(updated, change), optimizer_state
+
+        # Not `scan`: its length would be compiled in, and the distance between records varies.
+        return jax.lax.fori_loop(first, first + count, step, (params, optimizer_state))
+
+    return steps
+
+
+def measure_of(
+    f: Function, losses: Callable[[Any, Any], Any], *, stacked: bool = False
+) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Mean loss and accuracy over a set of any size.
+
+    Args:
+        f: (params, x) → logits.
+        losses: (logits, y) → the loss of every sample.
+        stacked: params have a first axis of seeds, which the results then have too.
+
+    Returns:
+        (params, x, y) → (loss, accuracy).
+    """
+
+    def sums(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        logits = f(params, x)
+        return losses(logits, y).sum(), (logits.argmax(axis=-1) == y).sum()
+
+    compiled = jax.jit(jax.vmap(sums, in_axes=(0, None, None)) if stacked else sums)
+
+    def measure(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        parts = [slice(i, i + _EVALUATION_BATCH) for i in range(0, len(x), _EVALUATION_BATCH)]
+        totals = np.array([compiled(params, x[part], y[part]) for part in parts], dtype=np.float64).sum(axis=0)
+        loss, correct = totals / len(x)
+        return loss, correct
+
+    return measure
+
+
+def redundant(accuracies: list[float]) -> int | None:
+    """Where there are too many snapshots, the one between whose neighbours accuracy changes least.
+
+    Args:
+        accuracies: of the snapshots.
+
+    Returns:
+        Its index, or None where all can stay.
+    """
+    if len(accuracies) <= SNAPSHOTS:
+        return None
+    return min(range(1, len(accuracies) - 1), key=lambda i: abs(accuracies[i + 1] - accuracies[i - 1]))
+
+
+def choose_stages(accuracies: list[float], stages: int) -> list[int]:
+    """Increasing indices, from first to last, whose accuracies come nearest to equal steps.
+
+    Args:
+        accuracies: of the snapshots to choose from.
+        stages: how many to choose.
+
+    Returns:
+        Indices.
+    """
+    last = len(accuracies) - 1
+    # Only new maxima lie on the rise; a later dip to the same accuracy is another thing.
+    rising = [i for i in range(last) if i == 0 or accuracies[i] > max(accuracies[:i])]
+    if len(rising) < stages - 1:  # no rise to speak of: spread over the records
+        return [round(i) for i in np.linspace(0, last, stages).tolist()]
+    chosen = [0]
+    for stage in range(1, stages - 1):
+        target = accuracies[0] + (accuracies[last] - accuracies[0]) * stage / (stages - 1)
+        # Leave one index for each stage that is still to come.
+        free = rising[rising.index(chosen[-1]) + 1 : len(rising) - (stages - 2 - stage)]
+        chosen.append(min(free, key=lambda i: abs(accuracies[i] - target)))
+    return [*chosen, last]

@@ -1,0 +1,55 @@
+"""The initial weights that the theory names: ±σ, Gaussian, He."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray, PyTree
+
+KINDS = ("default", "bernoulli", "gaussian", "he")
+
+
+def redraw(params: PyTree, key: PRNGKeyArray, kind: str, *, sigma: float | None = None) -> PyTree:
+    """Draw the weights of a model anew, all else (biases, scales, statistics) as it is.
+
+    Args:
+        params: any tree of arrays; arrays of two or more axes, the last of which are outputs, are weights.
+        key: of the draw; every weight array gets one of its own.
+        kind: "bernoulli" (+σ or -σ with probability ½ each), "gaussian" (mean zero, standard deviation σ), "he"
+            (gaussian with σ = √(2/fan-in)), or "default" (params as they are).
+        sigma: σ of all layers; None takes √(2/fan-in) of each.
+
+    Returns:
+        A tree of the same structure, shapes and dtypes.
+
+    Raises:
+        ValueError: the kind is unknown, sigma is not positive, or it is given for "he" or "default".
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from npk.initialisation import redraw
+        >>> drawn = redraw({"kernel": jnp.zeros((8, 4)), "bias": jnp.zeros(4)}, jax.random.key(0), "bernoulli")
+        >>> sorted(set(drawn["kernel"].reshape(-1).tolist())), drawn["bias"].tolist()
+        ([-0.5, 0.5], [0.0, 0.0, 0.0, 0.0])
+
+    Source: Lakshminarayanan & Singh 2020, assumption 5.1 (symmetric Bernoulli); He et al. 2015.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown initialisation {kind!r}: choose one of {', '.join(KINDS)}.")
+    if sigma is not None and (kind in ("he", "default") or not sigma > 0):
+        raise ValueError(f"sigma must be positive and is for bernoulli and gaussian alone, got {sigma} for {kind!r}.")
+    if kind == "default":
+        return params
+    leaves, tree = jax.tree_util.tree_flatten(params)
+
+    def draw(key: Any, leaf: Any) -> Any:
+        if leaf.ndim < 2:
+            return leaf
+        scale = jnp.asarray(sigma or math.sqrt(2 / math.prod(leaf.shape[:-1])), leaf.dtype)
+        if kind == "bernoulli":
+            return scale * jax.random.rademacher(key, leaf.shape, leaf.dtype)
+        return scale * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree_util.tree_unflatten(tree, [draw(k, leaf) for k, leaf in zip(keys, leaves, strict=True)])

@@ -1,0 +1,263 @@
+"""Training a regime: all seeds of one configuration together, from records to checkpoints.
+
+The parameters of the seeds are stacked and each step is one `vmap`, so that five seeds cost far less than
+five runs.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from npk import _loops
+from npk.checkpoints import Checkpoints
+from npk.datasets import Dataset
+from npk.gating import Function
+from npk.regimes import Network, Regime, RegimeConfig, compose, initial_params, loss_of, optimizer_of
+
+_MEASURED = 10_000  # training samples that a record's loss and accuracy are of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RegimeRun:
+    """What training a regime gave; the last axis of all numbers, the first of all parameters, are the seeds.
+
+    Attributes:
+        config: of the run.
+        seeds: trained.
+        epochs: where the records were taken, of shape (R,), in passes over the training set.
+        loss: on (a part of) the training set, of shape (R, S).
+        train: accuracy there, of shape (R, S).
+        validation: accuracy on the validation set, of shape (R, S); NaN without one.
+        test: accuracy on the test set, of shape (R, S).
+        params: the trained parameters; of gated networks {"feature": Θ^F, "value": Θ^V}.
+        stages: parameters at the stages, initial first; of the ReLU run that an FL run takes its gates from.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.regime_training import RegimeRun
+        >>> from npk.regimes import RegimeConfig
+        >>> curve = lambda *values: np.array(values)[:, None]  # one seed
+        >>> validation, test = curve(0.5, 0.9, 0.8), curve(0.4, 0.7, 0.8)
+        >>> run = RegimeRun(RegimeConfig("ReLU"), (0,), np.arange(3), test, test, validation, test, {})
+        >>> run.selected.tolist(), run.largest_on_test.tolist()
+        ([0.7], [0.8])
+    """
+
+    config: RegimeConfig
+    seeds: tuple[int, ...]
+    epochs: Float[np.ndarray, " r"]
+    loss: Float[np.ndarray, "r s"]
+    train: Float[np.ndarray, "r s"]
+    validation: Float[np.ndarray, "r s"]
+    test: Float[np.ndarray, "r s"]
+    params: PyTree
+    stages: tuple[PyTree, ...] = ()
+
+    @property
+    def selected(self) -> Float[np.ndarray, " s"]:
+        """Test accuracy of each seed at its best record on the validation set."""
+        if np.isnan(self.validation).all():
+            raise ValueError("there was no validation set to select by: see npk.datasets.with_validation.")
+        return np.take_along_axis(self.test, self.validation.argmax(0)[None], 0)[0]
+
+    @property
+    def largest_on_test(self) -> Float[np.ndarray, " s"]:
+        """The largest test accuracy of each seed over all records: chosen on the test set, as papers often do."""
+        return self.test.max(0)
+
+
+def train_regime(
+    network: Network,
+    config: RegimeConfig,
+    data: Dataset,
+    seeds: Sequence[int] = (0,),
+    *,
+    source: RegimeRun | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    on_record: Callable[[float, str], None] | None = None,
+) -> RegimeRun:
+    """Train one regime, all seeds together.
+
+    The data stay on the device and the steps between two records are one compiled loop. The same seeds give
+    the same numbers on the same machine, also when a run was killed and continued from its checkpoints.
+
+    Args:
+        network: the model.
+        config: the regime and its options.
+        data: with a validation set (`npk.datasets.with_validation`) the run can be selected by it.
+        seeds: of the initial parameters and the order of samples.
+        source: for FL the ReLU run (with stages, for FL-k) that the gates are copied from.
+        checkpoints: a folder to keep the run's state in after every epoch, and to continue from.
+        on_record: called with the share of steps done and a line to show.
+
+    Returns:
+        Accuracies of all records and seeds, parameters and stages.
+
+    Raises:
+        ValueError: the data do not fit, training diverged, FL has no source, or the checkpoints are of another
+            run or damaged.
+        OSError: a checkpoint cannot be written; those before it are whole.
+
+    Example:
+        >>> from npk import datasets, networks
+        >>> from npk.regime_training import train_regime
+        >>> from npk.regimes import Network, RegimeConfig
+        >>> model = networks.MLP(width=16, depth=3, outputs=10)
+        >>> data = datasets.with_validation(datasets.load("digits"), 200)
+        >>> run = train_regime(Network(model.apply, model.init), RegimeConfig("FR-II", epochs=2), data, (0, 1))
+        >>> run.test.shape[1], bool(run.selected.mean() > 0.5)
+        (2, True)
+
+    Source: Lakshminarayanan & Singh 2020, sections 3 and 6; 2021, sections 3 and 4.
+    """
+    x, y = jnp.asarray(data.x_train), jnp.asarray(data.y_train)
+    _loops.check_batches(x, y, config.epochs, config.batch_size)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different whole numbers, at least one, got {tuple(seeds)}.")
+    per_epoch = len(x) // config.batch_size
+    schedule = list(range(0, config.epochs * per_epoch + 1, per_epoch))
+    if config.stages:
+        schedule = _loops.record_steps(per_epoch, config.epochs)
+    apply, forward = compose(network, config)
+    optimizer = optimizer_of(config, schedule[-1])
+    gates, numbers = _gates_of(config, seeds, source), jnp.asarray(seeds)
+    draw = lambda seed, gates: initial_params(network, config, x[:1], seed, gates)  # noqa: E731
+    stacked = jax.vmap(draw, in_axes=(0, None if gates is None else 0))
+    trained, rest = _parted(jax.jit(stacked)(numbers, gates), config)
+    steps, measure = _steps(forward, optimizer, config), _measure(apply, config, data)
+    progress = _Progress(-1, {"trained": trained, "optimizer": jax.vmap(optimizer.init)(trained)})
+    kept = None
+    if checkpoints is not None:
+        described = {**dataclasses.asdict(config), "seeds": list(seeds), "data": data.name, "samples": len(x)}
+        kept = Checkpoints(checkpoints, described)
+        progress = progress.newest(kept, on_record)
+    for at in range(progress.at + 1, len(schedule)):
+        if at:
+            epoch, first = divmod(schedule[at - 1], per_epoch)
+            count = schedule[at] - schedule[at - 1]
+            progress.state = steps(progress.state, rest, x, y, numbers, epoch, first, count)
+        progress.at = at
+        progress.record(schedule[at] / per_epoch, measure(_joined(progress.state["trained"], rest)), config.stages > 0)
+        if on_record:
+            on_record(schedule[at] / schedule[-1], f"{config.label}: test {progress.records[-1][4].mean():.2%}")
+        if kept is not None and at and schedule[at] % per_epoch == 0:
+            progress.save(kept)
+    epochs, loss, train, validation, test = (np.array(column) for column in zip(*progress.records, strict=True))
+    stages = ()
+    if config.stages:
+        chosen = _loops.choose_stages(progress.accuracies, config.stages)
+        stages = tuple(_joined(progress.snapshots[i], rest) for i in chosen)
+    final = _joined(progress.state["trained"], rest)
+    return RegimeRun(config, tuple(seeds), epochs, loss, train, validation, test, final, stages)
+
+
+@dataclasses.dataclass
+class _Progress:
+    """Where a run stands: the last record taken, the state then, and what was noted on the way."""
+
+    at: int
+    state: dict[str, Any]
+    records: list[list[Any]] = dataclasses.field(default_factory=list)
+    accuracies: list[float] = dataclasses.field(default_factory=list)
+    snapshots: list[Any] = dataclasses.field(default_factory=list)
+
+    def record(self, epoch: float, measured: Sequence[Any], snapshot: bool) -> None:
+        if not np.isfinite(measured[0]).all():
+            raise ValueError(f"training diverged (loss {measured[0]} in epoch {epoch:g}): lower the learning rate.")
+        self.records.append([epoch, *measured])
+        if snapshot:
+            self.accuracies.append(float(np.mean(measured[1])))
+            self.snapshots.append(jax.device_get(self.state["trained"]))
+            dropped = _loops.redundant(self.accuracies)
+            if dropped is not None:
+                del self.accuracies[dropped], self.snapshots[dropped]
+
+    def save(self, kept: Checkpoints) -> None:
+        plain = [[epoch, *(np.asarray(v).tolist() for v in rest)] for epoch, *rest in self.records]
+        shots = {str(i): tree for i, tree in enumerate(self.snapshots)}
+        kept.save(self.at, {"state": self.state, "snapshots": shots}, {"records": plain, "accuracies": self.accuracies})
+
+    def newest(self, kept: Checkpoints, say: Callable[[float, str], None] | None) -> "_Progress":
+        def like(notes: dict[str, Any]) -> Any:
+            return {
+                "state": self.state,
+                "snapshots": {str(i): self.state["trained"] for i in range(len(notes["accuracies"]))},
+            }
+
+        found = kept.restore(like, None if say is None else lambda text: say(0.0, text))
+        if found is None:
+            return self
+        at, saved, notes = found
+        records = [[epoch, *map(np.array, rest)] for epoch, *rest in notes["records"]]
+        shots = [saved["snapshots"][str(i)] for i in range(len(notes["accuracies"]))]
+        return _Progress(at, saved["state"], records, notes["accuracies"], shots)
+
+
+def _gates_of(config: RegimeConfig, seeds: Sequence[int], source: RegimeRun | None) -> Any:
+    """The parameters, one set a seed, of the network whose gates an FL run freezes."""
+    if config.regime != Regime.FL:
+        return None
+    if source is None or source.config.regime != Regime.RELU:
+        raise ValueError("the regime FL takes its gates from a ReLU run: give it as source.")
+    if not set(seeds) <= set(source.seeds):
+        raise ValueError(f"the source has seeds {source.seeds}, asked for were {tuple(seeds)}.")
+    if config.stage is not None and not 0 <= config.stage < len(source.stages):
+        raise ValueError(f"the source has {len(source.stages)} stages (0 first), asked for was {config.stage}.")
+    params = source.params if config.stage is None else source.stages[config.stage]
+    places = np.array([source.seeds.index(s) for s in seeds])
+    return jax.tree_util.tree_map(lambda a: a[places], params)
+
+
+def _parted(params: Any, config: RegimeConfig) -> tuple[Any, Any]:
+    """What is trained, and what stays."""
+    if not Regime(config.regime).frozen:
+        return params, None
+    return {"value": params["value"]}, {"feature": params["feature"]}
+
+
+def _joined(trained: Any, rest: Any) -> Any:
+    return trained if rest is None else {**rest, **trained}
+
+
+def _steps(forward: Any, optimizer: Any, config: RegimeConfig) -> Callable[..., Any]:
+    """`count` steps of every seed from step `first` of an epoch on, compiled."""
+    losses = loss_of(config)
+
+    def loss(trained: Any, rest: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        logits, updated = forward(_joined(trained, rest), x)
+        return losses(logits, y).mean(), updated if rest is None else {k: updated[k] for k in trained}
+
+    advance = _loops.steps_of(loss, optimizer, config.batch_size)
+
+    @jax.jit
+    def run(state: Any, rest: Any, x: Any, y: Any, seeds: Any, epoch: Any, first: Any, count: Any) -> Any:
+        def one(state: Any, rest: Any, seed: Any) -> Any:
+            key = jax.random.fold_in(jax.random.split(jax.random.key(seed), 4)[3], epoch)
+            trained, optimizer_state = advance(state["trained"], state["optimizer"], rest, x, y, key, first, count)
+            return {"trained": trained, "optimizer": optimizer_state}
+
+        return jax.vmap(one, in_axes=(0, None if rest is None else 0, 0))(state, rest, seeds)
+
+    return run
+
+
+def _measure(apply: Function, config: RegimeConfig, data: Dataset) -> Callable[[Any], tuple[Any, ...]]:
+    """Loss and accuracy on (a part of) the training set, accuracy on validation and test set, for all seeds."""
+    part = slice(min(_MEASURED, len(data.x_train)))
+    x_train, y_train = jnp.asarray(data.x_train[part]), jnp.asarray(data.y_train[part])
+    x_test, y_test = jnp.asarray(data.x_test), jnp.asarray(data.y_test)
+    held = None if data.x_validation is None else (jnp.asarray(data.x_validation), jnp.asarray(data.y_validation))
+    of_set = _loops.measure_of(apply, loss_of(config), stacked=True)
+
+    def measure(params: Any) -> tuple[Any, ...]:
+        loss, train = of_set(params, x_train, y_train)
+        validation = np.full(np.shape(loss), np.nan) if held is None else of_set(params, *held)[1]
+        return loss, train, validation, of_set(params, x_test, y_test)[1]
+
+    return measure
