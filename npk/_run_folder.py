@@ -1,5 +1,6 @@
 """Folders of runs: begun once, written whole file by whole file, continued only by the same configuration."""
 
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -69,6 +70,19 @@ def _check_same(config: dict[str, Any], study: dict[str, Any], folder: Path, res
         raise ValueError(f"{folder} holds a study of another configuration ({reason}): choose another folder.")
 
 
+def surroundings() -> dict[str, Any]:
+    """What numbers depend on besides the configuration: versions and machine; and the date."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in _VERSIONS}},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+            "device": jax.devices()[0].device_kind,
+        },
+    }
+
+
 def begin(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the folder, and in it the `study.json` of a study of which nothing is done yet."""
     (folder / "kernels").mkdir(parents=True, exist_ok=True)
@@ -77,12 +91,7 @@ def begin(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         "digest": digest(config),
         "finished": False,
         "config": config,
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in _VERSIONS}},
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
-            "device": jax.devices()[0].device_kind,
-        },
+        **{key: value for key, value in surroundings().items() if key != "date"},
         "data": None,
         "network": None,
         "training": None,

@@ -124,6 +124,43 @@ def _four_convolutions(net: C4GAP | VCONV, x: Any) -> Any:
     return x
 
 
+class GCONV(nn.Module):
+    """Four 3×3 convolutions, global average pooling (or none), and three dense layers.
+
+    Args:
+        width: channels of the first two convolutions; the next two have twice, the dense layers four times as many.
+        outputs: number of logits.
+        flatten: flatten instead of global average pooling, as the papers' VCONV does.
+        use_bias: whether the layers have biases.
+        activation: nonlinearity of the hidden layers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from npk.networks import GCONV
+        >>> GCONV(width=4).init_with_output(jax.random.key(0), jnp.ones((2, 8, 8, 3)))[0].shape
+        (2, 10)
+
+    Source: Lakshminarayanan & Singh 2020, section 6 (GCONV and VCONV).
+    """
+
+    width: int = 64
+    outputs: int = 10
+    flatten: bool = False
+    use_bias: bool = True
+    activation: Activation = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Float[Array | np.ndarray, "n h w c"]) -> Float[Array, "n k"]:
+        """Logits of a batch."""
+        for factor in (1, 1, 2, 2):
+            layer = nn.Conv(factor * self.width, (3, 3), use_bias=self.use_bias, kernel_init=_he_normal)
+            x = self.activation(layer(x))
+        x = x.reshape(x.shape[0], -1) if self.flatten else x.mean(axis=(1, 2))
+        for _ in range(2):
+            x = self.activation(nn.Dense(4 * self.width, use_bias=self.use_bias, kernel_init=_he_normal)(x))
+        return nn.Dense(self.outputs, use_bias=self.use_bias)(x)
+
+
 class VGG16(nn.Module):
     """VGG-16 for small images: thirteen 3×3 convolutions in five stages, then three dense layers.
 
@@ -257,8 +294,11 @@ _REGISTRY = {
     "c4gap": _Entry(C4GAP, "channels", False, {}),
     "c4gap-circular": _Entry(C4GAP, "channels", False, {"padding": "CIRCULAR"}),
     "vconv": _Entry(VCONV, "channels", False, {}),
+    "gconv": _Entry(GCONV, "width", False, {}),
+    "gconv-flat": _Entry(GCONV, "width", False, {"flatten": True}),
     "vgg16": _Entry(VGG16, "width", False, {}),
     "vgg16-bn": _Entry(VGG16, "width", False, {"norm": True}),
+    "vgg16-bn-average": _Entry(VGG16, "width", False, {"norm": True, "pooling": "average"}),
     "resnet": _Entry(ResNet, "width", True, {"norm": False}),
     "resnet-bn": _Entry(ResNet, "width", True, {}),
 }

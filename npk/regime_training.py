@@ -44,7 +44,7 @@ class RegimeRun:
         >>> from npk.regimes import RegimeConfig
         >>> curve = lambda *values: np.array(values)[:, None]  # one seed
         >>> validation, test = curve(0.5, 0.9, 0.8), curve(0.4, 0.7, 0.8)
-        >>> run = RegimeRun(RegimeConfig("ReLU"), (0,), np.arange(3), test, test, validation, test, {})
+        >>> run = RegimeRun(RegimeConfig("ReLU"), (0,), np.arange(3.0), test, test, validation, test, {})
         >>> run.selected.tolist(), run.largest_on_test.tolist()
         ([0.7], [0.8])
     """

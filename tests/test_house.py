@@ -54,8 +54,10 @@ FLOORS = {
     "training": 30,
     "regime_training": 30,
     "study": 40,
+    "reproduce": 40,
     "report": 50,
     "cli_data": 55,
+    "cli_reproduce": 55,
     "cli": 60,
     "__main__": 70,
 }
@@ -64,7 +66,7 @@ ALONE = ("networks", "_dataset", "measures", "regression", "plots")
 # Data know data, and nothing else.
 DATA = ("_dataset", "_prepared", "synthetic", "_own_builders", "datasets", "preparing")
 # Flags, whose documentation is their help.
-UNDOCUMENTED = ("cli", "cli_data", "__main__")
+UNDOCUMENTED = ("cli", "cli_data", "cli_reproduce", "__main__")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
