@@ -201,14 +201,15 @@ class _Finder:
             self.found[equation], self.operands[equation] = activation, (operands[0],)
 
     def on_values(self) -> set[Equation]:
-        """The activations that values pass through on their way to the output.
+        """The activations that values pass through on their way to the (first) output.
 
-        What only makes gates that are given to others (a feature network) is no gate of this network.
+        What only makes gates that are given to others (a feature network) is no gate of this network, nor is
+        what ends under a root: a normalisation's variance, clipped at zero.
         """
-        needed = {a for a in self.program.outputs if isinstance(a, Var)}
+        needed = {a for a in self.program.outputs[:1] if isinstance(a, Var)}
         passed = set()
         for equation in reversed(self.program.equations):
-            if not needed.intersection(equation.outputs):
+            if not needed.intersection(equation.outputs) or equation.name in ("sqrt", "rsqrt"):
                 continue
             inputs = equation.inputs
             if equation in self.found:

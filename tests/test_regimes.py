@@ -1,0 +1,265 @@
+"""The regimes: what is trained and what stays, seeds together or apart, killed runs, damaged and full disks."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import npk
+from npk import checkpoints, datasets, networks, regimes
+from npk.initialisation import redraw
+from npk.regime_training import train_regime
+from npk.regimes import Network, Regime, RegimeConfig
+
+pytestmark = pytest.mark.standard_dtypes
+
+
+def network(**options):
+    model = networks.MLP(width=12, depth=4, outputs=10, **options)
+    return Network(model.apply, model.init)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return datasets.with_validation(datasets.load("digits"), 200)
+
+
+def same(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def quick(regime, **options):
+    return RegimeConfig(regime, epochs=2, learning_rate=3e-3, **options)
+
+
+@pytest.fixture(scope="module")
+def relu(data):
+    return train_regime(network(), RegimeConfig("ReLU", epochs=6, learning_rate=3e-3, stages=4), data, (0, 1))
+
+
+@pytest.mark.parametrize("regime", ["FR-II", "FR-DI", "FL"])
+def test_frozen_gates_stay_bit_for_bit_and_values_are_trained(regime, data, relu):
+    config = quick(regime)
+    run = train_regime(network(), config, data, (1,), source=relu)
+    gates = jax.tree.map(lambda a: a[1], relu.params) if regime == "FL" else None
+    before = regimes.initial_params(network(), config, data.x_train[:1], 1, gates)
+    after = jax.tree.map(lambda a: a[0], run.params)
+    assert same(after["feature"], before["feature"]) and not same(after["value"], before["value"])
+    assert same(before["feature"], before["value"]) == (regime == "FR-DI")
+    assert run.loss[-1] < run.loss[0]
+
+
+@pytest.mark.parametrize("regime", ["DL", "DLGN", "DLGN-SF"])
+def test_soft_gates_are_trained_with_the_values(regime, data):
+    run = train_regime(network(), quick(regime), data)
+    before = regimes.initial_params(network(), quick(regime), data.x_train[:1], 0)
+    after = jax.tree.map(lambda a: a[0], run.params)
+    for side in ("feature", "value"):
+        assert not same(after[side], before[side])
+    assert run.loss[-1] < run.loss[0]
+
+
+def test_gates_of_stage_k_are_those_the_relu_run_had_there(data, relu):
+    assert len(relu.stages) == 4
+    for stage in range(4):
+        run = train_regime(network(), quick("FL", stage=stage), data, (0, 1), source=relu)
+        assert same(run.params["feature"], relu.stages[stage])
+    assert same(relu.stages[-1], relu.params)
+    accuracy = [float(np.mean(relu.train[i])) for i in (0, -1)]
+    assert accuracy[0] < 0.3 < 0.8 < accuracy[1]
+
+
+def test_a_regime_is_the_plain_loop_it_stands_for(data):
+    """Two epochs of FR-DI against a loop over steps written out with Optax."""
+    config, net = quick("FR-DI", optimizer="momentum", weight_decay=0.01), network()
+    run = train_regime(net, config, data, (3,))
+    params = regimes.initial_params(net, config, data.x_train[:1], 3)
+    f, optimizer = npk.DGN(net.apply), optax.sgd(3e-3, momentum=0.9)
+    value, state = params["value"], optimizer.init(params["value"])
+    key = jax.random.split(jax.random.key(3), 4)[3]
+
+    @jax.jit
+    def step(value, state, x, y):
+        def loss(value):
+            logits = f({"feature": params["feature"], "value": value}, x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(value), state)
+        decayed = jax.tree.map(lambda u, p: u - 3e-3 * 0.01 * p if p.ndim > 1 else u, updates, value)
+        return optax.apply_updates(value, decayed), state
+
+    for epoch in range(2):
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), len(data.x_train))
+        for i in range(len(order) // 32):
+            batch = order[32 * i : 32 * i + 32]
+            value, state = step(value, state, data.x_train[batch], data.y_train[batch])
+    for ours, theirs in zip(jax.tree.leaves(run.params["value"]), jax.tree.leaves(value), strict=True):
+        np.testing.assert_allclose(ours[0], theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_seeds_trained_together_are_the_runs_of_each(data):
+    config = quick("DL")
+    together = train_regime(network(), config, data, (0, 5))
+    for place, seed in enumerate((0, 5)):
+        alone = train_regime(network(), config, data, (seed,))
+        np.testing.assert_allclose(together.loss[:, place], alone.loss[:, 0], rtol=1e-4)
+        assert np.abs(together.test[:, place] - alone.test[:, 0]).max() <= 2 / len(data.y_test)
+
+
+def test_selection_is_by_the_validation_set_and_the_largest_on_test_is_named_so(data):
+    run = train_regime(network(), RegimeConfig("ReLU", epochs=4), data, (0, 1))
+    best = run.validation.argmax(0)
+    np.testing.assert_array_equal(run.selected, [run.test[best[0], 0], run.test[best[1], 1]])
+    assert (run.largest_on_test >= run.selected).all()
+    blind = train_regime(network(), RegimeConfig("ReLU", epochs=1), datasets.load("digits"))
+    with pytest.raises(ValueError, match="no validation set"):
+        _ = blind.selected
+
+
+def test_batch_norm_statistics_move_with_training_and_frozen_ones_stay(data):
+    model = networks.build("resnet-bn", outputs=10, width=4, depth=8)
+
+    def forward(variables, x):
+        logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
+        return logits, {**variables, **updated}
+
+    net = Network(model.apply, model.init, forward)
+    small = datasets.with_validation(datasets.load("digits"), 1300)
+    for regime in ("DLGN", "FR-II"):
+        config = RegimeConfig(regime, epochs=1)
+        run = train_regime(net, config, small)
+        before = regimes.initial_params(net, config, small.x_train[:1], 0)
+        statistics = {side: run.params[side]["batch_stats"] for side in ("feature", "value")}
+        moved = {s: not same(jax.tree.map(lambda a: a[0], v), before[s]["batch_stats"]) for s, v in statistics.items()}
+        assert moved == {"feature": regime == "DLGN", "value": True}
+
+
+# ---------------------------------------------------------------------------------- initial weights
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "he"])
+def test_weights_are_redrawn_with_their_variance_and_biases_stay(kind):
+    params = {"kernel": jnp.zeros((3, 3, 50, 40)), "bias": jnp.full(40, 7.0)}
+    drawn = redraw(params, jax.random.key(0), kind, sigma=None if kind == "he" else 0.3)
+    sigma = np.sqrt(2 / 450) if kind == "he" else 0.3
+    assert (drawn["bias"] == 7).all()
+    assert abs(float(drawn["kernel"].std()) / sigma - 1) < 0.02
+    assert (len(np.unique(np.abs(drawn["kernel"]))) == 1) == (kind == "bernoulli")
+
+
+def test_squared_loss_and_schedules_train(data):
+    run = train_regime(network(), quick("ReLU", loss="squared", schedule="cosine", initial="bernoulli"), data)
+    assert run.loss[-1] < run.loss[0]
+
+
+# -------------------------------------------------------------------- killed, damaged, full, mistaken
+
+
+KILLED = """
+import sys, jax
+from npk import datasets, networks
+from npk.regime_training import train_regime
+from npk.regimes import Network, RegimeConfig
+model = networks.MLP(width=12, depth=4, outputs=10)
+data = datasets.with_validation(datasets.load("digits"), 200)
+config = RegimeConfig("DL", epochs=12)
+say = lambda share, text: print(f"{share:.3f}", flush=True)
+run = train_regime(Network(model.apply, model.init), config, data, (0, 1), checkpoints=sys.argv[1], on_record=say)
+import numpy as np
+np.savez(sys.argv[2], *map(np.asarray, jax.tree.leaves(run.params)), run.test, run.loss)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_bit_for_bit_as_if_it_had_not_been(tmp_path):
+    def start(folder, out):
+        command = [sys.executable, "-c", KILLED, str(tmp_path / folder), str(tmp_path / out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+
+    def finish(process):
+        process.communicate(timeout=300)
+        return process.returncode
+
+    assert finish(start("whole", "whole.npz")) == 0
+    for kill_at, delay in ((3, 0.0), (6, 0.02), (9, 0.05)):  # at a record, and in the middle of what follows
+        process = start("killed", "killed.npz")
+        assert process.stdout is not None
+        for _ in range(kill_at if kill_at == 3 else 3):
+            process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process) == -signal.SIGKILL
+    assert finish(start("killed", "killed.npz")) == 0
+    with np.load(tmp_path / "whole.npz") as a, np.load(tmp_path / "killed.npz") as b:
+        assert a.files == b.files and all(np.array_equal(a[k], b[k]) for k in a.files)
+
+
+def test_a_damaged_checkpoint_costs_no_more_than_an_epoch(tmp_path, data):
+    config = RegimeConfig("ReLU", epochs=3)
+    whole = train_regime(network(), config, data, checkpoints=tmp_path)
+    newest = tmp_path / "3" / "state"
+    for path in newest.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    said = []
+    again = train_regime(network(), config, data, checkpoints=tmp_path, on_record=lambda _, text: said.append(text))
+    assert same(whole.params, again.params) and any("step 3 is damaged" in text for text in said)
+    for step in ("2", "3"):
+        (tmp_path / step / "notes.json").write_text("{")
+    with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
+        train_regime(network(), config, data, checkpoints=tmp_path)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_it_whole(tmp_path, data, monkeypatch):
+    config = RegimeConfig("ReLU", epochs=2)
+    whole = train_regime(network(), config, data)
+    saved = checkpoints.ocp.StandardCheckpointer.save
+
+    def full(self, path, *rest, **options):
+        if path.parent.name.startswith("2."):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return saved(self, path, *rest, **options)
+
+    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointer, "save", full)
+    with pytest.raises(OSError, match="step 2 could not be written.*No space left.*make room and resume"):
+        train_regime(network(), config, data, checkpoints=tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "config.json"]
+    monkeypatch.undo()
+    assert same(train_regime(network(), config, data, checkpoints=tmp_path).params, whole.params)
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path, data):
+    train_regime(network(), RegimeConfig("ReLU", epochs=1), data, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="another configuration"):
+        train_regime(network(), RegimeConfig("ReLU", epochs=2), data, checkpoints=tmp_path)
+
+
+def test_mistakes_are_said(data, relu):
+    with pytest.raises(ValueError, match="regime must be one of ReLU, FR-II"):
+        RegimeConfig("FRII")
+    with pytest.raises(ValueError, match="not in the regime ReLU"):
+        RegimeConfig("ReLU", constant_input=True)
+    with pytest.raises(ValueError, match="stage belongs to the regime FL"):
+        RegimeConfig("DL", stage=1)
+    with pytest.raises(ValueError, match="give it as source"):
+        train_regime(network(), quick("FL"), data)
+    with pytest.raises(ValueError, match="asked for were"):
+        train_regime(network(), quick("FL"), data, (7,), source=relu)
+    with pytest.raises(ValueError, match="has 4 stages"):
+        train_regime(network(), quick("FL", stage=4), data, source=relu)
+    with pytest.raises(ValueError, match="diverged"):
+        train_regime(network(), RegimeConfig("ReLU", optimizer="sgd", learning_rate=1e9, epochs=1), data)
+    with pytest.raises(ValueError, match="different whole numbers"):
+        train_regime(network(), quick("ReLU"), data, (1, 1))
+    with pytest.raises(ValueError, match="unknown initialisation"):
+        redraw({}, jax.random.key(0), "xavier")
+    assert [r.frozen for r in Regime] == [False, True, True, True, False, False, False]
