@@ -97,6 +97,7 @@ def begin(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         "training": None,
         "pixels": None,
         "stages": [],
+        "regimes": [],
     }
     write_json(folder / "study.json", study)
     return study

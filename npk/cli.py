@@ -93,6 +93,14 @@ def _study(
     beta: Annotated[
         float, typer.Option(help="Steepness of the soft gates in the split.", rich_help_panel="Kernels")
     ] = _DEFAULT.beta,
+    regimes: Annotated[
+        bool,
+        typer.Option(
+            "--regimes/--no-regimes",
+            help="Train random, learned and trained gates beside the network.",
+            rich_help_panel="Training",
+        ),
+    ] = _DEFAULT.regimes,
     out: Annotated[
         Path | None,
         typer.Option(help="Run folder.", show_default="runs/study-DATASET-NETWORK-sSEED", rich_help_panel="Run"),
@@ -125,6 +133,7 @@ def _study(
             beta=beta,
             samples=samples,
             test_samples=test_samples,
+            regimes=regimes,
         )
         try:
             with progress_bar() as progress:

@@ -355,3 +355,52 @@ def learning(steps: ArrayLike, values: ArrayLike, marked: Sequence[int], *, xlab
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.margins(x=0.05, y=0.1)
     return figure
+
+
+def bars(
+    values: Mapping[str, float], groups: Mapping[str, Sequence[str]], *, xlabel: str, reference: tuple[str, float]
+) -> Figure:
+    """Horizontal bars of fractions in coloured groups, each with its value, and one dashed reference.
+
+    Args:
+        values: label → fraction, top to bottom.
+        groups: name of the group → labels of its bars; every label is in one group.
+        xlabel: name of the x axis.
+        reference: name and value of a line across.
+
+    Returns:
+        The figure; its axis begins a little below the smallest value, which xlabel should say.
+
+    Raises:
+        ValueError: a label is in no group, or in two.
+
+    Example:
+        >>> from npk import plots
+        >>> groups = {"random": ["FR"], "learned": ["FL"]}
+        >>> figure = plots.bars({"FR": 0.8, "FL": 0.9}, groups, xlabel="accuracy", reference=("ReLU", 0.95))
+        >>> [text.get_text() for text in figure.axes[0].texts][:2]
+        ['80.0%', '90.0%']
+    """
+    group_of = [(label, name) for name, labels in groups.items() for label in labels]
+    if sorted(label for label, _ in group_of) != sorted(values):
+        raise ValueError(f"every bar must be in one group: bars {sorted(values)}, in groups {sorted(group_of)}.")
+    color_of = {label: COLORS[list(groups).index(name)] for label, name in group_of}
+    with matplotlib.rc_context(_STYLE):
+        figure, ((axes,),) = _figure(6.4, 1.2 + 0.26 * len(values))
+        places = range(len(values))
+        for name, labels in groups.items():
+            rows = [i for i, label in enumerate(values) if label in labels]
+            axes.barh(rows, [list(values.values())[i] for i in rows], 0.72, color=color_of[labels[0]], label=name)
+        low = min([*values.values(), reference[1]])
+        start = max(0.0, low - 0.35 * (1 - low) - 0.02)
+        axes.set_xlim(start, 1.0)
+        for place, value in zip(places, values.values(), strict=True):  # at the foot, clear of the reference
+            foot = start + 0.01 * (1 - start)
+            axes.text(foot, place, f"{value:.1%}", va="center_baseline", color="#ffffff", fontsize=8, fontweight="bold")
+        axes.axvline(reference[1], color=INK, linestyle="--", linewidth=1.2)
+        axes.set_title(f"dashed: {reference[0]}, {reference[1]:.1%}", loc="right", fontsize=8.5)
+        axes.set(yticks=list(places), yticklabels=list(values), xlabel=xlabel, ylim=(len(values) - 0.4, -0.6))
+        axes.grid(False, axis="y")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure

@@ -110,6 +110,17 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
             **common,
         ),
     }
+    if shown := _regimes_shown(study):
+        figures["regimes"] = plots.bars(
+            {row["label"]: row["test_accuracy"] for row in shown},
+            {
+                name: labels
+                for name, kinds in _REGIME_GROUPS.items()
+                if (labels := [row["label"] for row in shown if row["regime"] in kinds])
+            },
+            xlabel="test accuracy (the axis does not start at zero)",
+            reference=("the ReLU network", stages[-1]["test_accuracy"]),
+        )
     return figures | _draw_kernels(study, Path(folder))
 
 
@@ -145,6 +156,39 @@ def _layer_flips(stages: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 # --- the page ---------------------------------------------------------------------------------------
+
+
+_REGIME_GROUPS = {
+    "gates random, frozen": ("FR-II", "FR-DI"),
+    "gates of stage k, frozen": ("FL",),
+    "soft gates, trained": ("DL",),
+    "linear gates, trained": ("DLGN", "DLGN-SF"),
+}
+
+
+def _regimes_shown(study: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in study.get("regimes", []) if row["test_accuracy"] is not None]
+
+
+def _regimes_section(study: dict[str, Any], svg: dict[str, str]) -> str:
+    """The section on the regimes, or nothing in a study without them."""
+    shown = {row["label"]: row["test_accuracy"] for row in _regimes_shown(study)}
+    if "regimes" not in svg:
+        return ""
+    learned = [label for label in shown if label.startswith("FL-")]
+    left_out = [row["label"] for row in study["regimes"] if row["test_accuracy"] is None]
+    note = f" Not possible for this network, which pools by maximum: {', '.join(left_out)}." if left_out else ""
+    return f"""<h2>Are the gates enough?</h2>
+<p>Now the gates are held apart from the weights. A second set of weights starts afresh and learns, while the gates are
+given to it: those of a random network (FR), or those that the network above had at stage k of its training (FL-k). With
+gates of stage 0 it reaches {shown[learned[0]]:.1%} on the test images, with those of the last stage
+{shown[learned[-1]]:.1%}: the difference, as far as one
+seed shows it, is what learning put into the gates.</p>
+<figure><div class="scroll">{_inline("regimes", svg["regimes"])}</div>
+<figcaption>Test accuracy after training the value network alone (frozen gates) or both (DL: soft gates of a second
+ReLU network; DLGN: of a deep linear network; DLGN-SF: of one linear map of the pixels a layer). One seed, the last
+epoch.{note}</figcaption></figure>
+"""
 
 
 def render(study: dict[str, Any], svg: dict[str, str]) -> str:
@@ -203,6 +247,7 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
         "config_table": _pairs({k: v for k, v in study["config"].items() if v is not None}),
         "versions_table": _pairs({**study["versions"], **study["machine"]}),
     }
+    words["regimes_section"] = _regimes_section(study, svg)
     figures = {f"figure_{name}": _inline(name, text) for name, text in svg.items()}
     return string.Template(template).substitute(words | figures)
 

@@ -27,8 +27,10 @@ import optax
 from npk import datasets, measures, networks, regression, training
 from npk._run_folder import begin, existing, write_arrays, write_json
 from npk._run_folder import read_study as read_study
+from npk._study_regimes import compared, regime_names
 from npk.gating import gates, soft_relu
 from npk.path_kernel import gram, path_kernel
+from npk.regimes import Network
 from npk.tangent import NTKSplit, split_ntk
 
 Progress = Callable[[float, str], None]
@@ -54,6 +56,7 @@ class StudyConfig:
         samples: training samples the kernels are of, balanced over the classes.
         test_samples: most test samples the ridge regression is scored on.
         stages: how many stages, the initial and the trained one included.
+        regimes: whether to train the regimes (random, learned and trained gates) beside the network.
 
     Example:
         >>> from npk.study import StudyConfig
@@ -74,6 +77,7 @@ class StudyConfig:
     samples: int = 500
     test_samples: int = 500
     stages: int = 7
+    regimes: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later.
@@ -171,10 +175,13 @@ def run_study(
         study["data"] = _describe(data, chosen)
         study["pixels"] = _pixels(data, chosen)
         write_json(folder / "study.json", study)
+    kernels = 0.45 if config.regimes else 0.85
     for stage in range(len(study["stages"]), config.stages):
-        progress(0.15 + 0.85 * stage / config.stages, f"kernels of stage {stage}")
+        progress(0.15 + kernels * stage / config.stages, f"kernels of stage {stage}")
         study["stages"].append(_stage(config, model, stages, stage, data, chosen, folder, study))
         write_json(folder / "study.json", study)
+    if config.regimes:
+        _compare_regimes(config, model, stages, data, folder, study, progress)
     study["finished"] = True
     write_json(folder / "study.json", study)
     progress(1.0, "done")
@@ -235,6 +242,28 @@ def _trained_stages(
     with np.load(path) as arrays:
         leaves = [[arrays[f"stage-{s}/{k}"] for k in _named(model.variables)] for s in range(config.stages)]
     return [jax.tree_util.tree_unflatten(structure, stage) for stage in leaves]
+
+
+def _compare_regimes(
+    config: StudyConfig,
+    model: _Model,
+    stages: list[Any],
+    data: datasets.Dataset,
+    folder: Path,
+    study: dict[str, Any],
+    progress: Progress,
+) -> None:
+    """Add the regimes to the study, each written as it ends."""
+    options = {name: getattr(config, name) for name in ("epochs", "batch_size", "learning_rate", "beta")}
+    network = Network(model.module.apply, model.module.init, model.forward)
+    count = len(regime_names(config.stages))
+
+    def say(number: int, text: str) -> None:
+        progress(0.6 + 0.4 * number / count, text)
+
+    for row in compared(network, stages, data, config.seed, options, len(study["regimes"]), say):
+        study["regimes"].append(row)
+        write_json(folder / "study.json", study)
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -53,6 +53,7 @@ FLOORS = {
     "regimes": 25,
     "training": 30,
     "regime_training": 30,
+    "_study_regimes": 35,
     "study": 40,
     "reproduce": 40,
     "report": 50,

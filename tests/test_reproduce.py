@@ -1,0 +1,80 @@
+"""The published tables: what a run says of itself, selection, continuation, the command."""
+
+import dataclasses
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from npk import reproduce
+from npk.cli import app
+from npk.regimes import Regime
+from npk.reproduce import TABLES, Scale, table_rows
+
+pytestmark = pytest.mark.standard_dtypes
+
+
+@pytest.fixture
+def digits_table(monkeypatch):
+    """The table of fully connected networks, on the digits, one epoch."""
+    table = dataclasses.replace(TABLES["fc-mnist"], dataset="digits", width=16)
+    monkeypatch.setitem(TABLES, "fc-mnist", table)
+    return "fc-mnist"
+
+
+def test_every_published_figure_is_in_its_table():
+    printed = {name: [row.published for row in table.rows] for name, table in TABLES.items()}
+    assert printed["fc-mnist"] == [98.14, 96.02, 96.09, 98.22, 97.82]
+    assert printed["gconv-cifar10"] == [80.32, 67.09, 67.08, 77.12, 79.68]
+    assert printed["vconv-cifar10"] == [72.43, 64.86, 64.68, 69.45, 71.40]
+    assert printed["fl-stages"] == [80.32, 67.09, 72.29, 74.42, 77.1, 78.4, 78.7, 79.43]
+    assert printed["cob-odt"] == [90.6, 96.1, 97.4, 82.3, 94.3, 90.3]
+    assert {"constant-input", "permuted-gates", "dlgn-cifar"} <= set(TABLES)
+    for table in TABLES.values():  # an FL row takes its gates from a ReLU row before it
+        regimes = [row.config.regime for row in table.rows]
+        assert all(Regime.RELU in regimes[:i] for i, r in enumerate(regimes) if r == Regime.FL)
+
+
+def test_a_run_says_what_is_smaller_and_how_it_was_selected(digits_table, tmp_path):
+    result = reproduce.reproduce(digits_table, tmp_path, Scale(share=0.2, epochs=1, seeds=2))
+    assert [row["label"] for row in result["rows"]] == ["ReLU", "FR-II", "FR-DI", "DL", "FL"]
+    assert result["not as published"][0].startswith("0.2 of the epochs") and "1 epochs" in result["not as published"]
+    assert "validation" in result["selection"]
+    for row in result["rows"]:
+        assert row["selected on validation"]["mean"] <= row["largest on test"]["mean"] + 1e-9
+        assert row["dataset"] == "Digits" and row["epochs"] == 1 and row["seeds"] == [0, 1]
+    assert json.loads((tmp_path / "fc-mnist.json").read_text()) == result
+    assert table_rows(result)[0][2] == "98.14 ± 0.07"
+
+
+def test_an_interrupted_run_goes_on_where_it_stood(digits_table, tmp_path):
+    scale = Scale(share=0.2, epochs=1, seeds=1)
+    whole = reproduce.reproduce(digits_table, tmp_path / "whole", scale)
+
+    def stop(share, text):
+        if text.startswith("FL:"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.reproduce(digits_table, tmp_path / "cut", scale, progress=stop)
+    kept = json.loads((tmp_path / "cut" / "fc-mnist.json").read_text())
+    assert len(kept["rows"]) == 4
+    assert reproduce.reproduce(digits_table, tmp_path / "cut", scale)["rows"] == whole["rows"]
+    with pytest.raises(ValueError, match="holds another run"):
+        reproduce.reproduce(digits_table, tmp_path / "cut", Scale(share=0.3, epochs=1, seeds=1))
+
+
+def test_the_command_prints_published_beside_ours(tmp_path):
+    options = ["--scale", "0.01", "--seeds", "1", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["reproduce", "cob-odt", *options], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "97.40" in done.output and "Not as published: 0.01 of the epochs" in done.output
+    wrong = CliRunner().invoke(app, ["reproduce", "fc-cifar", "--out", str(tmp_path)])
+    assert wrong.exit_code == 1 and "unknown table" in wrong.output
+
+
+def test_scales_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"\(0, 1\]"):
+        Scale(share=0.0)
+    with pytest.raises(ValueError, match="at least 1"):
+        Scale(seeds=0)
