@@ -12,7 +12,7 @@ from npk.study import StudyConfig, read_study
 
 pytestmark = pytest.mark.standard_dtypes
 
-TINY = ["--width", "8", "--depth", "2", "--epochs", "2", "--samples", "20", "--test-samples", "20"]
+TINY = ["--width", "8", "--depth", "2", "--epochs", "2", "--samples", "20", "--test-samples", "20", "--no-regimes"]
 
 
 def run(*arguments):

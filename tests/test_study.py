@@ -12,11 +12,13 @@ from tolerances import assert_close
 import npk
 from npk import datasets, measures, networks, regression, study
 from npk.report import write_report
-from npk.study import StudyConfig, run_study
+from npk.study import StudyConfig, read_study, run_study
 
 pytestmark = pytest.mark.standard_dtypes
 
-TINY = StudyConfig(width=12, depth=3, epochs=4, learning_rate=0.01, samples=40, test_samples=30, stages=4)
+TINY = StudyConfig(
+    width=12, depth=3, epochs=4, learning_rate=0.01, samples=40, test_samples=30, stages=4, regimes=False
+)
 
 
 def without_times(value):
@@ -203,7 +205,7 @@ def test_configurations_out_of_range(changes, message):
     "network", [{"network": "c4gap-circular", "width": 4}, {"network": "resnet-bn", "width": 4, "depth": 8}]
 )
 def test_convolutional_networks_and_batch_norm_are_studied_too(tmp_path, network):
-    config = StudyConfig(**network, epochs=1, samples=20, test_samples=10, stages=2)
+    config = StudyConfig(**network, epochs=1, samples=20, test_samples=10, stages=2, regimes=False)
     result = run_study(config, tmp_path / "run")
     last = result["stages"][-1]
     assert np.isfinite(list(last["alignment"].values())).all()
@@ -272,3 +274,23 @@ def test_a_report_of_nothing(tmp_path):
         run_study(TINY, tmp_path / "run", progress=interrupt_at(0))
     with pytest.raises(ValueError, match="no stage of the study .* is finished"):
         write_report(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_regimes_stand_beside_the_network_and_are_continued(tmp_path):
+    config = dataclasses.replace(TINY, stages=2, epochs=2, regimes=True)
+
+    def stop(fraction, text):
+        if text == "regime DL":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, tmp_path, progress=stop)
+    kept = read_study(tmp_path)["regimes"]
+    assert [row["label"] for row in kept] == ["FR-II", "FR-DI", "FL-0", "FL-1"]
+    study = run_study(config, tmp_path, resume=True)
+    assert study["regimes"][:4] == kept
+    assert [row["label"] for row in study["regimes"][4:]] == ["DL", "DLGN", "DLGN-SF"]
+    assert all(0 <= row["test_accuracy"] <= 1 for row in study["regimes"])
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Are the gates enough?" in page and (tmp_path / "figures" / "regimes.png").exists()
