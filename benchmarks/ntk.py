@@ -57,6 +57,12 @@ def ours(name: str, outputs: int) -> dict[str, Callable[[], Any]]:
     return {label: functools.partial(kernel, params, x) for label, (kernel, params) in calls.items()}
 
 
+def fewer(name: str, outputs: int, n: int) -> Callable[[], Any]:
+    """Our kernel of the first n inputs."""
+    f, p, x = case(name, outputs)
+    return functools.partial(npk.ntk(f), p, x[:n])
+
+
 def peer(name: str, outputs: int, implementation: int) -> tuple[Callable[[], Any], int]:
     """neural-tangents' kernel of a case, and the N it is called with."""
     nt = _neural_tangents.load()
@@ -98,14 +104,20 @@ def measure(name: str, outputs: int, repeats: int, python: str | None) -> dict[s
             )
             peers[f"neural-tangents {implementation} (N={n})"] = call
             if n != x.shape[0]:
-                candidates[f"ntk (N={n})"] = functools.partial(npk.ntk(f), p, x[:n])
+                candidates[f"ntk (N={n})"] = fewer(name, outputs, n)
     result["times"] = _harness.side_by_side({**candidates, **peers}, repeats)
     result["neural-tangents 3, JAX 0.4.36"] = old(python, name, outputs)
     result["peak MiB"] = {
         label: _harness.peak_memory("benchmarks.ntk", f"{name}/{outputs}", label)
-        for label in ("ntk", "split, soft gates", *peers)
+        for label in ("ntk", "split, soft gates", *(k for k in candidates if k.startswith("ntk (N=")), *peers)
     }
     return result
+
+
+def at_one_n(peaks: dict[str, Any]) -> list[str]:
+    """The labels of peaks that were measured at one N: ours, then the peers."""
+    smaller = [k for k in peaks if k.startswith("ntk (N=")]
+    return [*(smaller or ["ntk"]), *(k for k in peaks if k.startswith("neural-tangents"))]
 
 
 def main() -> None:
@@ -122,6 +134,8 @@ def main() -> None:
         label = args.peak[1]
         if label.startswith("neural-tangents"):
             call, _ = peer(name, int(outputs), int(label.split()[1]))
+        elif label.startswith("ntk (N="):
+            call = fewer(name, int(outputs), int(label[7:-1]))
         else:
             call = ours(name, int(outputs))[label]
         print(_harness.added_memory(call))
@@ -145,7 +159,7 @@ def main() -> None:
                 nt[2],
                 "–" if old_ms is None else f"{old_ms:.1f}",
                 " / ".join(
-                    "–" if v is None else f"{v:.0f}" for k, v in r["peak MiB"].items() if k != "split, soft gates"
+                    "–" if v is None else f"{v:.0f}" for k, v in r["peak MiB"].items() if k in at_one_n(r["peak MiB"])
                 ),
             ]
         )
@@ -157,7 +171,7 @@ def main() -> None:
         "nt 1 ms",
         "nt 2 ms",
         "nt 3 ms",
-        "peak MiB: ours / nt 1 / nt 2",
+        "peak MiB at nt's N: ours / nt 1 / nt 2",
     ]
     _harness.report("ntk", "Empirical tangent kernel, medians", columns, rows, {"results": results})
 

@@ -22,7 +22,7 @@ def main() -> None:
     """Replace what stands between the two marks."""
     readme = pathlib.Path(__file__).parents[1] / "README.md"
     parts = readme.read_text().split(MARK)
-    body = "\n\n".join(table(name) for name in ("path_kernel", "ntk"))
+    body = "\n\n".join(table(name) for name in ("path_kernel", "ntk", "training"))
     tail = parts[-1]
     readme.write_text(f"{parts[0]}{MARK}\n\n{body}\n\n{MARK}{tail}")
 
