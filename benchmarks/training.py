@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from benchmarks import _harness
@@ -54,12 +55,16 @@ def epoch_of(regime: str, seeds: int | None = None) -> Callable[[], Any]:
     return functools.partial(jax.jit(jax.vmap(epoch)), jax.vmap(start)(jnp.arange(seeds)))
 
 
-def plain() -> Callable[[], Any]:
-    """The same epoch as it is usually written: a jitted step, called once a batch."""
+def plain(host: bool) -> Callable[[], Any]:
+    """The same epoch as it is usually written: a jitted step, called once a batch.
+
+    Batches are cut on the device, or by NumPy on the host, which costs fewer dispatches.
+    """
     network, x, y = problem()
     optimizer = optax.adam(1e-4)
     params = network.init(jax.random.key(0), x[:1])
     state = optimizer.init(params)
+    data = (np.asarray(x), np.asarray(y)) if host else (x, y)
 
     @jax.jit
     def step(params: Any, state: Any, x: Any, y: Any) -> Any:
@@ -72,38 +77,10 @@ def plain() -> Callable[[], Any]:
     def epoch() -> Any:
         now = params, state
         order = jax.random.permutation(jax.random.key(2), SAMPLES)
+        order = np.asarray(order) if host else order
         for i in range(SAMPLES // BATCH):
             batch = order[BATCH * i : BATCH * (i + 1)]
-            now = step(*now, x[batch], y[batch])
-        return now
-
-    return epoch
-
-
-def host_loop() -> Callable[[], Any]:
-    """The same, with batches cut by NumPy on the host, which costs fewer dispatches."""
-    import numpy as np
-
-    network, x, y = problem()
-    optimizer = optax.adam(1e-4)
-    params = network.init(jax.random.key(0), x[:1])
-    state = optimizer.init(params)
-    x_host, y_host = np.asarray(x), np.asarray(y)
-
-    @jax.jit
-    def step(params: Any, state: Any, x: Any, y: Any) -> Any:
-        def loss(params: Any) -> Any:
-            return optax.softmax_cross_entropy_with_integer_labels(network.apply(params, x), y).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return optax.apply_updates(params, updates), state
-
-    def epoch() -> Any:
-        now = params, state
-        order = np.random.default_rng(0).permutation(SAMPLES)
-        for i in range(SAMPLES // BATCH):
-            batch = order[BATCH * i : BATCH * (i + 1)]
-            now = step(*now, x_host[batch], y_host[batch])
+            now = step(*now, *(values[batch] for values in data))
         return now
 
     return epoch
@@ -116,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     regimes = {regime: epoch_of(regime) for regime in Regime}
     five = {regime: epoch_of(regime, 5) for regime in ("ReLU", "DL")}
-    loops = {"Python loop, data on the device": plain(), "Python loop, batches by NumPy": host_loop()}
+    loops = {"Python loop, data on the device": plain(False), "Python loop, batches by NumPy": plain(True)}
     together = {f"{regime}, 5 seeds": call for regime, call in five.items()}
     times = _harness.side_by_side({**regimes, **loops, **together}, args.repeats)
     relu = times["ReLU"]["median"]

@@ -163,8 +163,9 @@ def gates(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]
     An activation is a(q) = q·γ(q); its gate is G = γ(q): 1{q > 0} for ReLU in any spelling (0 at q = 0),
     the slope for leaky ReLU, σ(βq) for `soft_relu`, a(q)/q for silu and gelu, and for max-pooling the
     one-hot choice within each window (the first of equals). Nonlinearities that are not of this form
-    (softmax, tanh, layer normalisation) are no gates and stay in f as they are. Activations inside
-    `lax.scan` count once a step.
+    (softmax, tanh, layer normalisation) are no gates and stay in f as they are, and so do activations that act
+    under a square root alone (a variance clipped at zero). Activations inside `lax.scan` count once a step. Of
+    a network whose gates another network makes (`gated`), these are its gates, not those of the other network.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
