@@ -106,6 +106,14 @@ TABLES: dict[str, Table] = {
         "Fully connected, depth 6, MNIST, SGD", _PAPER, "mnist", "mlp", 128, 6,
         _rows(_FC_SGD, optimizer="sgd", learning_rate=1e-2, epochs=300),
     ),
+    "fc-mnist-stages": Table(
+        "Gates of stage k of training, frozen, fully connected, MNIST", "not published: fl-stages on MNIST",
+        "mnist", "mlp", 128, 6,
+        (
+            Row(RegimeConfig("ReLU", stages=len(_STAGES), learning_rate=1e-4, epochs=100)),
+            *_rows({f"FL-{k}": None for k in range(len(_STAGES))}, learning_rate=1e-4, epochs=100),
+        ),
+    ),
     "vconv-cifar10": Table(
         "Convolutions without pooling, CIFAR-10", _PAPER, "cifar10", "gconv-flat", 64, None,
         _rows(_VCONV, learning_rate=3e-4, epochs=80),
