@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from benchmarks._harness import RESULTS
+from npk.reproduce import table_rows
 
 MARK = "<!-- tables -->"
 
@@ -18,11 +19,24 @@ def table(name: str) -> str:
     return f"**{record['title']}** ({where}; `{machine['command']}`)\n\n" + "\n".join(lines)
 
 
+def published(path: pathlib.Path) -> str:
+    """One reproduced table as Markdown, with what was made smaller."""
+    result = json.loads(path.read_text())
+    columns = ("regime", "run", "published %", "ours %, selected on validation", "ours %, largest on test")
+    lines = [" | ".join(["", *columns, ""]).strip(), "|---|---|---:|---:|---:|"]
+    lines += [" | ".join(["", *row, ""]).strip() for row in table_rows(result)]
+    smaller = f"; not as published: {'; '.join(result['not as published'])}" if result["not as published"] else ""
+    where = f"{result['machine']['cores']} cores, JAX {result['versions']['jax']}, {result['date']}"
+    title = f"**{result['title']}** ({result['source']}; {where}; `npk reproduce {result['asked']['table']}`{smaller})"
+    return f"{title}\n\n" + "\n".join(lines)
+
+
 def main() -> None:
     """Replace what stands between the two marks."""
     readme = pathlib.Path(__file__).parents[1] / "README.md"
     parts = readme.read_text().split(MARK)
-    body = "\n\n".join(table(name) for name in ("path_kernel", "ntk", "training"))
+    reproduced = [published(path) for path in sorted(RESULTS.glob("reproduce-*.json"))]
+    body = "\n\n".join([*(table(name) for name in ("path_kernel", "ntk", "training")), *reproduced])
     tail = parts[-1]
     readme.write_text(f"{parts[0]}{MARK}\n\n{body}\n\n{MARK}{tail}")
 
