@@ -198,7 +198,7 @@ class VGG16(nn.Module):
         """Logits of a batch; `train` normalises by the batch's own statistics."""
         if min(x.shape[1:3]) < 32:
             raise ValueError(f"VGG16 halves images five times: they need 32x32 pixels, got {x.shape[1]}x{x.shape[2]}.")
-        pools = {"max": nn.max_pool, "average": nn.avg_pool}
+        pools = {"max": nn.max_pool, "average": _average_pool}
         if self.pooling not in pools:
             raise ValueError(f"pooling must be 'max' or 'average', got {self.pooling!r}.")
         for factor, repeats in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
@@ -276,6 +276,11 @@ class ResNet(nn.Module):
         )
         x = convolution(x)
         return _batch_norm(x, train) if self.norm else x
+
+
+def _average_pool(x: Any, window: tuple[int, int], strides: tuple[int, int]) -> Any:
+    """`nn.avg_pool`, which divides by an array of integers, where dtypes are not promoted."""
+    return nn.pool(x, 0.0, jax.lax.add, window, strides, "VALID") / (window[0] * window[1])
 
 
 def _batch_norm(x: Any, train: bool) -> Any:

@@ -14,8 +14,11 @@ SMALL = {
     "c4gap": ((8, 8, 2), {"width": 4}),
     "c4gap-circular": ((8, 8, 2), {"width": 4}),
     "vconv": ((6, 6, 1), {"width": 4}),
+    "gconv": ((8, 8, 2), {"width": 2}),
+    "gconv-flat": ((6, 6, 1), {"width": 2}),
     "vgg16": ((32, 32, 1), {"width": 2}),
     "vgg16-bn": ((32, 32, 1), {"width": 2}),
+    "vgg16-bn-average": ((32, 32, 1), {"width": 2}),
     "resnet": ((8, 8, 3), {"width": 4, "depth": 8}),
     "resnet-bn": ((8, 8, 3), {"width": 4, "depth": 8}),
 }
