@@ -155,8 +155,9 @@ def _command(config: StudyConfig, folder: Path, data_dir: Path | None) -> str:
         value = getattr(config, field.name)
         if value == field.default:
             continue
-        flag = "--bias" if field.name == "use_bias" else f"--{field.name.replace('_', '-')}"
-        words += [flag] if value is True else [flag, str(value)]
+        name = "bias" if field.name == "use_bias" else field.name.replace("_", "-")
+        switch = f"--{name}" if value else f"--no-{name}"
+        words += [switch] if isinstance(value, bool) else [f"--{name}", str(value)]
     if data_dir is not None:
         words += ["--data-dir", str(data_dir)]
     return shlex.join([*words, "--out", str(folder), "--resume"])

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import rich.console
 import rich.table
 import typer
 
@@ -69,7 +70,9 @@ def _list(
                 table.add_column(heading, overflow="fold")
             for file in preparing.originals(name):
                 table.add_row(file.name, str(file.size), file.sha256)
-    stdout.print(table)
+    # Into a file or a pipe every row is one line.
+    console = stdout if stdout.is_terminal else rich.console.Console(width=10_000)
+    console.print(table)
 
 
 def _state(name: str, data_dir: Path | None) -> str:
