@@ -44,10 +44,15 @@ class Plan:
     uses: Uses
     fixed: tuple[bool, ...]  # for each backward pass, whether gates are held fixed
     blocks: tuple[str, ...]  # for each leaf, the block of the kernel that it belongs to
+    before_gates: frozenset[Var]  # values that some gate is made of: only what reaches them has a feature part
 
     @property
     def modes(self) -> int:
         return len(self.fixed)
+
+    def moves_gates(self, *equations: Equation) -> bool:
+        """Whether any gate changes with what the equations compute."""
+        return any(v in self.before_gates for e in equations for v in e.outputs)
 
     @property
     def soft(self) -> bool:
@@ -63,7 +68,17 @@ def plan_of(f: Function, params: PyTree, x: Any, split: bool) -> Plan:
     _checks.check_program(program, 1)
     fixed = (False,) if not split else (True, False) if _has_soft_gates(program) else (True,)
     blocks = program.param_paths if split else ("",) * len(program.params)
-    return Plan(program, find_uses(program), fixed, blocks)
+    return Plan(program, find_uses(program), fixed, blocks, _before_gates(program))
+
+
+def _before_gates(program: Program) -> frozenset[Var]:
+    found: set[Var] = set()
+    for equation in reversed(program.equations):
+        kind = equation.activation and equation.activation.kind
+        inputs = equation.inputs if found.intersection(equation.outputs) else ()
+        gates = equation.inputs[:1] if kind == "soft" else equation.inputs[1:] if kind == "given" else ()
+        found.update(a for a in (*inputs, *gates) if isinstance(a, Var))
+    return frozenset(found)
 
 
 def _has_soft_gates(program: Program) -> bool:

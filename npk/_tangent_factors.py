@@ -41,10 +41,14 @@ class Use:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
-    """Any other equation of data with values made of parameters; `made` are their places among its inputs."""
+    """Any other equation of data with values made of parameters.
+
+    `made` are their places among its inputs, `leaves` the numbers of the parameters.
+    """
 
     equation: Equation
     made: tuple[int, ...]
+    leaves: frozenset[int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,20 +76,21 @@ def find_uses(program: Program) -> Uses:
         atom = inputs[made[0]]
         use = _as_use(equation, origin.get(atom), data) if len(made) == 1 and isinstance(atom, Var) else None
         if use is None or len(readers[atom]) > 1:  # type: ignore[index]
-            reads.append(Read(equation, made))
+            ingredients = frozenset().union(*(made_of[inputs[i]] for i in made))  # type: ignore[index]
+            reads.append(Read(equation, made, ingredients))
         else:
             rules.setdefault(use.leaf, []).append((use, origin[atom][1]))  # type: ignore[index]
-    shared = {n for read in reads for i in read.made for n in made_of[read.equation.inputs[i]]}  # type: ignore[index]
+    shared = {n for read in reads for n in read.leaves}
     products = []
     for leaf, found in rules.items():
         elements = np.concatenate([e for _, e in found])
         if leaf in shared or len(np.unique(elements)) < len(elements):
             shared.add(leaf)
-            reads += [Read(use.equation, (1 if use.data_first else 0,)) for use, _ in found]
+            reads += [Read(use.equation, (1 if use.data_first else 0,), frozenset((leaf,))) for use, _ in found]
         else:
             products += [use for use, _ in found]
     order = {e: i for i, e in enumerate(program.equations)}
-    uses_of = Counter(n for read in reads for i in read.made for n in made_of[read.equation.inputs[i]])  # type: ignore[index]
+    uses_of = Counter(n for read in reads for n in read.leaves)
     for at, use in enumerate(products):
         added = _as_bias(use, readers, origin)
         if added is not None and uses_of[added[1]] == 1 and added[1] not in rules:

@@ -74,25 +74,30 @@ def _pieces(plan: Plan, one: Derivatives, two: Derivatives | None, full: bool, d
     pieces: dict[str, list[Any]] = {}
 
     def put(leaf: int, parts: list[Any]) -> None:
-        if plan.soft:
+        if plan.soft and len(parts) == 1:
+            parts = [parts[0], jnp.zeros_like(parts[0]), jnp.zeros_like(parts[0])]
+        elif plan.soft:
             value, feature, mixed = parts[:3]
             parts = [value, feature, mixed + (parts[3] if len(parts) == 4 else _mirrored(mixed, full, diagonal))]
         name = plan.blocks[leaf]
         pieces[name] = [a + b for a, b in zip(pieces[name], parts, strict=True)] if name in pieces else parts
 
     for i, use in enumerate(plan.uses.products):
+        pairs = wanted if plan.moves_gates(use.equation) else wanted[:1]
         left = (one.inputs[i], [mode[i] for mode in one.cotangents])
         if diagonal:
-            found = squared_norms(use, *left, wanted, full)
+            found = squared_norms(use, *left, pairs, full)
         else:
             right = left if symmetric else (other.inputs[i], [mode[i] for mode in other.cotangents])
-            found = contributions(use, left, right, wanted, full)
+            found = contributions(use, left, right, pairs, full)
         for leaf, parts in found.items():
             put(leaf, parts)
     for j, leaf in enumerate(plan.uses.leaves):
         left_g, right_g = [m[j] for m in one.gradients], [m[j] for m in other.gradients]
         product = own_inner if diagonal else inner
-        put(leaf, [product(left_g[a], right_g[b], full) for a, b in wanted])
+        reads = (r.equation for r in plan.uses.reads if leaf in r.leaves)
+        pairs = wanted if plan.moves_gates(*reads) else wanted[:1]
+        put(leaf, [product(left_g[a], right_g[b], full) for a, b in pairs])
     return pieces
 
 
