@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from npk._convolutions import channels_last, convolves
+
 Function = Callable[[Any, Any], Any]
 
 # Snapshots held at once: enough that the chosen stages are near their targets, few enough for large networks.
@@ -83,11 +85,12 @@ def steps_of(
         params: Any, optimizer_state: Any, rest: Any, x: Any, y: Any, key: Any, first: Any, count: Any
     ) -> tuple[Any, Any]:
         order = jax.random.permutation(key, len(x))
+        gradient_of = channels_last(jax.grad(loss, has_aux=True))
 
         def step(i: Any, state: Any) -> Any:
             params, optimizer_state = state
             batch = jax.lax.dynamic_slice(order, (i * batch_size,), (batch_size,))
-            gradient, updated = jax.grad(loss, has_aux=True)(params, rest, x[batch], y[batch])
+            gradient, updated = gradient_of(params, rest, x[batch], y[batch])
             change, optimizer_state = optimizer.update(gradient, optimizer_state, params)
             return optax.apply_updates(updated, change), optimizer_state
 
@@ -97,25 +100,58 @@ def steps_of(
     return steps
 
 
+def over_seeds(f: Function, params: Any, x: Any) -> Callable[..., Any]:
+    """How all seeds of one configuration are run in one compiled call.
+
+    Args:
+        f: the network.
+        params: its parameters for one seed (shapes suffice).
+        x: inputs (shapes suffice).
+
+    Returns:
+        (function, in_axes) → the function over all seeds. All at once by `vmap`; one after another where that
+        makes grouped convolutions, for which XLA on CPU has no fast form (thirty times slower).
+    """
+    in_turn = jax.default_backend() == "cpu" and convolves(f, params, x)
+
+    def mapped(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+        if not in_turn:
+            return jax.vmap(function, in_axes=in_axes)
+
+        def run(*args: Any) -> Any:
+            stacked = [a for a, axis in zip(args, in_axes, strict=True) if axis is not None]
+
+            def one(own: list[Any]) -> Any:
+                left = iter(own)
+                return function(*(a if axis is None else next(left) for a, axis in zip(args, in_axes, strict=True)))
+
+            return jax.lax.map(one, stacked)
+
+        return run
+
+    return mapped
+
+
 def measure_of(
-    f: Function, losses: Callable[[Any, Any], Any], *, stacked: bool = False
+    f: Function, losses: Callable[[Any, Any], Any], *, stacked: Callable[..., Any] | None = None
 ) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """Mean loss and accuracy over a set of any size.
 
     Args:
         f: (params, x) → logits.
         losses: (logits, y) → the loss of every sample.
-        stacked: params have a first axis of seeds, which the results then have too.
+        stacked: how to run all seeds (`over_seeds`) where params have a first axis of them, as results have then.
 
     Returns:
         (params, x, y) → (loss, accuracy).
     """
+    forward = channels_last(f)
 
     def sums(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        logits = f(params, x)
+        logits = forward(params, x)
         return losses(logits, y).sum(), (logits.argmax(axis=-1) == y).sum()
 
-    compiled = jax.jit(jax.vmap(sums, in_axes=(0, None, None)) if stacked else sums)
+    compiled = jax.jit(stacked(sums, (0, None, None)) if stacked else sums)
 
     def measure(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
         parts = [slice(i, i + _EVALUATION_BATCH) for i in range(0, len(x), _EVALUATION_BATCH)]

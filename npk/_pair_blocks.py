@@ -19,8 +19,8 @@ def in_blocks(
     Args:
         kernel: from two prepared blocks to a tree of arrays [n1, n2, ...]; it must not mix samples.
         one: a tree of arrays [N1, ...].
-        two: a tree of arrays [N2, ...]; None for `one`, of whose symmetric kernel only the upper blocks are
-            computed. Symmetric means K[s, s'] = K[s', s], with further axes [K, K] transposed.
+        two: a tree of arrays [N2, ...]; None for `one`, of whose symmetric kernel only one of two mirrored
+            blocks is computed. Symmetric means K[s, s'] = K[s', s], with further axes [K, K] transposed.
         side: the largest number of samples of a block. Blocks are of equal size, the last one padded.
         prepare: what a kernel needs of a block, done once for a row of blocks.
 
@@ -48,14 +48,20 @@ def in_blocks(
 
         return jax.lax.scan(one_block, filled, (np.arange(columns), right))
 
-    def one_pair(filled: Tree, pair: Any) -> tuple[Tree, None]:
-        row, column = pair
-        block = kernel(*(prepare(_map(lambda t, i=i: t[i], left)) for i in (row, column)))
-        return put(put(filled, row, column, block), column, row, _map(_mirrored, block)), None
+    def one_own_row(filled: Tree, a: tuple[Any, Tree]) -> tuple[Tree, None]:
+        """A block with itself and with the half of the others that follow it (cyclically): all pairs once."""
+        row, prepared = a[0], prepare(a[1])
+
+        def one_block(filled: Tree, offset: Any) -> tuple[Tree, None]:
+            column = (row + offset) % rows
+            block = kernel(prepared, prepare(_map(lambda t: t[column], left)))
+            return put(put(filled, row, column, block), column, row, _map(_mirrored, block)), None
+
+        filled = put(filled, row, row, kernel(prepared, prepared))
+        return jax.lax.scan(one_block, filled, np.arange(1, rows // 2 + 1))
 
     if two is None:
-        upper = np.stack(np.triu_indices(rows), 1)
-        filled, _ = jax.lax.scan(one_pair, empty, upper)
+        filled, _ = jax.lax.scan(one_own_row, empty, (np.arange(rows), left))
     else:
         filled, _ = jax.lax.scan(one_row, empty, (np.arange(rows), left))
     return _map(lambda t: t[:n1, :n2], filled)

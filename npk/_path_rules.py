@@ -5,7 +5,7 @@ Most are a line: they act on the normal form of `_terms`. An operation without a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -280,6 +280,7 @@ def walk(
     *,
     binary: bool,
     dtype: Any,
+    rules: Mapping[str, Callable[[Walk, Equation], list[State]]] | None = None,
 ) -> State:
     """The output of a single-sample program as terms.
 
@@ -290,6 +291,7 @@ def walk(
         gates: for each activation the gates of each side, [n, *shape of the gate for one sample].
         binary: whether all gates are known to be 0 or 1.
         dtype: of the known factors.
+        rules: in place of `RULES`.
 
     Returns:
         The terms of the output [1, K].
@@ -297,7 +299,7 @@ def walk(
     values = dict(zip(program.params, params, strict=True))
     kinds = kinds_of(program)
     moves, middle = _moving_rules.POSITIONWISE, centred(program, kinds)
-    state = Walk(program, RULES, moves, values, list(gates), binary, len(xs), dtype, kinds, middle)
+    state = Walk(program, rules or RULES, moves, values, list(gates), binary, len(xs), dtype, kinds, middle)
     for number, (var, name) in enumerate(zip(program.params, program.param_paths, strict=True)):
         leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
         state.states[var] = [_terms.whole(leaf, var.shape, len(xs), dtype)]

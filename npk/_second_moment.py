@@ -28,8 +28,10 @@ Role = str
 class Moments:
     """Second moments of bases for one pair of input batches, each computed once for each demand.
 
-    `normalize` gives weights the variance 1/fan-in, otherwise 1. `largest` records the number of elements
-    a pair of samples needs at most, from which the caller chooses its blocks.
+    `normalize` gives weights the variance 1/fan-in, otherwise 1. `sides` says which of the terms' factors
+    belong to the rows and to the columns; with `diagonal` each sample is paired with itself alone, n2 = 1.
+    `largest` records the number of elements a pair of samples needs at most, from which the caller chooses
+    its blocks.
     """
 
     n1: int
@@ -37,6 +39,8 @@ class Moments:
     normalize: bool
     dtype: Any
     exact_gates: Any = None  # dtype in which products of 0/1 gates are exact and fast
+    sides: tuple[int, int] = (0, 1)
+    diagonal: bool = False
     largest: int = 1
     known: dict[tuple[Base, tuple[bool, ...]], Any] = dataclasses.field(default_factory=dict)
     met: list[Any] = dataclasses.field(default_factory=list)
@@ -49,9 +53,16 @@ class Moments:
         """K of a base: [n1, n2, then for every axis (a, a') if paired, else (a)]; any size may be 1."""
         key = (base, paired)
         if key not in self.known:
-            shape = [1, 1] + [1 for p in paired for _ in range(1 + p)]
-            self.known[key] = self.of_layer(base, paired) if isinstance(base, Layer) else jnp.ones(shape, self.dtype)
+            self.known[key] = self.of_layer(base, paired) if isinstance(base, Layer) else self.of_root(base, paired)
         return self.known[key]
+
+    def of_root(self, base: Base, paired: tuple[bool, ...]) -> Any:
+        """K of a base that is no layer: the number one, or a bias of variance one."""
+        return jnp.ones([1, 1] + [1 for p in paired for _ in range(1 + p)], self.dtype)
+
+    def variance(self, layer: Layer) -> Any:
+        """Of the weights of a layer."""
+        return 1 / layer.fan_in if self.normalize else jnp.square(layer.constant)
 
     def of_layer(self, layer: Layer, paired: tuple[bool, ...]) -> Any:
         """Contract what the layer reads, add up equal offsets, weigh by the weights' variance."""
@@ -67,8 +78,7 @@ class Moments:
             length = layer.inputs[0].shape[nb + number]
             total = _equal_offsets(total, axis, length, window, kept_pairs[number])
             axis += 1 + kept_pairs[number]
-        factor = 1 / layer.fan_in if self.normalize else jnp.square(layer.constant)
-        total = total * jnp.asarray(factor, self.dtype)
+        total = total * jnp.asarray(self.variance(layer), self.dtype)
         self.met.append(jnp.max(total))
         return total.reshape(*total.shape, *(1,) * layer.n_out)
 
@@ -121,8 +131,9 @@ class Moments:
         """Σ g1·g2 over the dims that nothing else depends on: one matrix product (and the letters it read)."""
         dims = range(len(roles))
         operands = []
-        for side, g in ((1, term.g[0]), (2, term.g[1])):
-            names = ["N" if side == 1 else "M", *letters.side(dims, roles, side)]
+        for side, batch in ((1, "N"), (2, "N" if self.diagonal else "M")):
+            g = term.g[self.sides[side - 1]]
+            names = [batch, *letters.side(dims, roles, side)]
             operands.append(_squeeze(g, names))
         present = [a for _, names in operands for a in names]
         out = [a for a in dict.fromkeys(present) if a in ("N", "M") or a in outside]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from npk import _activations, _checks, _jaxpr
+from npk._convolutions import channels_last
 from npk._jaxpr import Equation, Program, Var
 from npk._tangent_factors import Uses, find_uses
 from npk.gating import Function
@@ -156,7 +157,8 @@ def derivatives(plan: Plan, leaves: Sequence[Any], x: Any) -> Derivatives:
 
 def derivatives_apart(plan: Plan, leaves: Sequence[Any], x: Any) -> Derivatives:
     """`derivatives`, kept from being fused into the products that read them (which XLA does at their expense)."""
-    return jax.lax.optimization_barrier(derivatives(plan, leaves, x))
+    derive = channels_last(functools.partial(derivatives, plan))
+    return jax.lax.optimization_barrier(derive(leaves, x))
 
 
 def _leaf_gradients(

@@ -20,6 +20,13 @@ def reproduce_command(
     epochs: Annotated[
         int | None, typer.Option(help="Epochs, instead of that share of them.", show_default="the published number")
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Training samples, instead of that share of them.", show_default="all, or the share"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="For runs of far fewer steps.", show_default="the published one")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Runs, trained together.")] = 5,
     dataset: Annotated[
         str | None,
@@ -43,7 +50,7 @@ def reproduce_command(
     with one_line_errors():
         try:
             with progress_bar() as progress:
-                chosen = Scale(scale, epochs, seeds, dataset)
+                chosen = Scale(scale, epochs, samples, learning_rate, seeds, dataset)
                 result = reproduce(table, folder, chosen, data_dir=data_dir, progress=progress)
         except KeyboardInterrupt:
             stderr.print(f"\nInterrupted. Finished rows and checkpoints are in {folder}: run the same again to go on.")

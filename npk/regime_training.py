@@ -130,7 +130,10 @@ def train_regime(
     draw = lambda seed, gates: initial_params(network, config, x[:1], seed, gates)  # noqa: E731
     stacked = jax.vmap(draw, in_axes=(0, None if gates is None else 0))
     trained, rest = _parted(jax.jit(stacked)(numbers, gates), config)
-    steps, measure = _steps(forward, optimizer, config), _measure(apply, config, data)
+    first_seed = jax.tree_util.tree_map(lambda a: a[0], _joined(trained, rest))
+    stacked_over = _loops.over_seeds(apply, first_seed, x[:1])
+    steps = _steps(forward, optimizer, config, stacked_over)
+    measure = _measure(apply, config, data, stacked_over)
     progress = _Progress(-1, {"trained": trained, "optimizer": jax.vmap(optimizer.init)(trained)})
     kept = None
     if checkpoints is not None:
@@ -225,7 +228,7 @@ def _joined(trained: Any, rest: Any) -> Any:
     return trained if rest is None else {**rest, **trained}
 
 
-def _steps(forward: Any, optimizer: Any, config: RegimeConfig) -> Callable[..., Any]:
+def _steps(forward: Any, optimizer: Any, config: RegimeConfig, over_seeds: Callable[..., Any]) -> Callable[..., Any]:
     """`count` steps of every seed from step `first` of an epoch on, compiled."""
     losses = loss_of(config)
 
@@ -242,18 +245,20 @@ def _steps(forward: Any, optimizer: Any, config: RegimeConfig) -> Callable[..., 
             trained, optimizer_state = advance(state["trained"], state["optimizer"], rest, x, y, key, first, count)
             return {"trained": trained, "optimizer": optimizer_state}
 
-        return jax.vmap(one, in_axes=(0, None if rest is None else 0, 0))(state, rest, seeds)
+        return over_seeds(one, (0, None if rest is None else 0, 0))(state, rest, seeds)
 
     return run
 
 
-def _measure(apply: Function, config: RegimeConfig, data: Dataset) -> Callable[[Any], tuple[Any, ...]]:
+def _measure(
+    apply: Function, config: RegimeConfig, data: Dataset, over_seeds: Callable[..., Any]
+) -> Callable[[Any], tuple[Any, ...]]:
     """Loss and accuracy on (a part of) the training set, accuracy on validation and test set, for all seeds."""
     part = slice(min(_MEASURED, len(data.x_train)))
     x_train, y_train = jnp.asarray(data.x_train[part]), jnp.asarray(data.y_train[part])
     x_test, y_test = jnp.asarray(data.x_test), jnp.asarray(data.y_test)
     held = None if data.x_validation is None else (jnp.asarray(data.x_validation), jnp.asarray(data.y_validation))
-    of_set = _loops.measure_of(apply, loss_of(config), stacked=True)
+    of_set = _loops.measure_of(apply, loss_of(config), stacked=over_seeds)
 
     def measure(params: Any) -> tuple[Any, ...]:
         loss, train = of_set(params, x_train, y_train)

@@ -14,6 +14,7 @@ from npk._run_folder import digest, surroundings, write_json
 from npk.regime_training import RegimeRun, train_regime
 from npk.regimes import Network, Regime, RegimeConfig
 
+_FEWEST = 200  # training samples
 VALIDATION = 1 / 12  # of the training set: 5,000 of MNIST's 60,000
 
 
@@ -175,8 +176,11 @@ class Scale:
     Attributes:
         share: of the epochs, of the training samples, and (its square root) of the width.
         epochs: a number of epochs instead of that share.
+        samples: a number of training samples (validation included) instead of that share.
+        learning_rate: instead of the published one, for runs of far fewer steps.
         seeds: runs with different seeds.
-        dataset: another data set in place of the table's, e.g. "cifar10_jpeg".
+        dataset: another data set in place of the table's, e.g. "cifar10_jpeg"; rows that differed in their
+            data set alone are then run once.
 
     Raises:
         ValueError: a number is out of range.
@@ -189,6 +193,8 @@ class Scale:
 
     share: float = 1.0
     epochs: int | None = None
+    samples: int | None = None
+    learning_rate: float | None = None
     seeds: int = 5
     dataset: str | None = None
 
@@ -197,6 +203,8 @@ class Scale:
             raise ValueError(f"scale must lie in (0, 1], got {self.share}.")
         if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
             raise ValueError(f"seeds and epochs must be at least 1, got {self.seeds} and {self.epochs}.")
+        if self.samples is not None and self.samples < _FEWEST:
+            raise ValueError(f"samples must be at least {_FEWEST}, got {self.samples}.")
 
 
 def reproduce(
@@ -244,16 +252,17 @@ def reproduce(
     path = folder / f"{name}.json"
     result = _begun(path, asked, table, scale)
     source: RegimeRun | None = None
-    for number, row in enumerate(table.rows):
-        later = any(r.config.regime == Regime.FL for r in table.rows[number + 1 :])
+    rows = _rows_of(table, scale)
+    for number, row in enumerate(rows):
+        later = any(r.config.regime == Regime.FL for r in rows[number + 1 :])
         done = number < len(result["rows"])
         if done and not (row.config.regime == Regime.RELU and later):
             continue  # only a ReLU row is needed again: its gates
 
         def show(share: float, text: str, number: int = number) -> None:
-            progress((number + share) / len(table.rows), text)
+            progress((number + share) / len(rows), text)
 
-        data = _data(row.dataset or scale.dataset or table.dataset, scale, data_dir)
+        data = _data(row.dataset or table.dataset, scale, data_dir)
         config = _scaled(row.config, scale)
         network, described = _network(row.network or table.network, table, scale, len(data.class_names))
         checkpoints = folder / "checkpoints" / f"{number}-{digest(asked)}"
@@ -268,6 +277,12 @@ def reproduce(
     return result
 
 
+def _rows_of(table: Table, scale: Scale) -> tuple[Row, ...]:
+    if scale.dataset is None:
+        return table.rows
+    return tuple(dict.fromkeys(dataclasses.replace(row, dataset=scale.dataset) for row in table.rows))
+
+
 def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dict[str, Any]:
     if path.exists():
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -276,6 +291,8 @@ def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dic
         return result
     smaller = [f"{scale.share:g} of the epochs, samples and (square root) width"] if scale.share < 1 else []
     smaller += [f"{scale.epochs} epochs"] if scale.epochs is not None else []
+    smaller += [f"{scale.samples} training samples, validation included"] if scale.samples is not None else []
+    smaller += [f"learning rate {scale.learning_rate:g}"] if scale.learning_rate is not None else []
     smaller += [f"{scale.dataset} for {table.dataset}"] if scale.dataset else []
     smaller += [f"{scale.seeds} seeds instead of 5"] if scale.seeds != 5 else []
     return {
@@ -291,8 +308,8 @@ def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dic
 
 def _data(name: str, scale: Scale, data_dir: Any) -> datasets.Dataset:
     data = datasets.load(name, data_dir=data_dir)
-    if scale.share < 1:
-        some = max(200, round(scale.share * len(data.x_train)))
+    some = scale.samples or max(_FEWEST, round(scale.share * len(data.x_train)))
+    if some < len(data.x_train):
         chosen = np.random.default_rng(0).permutation(len(data.x_train))[:some]
         data = dataclasses.replace(data, x_train=data.x_train[chosen], y_train=data.y_train[chosen])
     return datasets.with_validation(data, VALIDATION)
@@ -300,7 +317,7 @@ def _data(name: str, scale: Scale, data_dir: Any) -> datasets.Dataset:
 
 def _scaled(config: RegimeConfig, scale: Scale) -> RegimeConfig:
     epochs = scale.epochs or max(1, round(scale.share * config.epochs))
-    return dataclasses.replace(config, epochs=epochs)
+    return dataclasses.replace(config, epochs=epochs, learning_rate=scale.learning_rate or config.learning_rate)
 
 
 def _network(name: str, table: Table, scale: Scale, outputs: int) -> tuple[Network, str]:

@@ -9,6 +9,7 @@ no second Jacobian.
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,9 @@ from npk._tangent_derivatives import Derivatives, Plan, derivatives, derivatives
 from npk._tangent_factors import by_pairs, contributions, inner, own_inner, sizes_of, squared_norms
 from npk.gating import Function
 
-# What one block of samples may hold of layer inputs, cotangents and gradients, on a machine that does not
-# say how much memory it has, and the share of it on one that does. Larger blocks derive less twice.
-_BLOCK_BYTES, _SHARE = 1 << 30, 0.25
+# The share of memory that one block of samples may take for layer inputs, cotangents and gradients: of an
+# accelerator's, and of the machine's, which others use too. Larger blocks derive less twice.
+_DEVICE_SHARE, _HOST_SHARE = 1 / 4, 1 / 16
 
 
 @jax.tree_util.register_dataclass
@@ -120,9 +121,16 @@ def _block_size(plan: Plan, outputs: int, itemsize: int) -> int:
         passing = max(passing, groups * positions * fan_in + gradients)
     kept += sum(cotangents * math.prod(v.shape) for r in plan.uses.reads for v in r.equation.outputs)
     kept += sum(cotangents * math.prod(plan.program.params[n].shape) for n in plan.uses.leaves)
+    return max(1, _block_bytes() // (itemsize * max(1, kept + 2 * passing)))
+
+
+def _block_bytes() -> int:
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    budget = _BLOCK_BYTES if memory is None else int(_SHARE * memory)
-    return max(1, budget // (itemsize * max(1, kept + 2 * passing)))
+    if memory is not None:
+        return int(_DEVICE_SHARE * memory)
+    if not hasattr(os, "sysconf"):  # Windows
+        return 1 << 30
+    return int(_HOST_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _kernel_pieces(plan: Plan, leaves: Sequence[Any], x1: Any, x2: Any | None, full: bool) -> dict[str, list[Any]]:

@@ -13,6 +13,8 @@ PACKAGE = ROOT / "npk"
 # A room imports only from strictly lower floors. Tens are the floors of the design; its private parts lie between.
 FLOORS = {
     "_jaxpr": 0,
+    "_convolutions": 2,
+    "_duals": 0,
     "_terms": 0,
     "_term_sums": 2,
     "_affine": 2,
@@ -37,6 +39,8 @@ FLOORS = {
     "_moving_rules": 7,
     "_path_rules": 8,
     "_second_moment": 10,
+    "_wide_limit": 10,
+    "_wide_moments": 12,
     "_engines": 10,
     "measures": 10,
     "regression": 10,
@@ -47,7 +51,7 @@ FLOORS = {
     "path_kernel": 20,
     "tangent": 20,
     "infinite": 20,
-    "_loops": 0,
+    "_loops": 4,
     "initialisation": 0,
     "checkpoints": 0,
     "regimes": 25,
