@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from npk import _jaxpr
 from npk._jaxpr import Equation
@@ -53,4 +52,5 @@ def _rule(equation: Equation, values: list[Any]) -> list[Any]:
     x = jnp.transpose(values[0], (lhs[0], *lhs[2:], lhs[1]))
     kernel = jnp.transpose(values[1], (*rhs[2:], rhs[1], rhs[0]))
     y = jax.lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **params)
-    return [jnp.transpose(y, np.argsort((out[0], *out[2:], out[1])))]
+    axes = (out[0], *out[2:], out[1])
+    return [jnp.transpose(y, [axes.index(axis) for axis in range(rank)])]
