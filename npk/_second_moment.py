@@ -76,7 +76,9 @@ class Moments:
         axis = 2 + nb
         for number, window in enumerate(layer.windows):
             length = layer.inputs[0].shape[nb + number]
-            total = _equal_offsets(total, axis, length, window, kept_pairs[number])
+            axes = (axis, axis + 1) if kept_pairs[number] else (axis,)
+            if window != Window(1, 1, 1, 0, 0, 1):
+                total = _equal_offsets(_padded(total, axes, length, window), axes, window, window.count(length))
             axis += 1 + kept_pairs[number]
         total = total * jnp.asarray(self.variance(layer), self.dtype)
         self.met.append(jnp.max(total))
@@ -224,15 +226,15 @@ def _read(
     return _squeeze(k, [a for group in names for a in group])
 
 
-def _equal_offsets(k: Any, axis: int, length: int, window: Window, pairs: bool) -> Any:
-    """K''[o, o'] = Σ_δ K[o·s + δ, o'·s + δ] along one spatial axis, zero outside."""
-    if window == Window(1, 1, 1, 0, 0, 1):
-        return k
-    axes = (axis, axis + 1) if pairs else (axis,)
+def _padded(k: Any, axes: Sequence[int], length: int, window: Window) -> Any:
+    """K with both sides of a spatial axis padded as the layer pads it."""
     k = jnp.broadcast_to(k, [length if i in axes else s for i, s in enumerate(k.shape)])
     config = [(window.low, window.high, window.spread - 1) if i in axes else (0, 0, 0) for i in range(k.ndim)]
-    k = jax.lax.pad(k, jnp.zeros((), k.dtype), config)
-    count = window.count(length)
+    return jax.lax.pad(k, jnp.zeros((), k.dtype), config)
+
+
+def _equal_offsets(k: Any, axes: Sequence[int], window: Window, count: int) -> Any:
+    """Σ_δ K[o·s + δ, o'·s + δ] along the axes (one or two) of a padded spatial axis."""
     total = 0
     for offset in range(window.size):
         start = offset * window.dilation

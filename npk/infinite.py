@@ -1,0 +1,377 @@
+"""Kernels at infinite width, of the same functions f(params, x) as everywhere else.
+
+`nngp(f)`, `ntk(f)` and `path_kernel(f)` read the architecture from f's own jaxpr; no model is written anew.
+Of the parameters only shapes count (and, where f normalises, the numbers it normalises by): weights are
+taken as random, independent, with standard deviation `weight_std`/√fan-in, biases with `bias_std`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from npk import _checks, _wide_limit
+from npk._duals import TERMS
+from npk._pair_blocks import in_blocks
+from npk._second_moment import Moments, output_moment
+from npk._wide_moments import Covariance, Expectations, Paths, Scales, Shallow, Tangent
+from npk.gating import Function, sample_program
+
+# A standard deviation for all parameters, or by name ("Dense_0/kernel").
+Std = float | Mapping[str, float] | Callable[[str], float]
+
+HE = math.sqrt(2)  # keeps the size of ReLU's outputs from layer to layer
+REGIMES = ("FR-II", "FR-DI", "DLGN", "DLGN-SF")
+# Elements of the largest intermediate of one block of pairs: what stays in a core's cache.
+_BLOCK_ELEMENTS = 1 << 18
+# The largest share of an activation's square that its series may leave out; the orders tried, and the most.
+_LEFT_OUT, _ORDERS, _MOST = 1e-6, (32, 128, 512), 512
+# Samples whose pairs with themselves are computed together.
+_OWN_AT_ONCE = 16
+
+
+def nngp(
+    f: Function, *, weight_std: Std = HE, bias_std: Std = 0.0, order: int = 512
+) -> Callable[..., Float[Array, "n1 n2"]]:
+    """Transform f into the covariance of its outputs at infinite width, over random parameters (NNGP).
+
+    Scaling: a weight has variance weight_std²/fan-in, a bias bias_std²; constants that multiply a weight are
+    left out (the usual factor 1/√fan-in in NTK parameterisation). The default is He's.
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.
+        weight_std: one number, or numbers by the parameter's name (a mapping, or a function of the name).
+        bias_std: likewise, of parameters that are added.
+        order: Hermite polynomials, at most, that stand for a smooth activation (silu, gelu, soft-ReLU); as many are
+            used as rounding warrants.
+
+    Returns:
+        A function (params, x1, x2=None) → [N1, N2] in the dtype of x1; x2=None means x1, whose diagonal is then
+        computed without rounding of angles. In float32 an entry of two inputs that are nearly equal but not
+        the same carries a relative error of about 1e-4 (the angle is lost in the cosine): use x64 for those.
+
+    Raises:
+        ValueError: inputs are empty, not finite, of integer dtype or do not match; a standard deviation is
+            negative or missing; `order` polynomials leave out more than 1e-6 of an activation's square.
+        UnsupportedOperation: f has no such limit (max-pooling, batch norm, activations added without weights
+            between them, elementwise scales) or is outside the path rules; the message names the place.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk.infinite
+        >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
+        >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
+        >>> npk.infinite.nngp(f)(p, jnp.eye(2)).round(3).tolist()  # ⟨x, x'⟩ = 0: 1/π of the diagonal
+        [[1.0, 0.318], [0.318, 1.0]]
+
+    Source: Lee et al. 2018; Novak et al. 2019 (convolutions); the walk is that of `npk.path_kernel`.
+    """
+    return _limit(f, _nngp, weight_std, bias_std, order)
+
+
+def ntk(
+    f: Function, *, weight_std: Std = HE, bias_std: Std = 0.0, order: int = 512
+) -> Callable[..., Float[Array, "n1 n2"]]:
+    """Transform f into its neural tangent kernel at infinite width, in NTK parameterisation.
+
+    That is the kernel of f written with parameters ω of unit variance, θ = weight_std/√fan-in · ω, of one output:
+    Σ over parameters of ∂f(s)/∂ω · ∂f(s')/∂ω. It is the limit of the empirical kernel in which the contribution
+    of every layer of `npk.ntk(f)` is multiplied by weight_std²/fan-in.
+
+    Args:
+        f: as of `nngp`.
+        weight_std: as of `nngp`.
+        bias_std: as of `nngp`.
+        order: as of `nngp`.
+
+    Returns:
+        A function (params, x1, x2=None) → [N1, N2]; dtype and accuracy as of `nngp`.
+
+    Raises:
+        ValueError: as `nngp`.
+        UnsupportedOperation: as `nngp`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk.infinite
+        >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
+        >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
+        >>> npk.infinite.ntk(f)(p, jnp.eye(2)).round(3).tolist()
+        [[2.0, 0.318], [0.318, 2.0]]
+
+    Source: Jacot et al. 2018; Arora et al. 2019 (convolutions).
+    """
+    return _limit(f, _ntk, weight_std, bias_std, order)
+
+
+def path_kernel(
+    f: Function,
+    *,
+    regime: str = "FR-II",
+    constant_input: bool = False,
+    weight_std: Std = HE,
+    bias_std: Std = 0.0,
+    order: int = 512,
+) -> Callable[..., Float[Array, "n1 n2"]]:
+    """Transform f into the limit of its neural path kernel H when the gates' network is infinitely wide.
+
+    Scaling as `npk.path_kernel(f)` with `normalize=True`: weights on paths have variance 1/fan-in, biases 1.
+    `weight_std` and `bias_std` are those of the network that gates. The regimes differ in the gates:
+
+    - "FR-II": of a random network of f's architecture, independent of the weights on paths;
+    - "DLGN": of a random deep linear network, `npk.linear(f)`;
+    - "DLGN-SF": of one random linear map of the input for each gate;
+    - "FR-DI": of the weights on paths themselves, which breaks independence: what is returned is the limit of
+      K^V in NTK parameterisation with weight variance 1/fan-in (for ReLU its NTK), beside which K^V of FR-II is H
+      times the number of weight layers on a path. Here weights on paths and gates are one network; they are scaled
+      as weight_std and bias_std say, relative to which `weight_std=1` is the path kernel's own scale.
+
+    Args:
+        f: as of `nngp`.
+        regime: one of the above.
+        constant_input: paths start from all ones instead of x (the gates still see x).
+        weight_std: as of `nngp`, of the network that gates.
+        bias_std: as of `nngp`, of the network that gates.
+        order: as of `nngp`.
+
+    Returns:
+        A function (params, x1, x2=None) → [N1, N2]; dtype and accuracy as of `nngp`.
+
+    Raises:
+        ValueError: as `nngp`; the regime is unknown; constant input in regime "FR-DI".
+        UnsupportedOperation: as `nngp`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk.infinite
+        >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
+        >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
+        >>> npk.infinite.path_kernel(f, constant_input=True)(p, jnp.eye(2)).tolist()  # both on: a quarter
+        [[0.5, 0.25], [0.25, 0.5]]
+
+    Source: Lakshminarayanan & Singh 2020, theorem 5.1 (FR-II) and section 5; 2021, section 4 (DLGN).
+    """
+    if regime not in REGIMES:
+        raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}.")
+    if regime == "FR-DI":
+        if constant_input:
+            raise ValueError("in regime FR-DI the weights on paths see what the gates see: no constant input.")
+        return _limit(f, functools.partial(_ntk, hold_gates=True), weight_std, bias_std, order)
+    return _limit(
+        f, functools.partial(_paths, regime=regime, constant_input=constant_input), weight_std, bias_std, order
+    )
+
+
+# ------------------------------------------------------------------------------- one pair of blocks
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Model:
+    """A network as the limit sees it: its program, its scales, and how precisely expectations are taken."""
+
+    program: Any
+    params: Any
+    scales: Scales
+    order: int
+    dtype: Any
+
+
+class _Pair:
+    """Two blocks of inputs [n, 1, ...], or one whose samples are paired with themselves, and the recursions on them.
+
+    `own` holds for either block E[u²] of each pre-activation; on the diagonal it is found here.
+    """
+
+    def __init__(self, model: _Model, xs: tuple[Any, Any], own: tuple[Any, Any] | None):
+        self.model, self.xs, self.own = model, xs, own
+        self.expectations = Expectations(model.order, [] if own is None else None)
+        self.gating: Any = None
+        self.gates: Any = None
+        self.recursions: list[Moments] = []
+
+    @property
+    def diagonal(self) -> bool:
+        return self.own is None
+
+    def walk(self, xs: tuple[Any, Any], linear: bool = False) -> Any:
+        leaves = jax.tree_util.tree_leaves(self.model.params)
+        return _wide_limit.walk(self.model.program, leaves, xs, self.model.dtype, linear=linear)
+
+    def moments(self, kind: Any, scales: Scales | None = None, **options: Any) -> Any:
+        """A recursion over the pairs of the two blocks."""
+        made = kind(
+            self.xs[0].shape[0],
+            1 if self.diagonal else self.xs[1].shape[0],
+            True,
+            self.model.dtype,
+            diagonal=self.diagonal,
+            scales=scales or self.model.scales,
+            expectations=self.expectations,
+            **options,
+        )
+        self.recursions.append(made)
+        return made
+
+    def network(self, linear: bool = False) -> tuple[Any, Covariance]:
+        """The terms of f's output, and the covariance of the Gaussian fields in f; what gates, gates by these."""
+        state, self.gating = self.walk(self.xs, linear)
+        self.gates = self.moments(Covariance, own=self.own)
+        return state, self.gates
+
+    def variances(self) -> tuple[Any, ...]:
+        """E[u²] of each pre-activation: [n, places]."""
+        if not isinstance(self.gates, Covariance):
+            return ()
+        return tuple(self.gates.variances(base)[:, 0] for base in self.gating)
+
+
+def _nngp(pair: _Pair) -> Any:
+    return output_moment(*pair.network())
+
+
+def _ntk(pair: _Pair, hold_gates: bool = False) -> Any:
+    state, covariance = pair.network()
+    return output_moment(state, pair.moments(Tangent, covariance=covariance, hold_gates=hold_gates))
+
+
+def _paths(pair: _Pair, regime: str, constant_input: bool) -> Any:
+    state, gates = pair.network(linear=regime == "DLGN")
+    if regime == "DLGN-SF":
+        gates = pair.gates = _shallow(pair)
+    if constant_input or regime == "DLGN":
+        ones = tuple(jnp.ones_like(x) for x in pair.xs)
+        state, _ = pair.walk(ones if constant_input else pair.xs)
+    unit = Scales(lambda name: 1.0, lambda name: 1.0)
+    return output_moment(state, pair.moments(Paths, unit, gates=gates, gating=pair.gating))
+
+
+def _shallow(pair: _Pair) -> Shallow:
+    x1, x2 = (jnp.asarray(x, pair.model.dtype).reshape(x.shape[0], -1) for x in pair.xs)
+    left, right = jnp.sum(jnp.square(x1), 1)[:, None], jnp.sum(jnp.square(x2), 1)[None]
+    if pair.diagonal:
+        return Shallow(covariance=left, left=left, right=left, equal=True)
+    product = jnp.matmul(x1, x2.T, precision=jax.lax.Precision.HIGHEST)
+    return Shallow(covariance=product, left=left, right=right, equal=None)
+
+
+# ------------------------------------------------------------------------------------- all pairs
+
+
+def _limit(
+    f: Function, kernel_of: Callable[[_Pair], Any], weight_std: Std, bias_std: Std, order: int
+) -> Callable[..., Any]:
+    if not 1 <= order <= _MOST:
+        raise ValueError(f"order must lie in 1 … {_MOST}, got {order}.")
+    orders = sorted({-(-min(order, o) // TERMS) * TERMS for o in _ORDERS})
+    scales = Scales(_by_name(weight_std, "weight_std"), _by_name(bias_std, "bias_std"))
+
+    def model_of(params: PyTree, x: Any, terms: int, dtype: Any) -> _Model:
+        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, x.dtype))
+        return _Model(program, params, scales, terms, dtype)
+
+    @functools.partial(jax.jit, static_argnames=("symmetric", "terms", "dtype"))
+    def of_all(params: PyTree, one: Any, two: Any, *, symmetric: bool, terms: int, dtype: Any) -> Any:
+        """All pairs of two batches, each (x [n, 1, ...], E[u²] of each pre-activation)."""
+        model = model_of(params, one[0], terms, dtype)
+
+        def kernel(a: Any, b: Any) -> Any:
+            return kernel_of(_Pair(model, (a[0], b[0]), (a[1], b[1])))
+
+        side = _block_side(lambda a, b: _Pair(model, (a[0], b[0]), (a[1], b[1])), kernel_of, one, two)
+        if max(one[0].shape[0], two[0].shape[0]) <= side:
+            return kernel(one, two)
+        return in_blocks(kernel, one, None if symmetric else two, side, lambda block: block)
+
+    @functools.partial(jax.jit, static_argnames=("diagonal", "terms", "dtype"))
+    def of_own(params: PyTree, x: Any, *, diagonal: bool, terms: int, dtype: Any) -> Any:
+        """Of every sample with itself: the kernel, E[u²] of each pre-activation, and what the series leave out."""
+        model = model_of(params, x, terms, dtype)
+
+        def one(sample: Any) -> Any:
+            pair = _Pair(model, (sample[None], sample[None]), None)
+            h = kernel_of(pair)[0, 0]
+            left_out = pair.expectations.left_out
+            rest = jnp.max(jnp.stack(left_out), 0) if left_out else None
+            return h if diagonal else None, tuple(v[0] for v in pair.variances()), rest
+
+        h, variances, left_out = jax.lax.map(one, x, batch_size=_OWN_AT_ONCE)
+        return h, variances, None if left_out is None else jnp.max(left_out, 0)
+
+    def kernel(params: PyTree, x1: Any, x2: Any | None = None) -> Float[Array, "n1 n2"]:
+        _checks.check_pair(x1, x2, floating=True)
+        _checks.check_finite(params, "params")
+        dtype = _checks.working_dtype(x1)
+        blocks = [jnp.asarray(x)[:, None] for x in ((x1,) if x2 is None else (x1, x2))]
+        for terms in orders:
+            owns = [of_own(params, x, diagonal=x2 is None, terms=terms, dtype=dtype) for x in blocks]
+            left_out = [o[2] for o in owns if o[2] is not None]
+            needed = _terms_needed(left_out, terms, dtype)
+            if needed is not None:
+                break
+        else:
+            needed = _check_series(left_out, orders[-1])
+        sides = [(x, variances) for x, (_, variances, _) in zip(blocks, owns, strict=True)]
+        h = of_all(params, sides[0], sides[-1], symmetric=x2 is None, terms=needed, dtype=dtype)
+        if x2 is None:  # of a sample with itself the angles are known to be zero
+            n = jnp.arange(h.shape[0])
+            h = h.at[n, n].set(owns[0][0])
+        return h
+
+    return kernel
+
+
+def _block_side(pair_of: Callable[..., _Pair], kernel_of: Callable[[_Pair], Any], one: Any, two: Any) -> int:
+    """Samples a side so that the largest intermediate of a block of pairs stays within its budget."""
+    sizes: list[int] = []
+
+    def meter(a: Any, b: Any) -> Any:
+        pair = pair_of(a, b)
+        h = kernel_of(pair)
+        sizes.extend(m.largest for m in pair.recursions)
+        return h
+
+    two_samples = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), (one, two))
+    jax.eval_shape(meter, *two_samples)
+    return max(1, math.isqrt(_BLOCK_ELEMENTS // max(sizes)))
+
+
+def _terms_needed(left_out: Sequence[Any], terms: int, dtype: Any) -> int | None:
+    """How many of the terms of the series leave out no more than rounding does; None if all of them are too few."""
+    if not left_out:
+        return TERMS
+    if not _checks.concrete(left_out):
+        return None
+    share = np.max(np.stack(left_out), 0)
+    enough = np.flatnonzero(share <= 8 * float(jnp.finfo(dtype).eps))
+    return -(-(int(enough[0]) + 1) // TERMS) * TERMS if enough.size else None
+
+
+def _check_series(left_out: Sequence[Any], terms: int) -> int:
+    """The most terms, where they are accurate enough though not to rounding (or nothing is known under tracing)."""
+    share = float(np.max(np.stack(left_out)[:, -1])) if _checks.concrete(left_out) else 0.0
+    if not share <= _LEFT_OUT:
+        raise ValueError(
+            f"{terms} Hermite polynomials leave out {share:.1e} of an activation's square, above {_LEFT_OUT:g}: raise "
+            f"`order` (to {_MOST}), or make the activation less steep against its pre-activation's scale."
+        )
+    return terms
+
+
+def _by_name(std: Std, what: str) -> Callable[[str], float]:
+    def find(name: str) -> float:
+        if callable(std):
+            value = std(name)
+        elif isinstance(std, Mapping):
+            if name not in std:
+                raise ValueError(f"{what} has no entry for parameter {name!r}; it has {sorted(std)}.")
+            value = std[name]
+        else:
+            value = std
+        if not value >= 0:
+            raise ValueError(f"{what} must not be negative, got {value} for parameter {name!r}.")
+        return float(value)
+
+    return find
