@@ -25,7 +25,7 @@ from npk.gating import Function
 class Derivatives:
     """Everything a kernel is made of, for a block of samples.
 
-    `inputs[i]` is A of use i, [n, *shape]; `cotangents[m][i]` is B in mode m, [n, K, *shape];
+    `inputs[i]` is A of use i, [n, *shape]; `cotangents[m][i]` is B in mode m, [K, n, *shape];
     `gradients[m][j]` are per-sample gradients of leaf j, [n, K, size]. Modes: value, then feature.
     """
 
@@ -147,7 +147,7 @@ def derivatives(plan: Plan, leaves: Sequence[Any], x: Any) -> Derivatives:
         seeds = jnp.broadcast_to(jnp.eye(k, dtype=out.dtype)[:, None], (k, n, k))
         (b,) = jax.vmap(pull)(seeds)  # [K, n, ...]: all samples in one backward pass an output
         inputs = [seen[i][0] for i in range(n_products)]
-        cotangents.append([jnp.swapaxes(b[i][0], 0, 1) for i in range(n_products)])
+        cotangents.append([b[i][0] for i in range(n_products)])
         gradients.append(_leaf_gradients(plan, leaves, seen, b) if plan.uses.reads else [])
     if plan.soft:  # ψ^F = ∇f - ψ^V
         cotangents[1] = [t - v for t, v in zip(cotangents[1], cotangents[0], strict=True)]

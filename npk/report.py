@@ -18,7 +18,6 @@ _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROS
 _COLORS: dict[str, str] = dict(
     zip(("$H$", "$K^V$", "$K^F$", "$K^{CROSS}$", "$K$"), (*plots.COLORS[:4], plots.COLORS[4]), strict=True)
 )
-_PIXELS = r"pixels alone, $\Sigma$"
 
 
 def write_report(folder: str | Path) -> Path:
@@ -77,6 +76,7 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
     ticks = _ticks(stages)
     common: dict[str, Any] = {"xlabel": "stage of training", "xticks": ticks}
     history = study["training"]["history"]
+    alone = rf"{_nouns(study)['pixel']}s alone, $\Sigma$"
     figures = {
         "training": plots.learning(
             [record["step"] for record in history],
@@ -91,7 +91,7 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
                 "network": [stage["test_accuracy"] for stage in stages],
                 "gates, $H$": [stage["ridge"]["test_accuracy"] for stage in stages],
             },
-            references={_PIXELS: study["pixels"]["ridge"]["test_accuracy"]},
+            references={alone: study["pixels"]["ridge"]["test_accuracy"]},
             colors={"network": plots.COLORS[4], "gates, $H$": plots.COLORS[0]},
             ylabel="test accuracy",
             percent=True,
@@ -99,7 +99,7 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
         ),
         "alignment": plots.curves(
             {label: [stage["alignment"][name] for stage in stages] for name, label in _NAMES.items() if name != "ntk"},
-            references={_PIXELS: study["pixels"]["alignment"]},
+            references={alone: study["pixels"]["alignment"]},
             colors=_COLORS,
             ylabel="alignment with the labels (1 = ideal)",
             **common,
@@ -172,7 +172,7 @@ def _regimes_shown(study: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _regimes_section(study: dict[str, Any], svg: dict[str, str]) -> str:
     """The section on the regimes, or nothing in a study without them."""
-    shown = {row["label"]: row["test_accuracy"] for row in _regimes_shown(study)}
+    shown, nouns = {row["label"]: row["test_accuracy"] for row in _regimes_shown(study)}, _nouns(study)
     if "regimes" not in svg:
         return ""
     learned = [label for label in shown if label.startswith("FL-")]
@@ -181,13 +181,13 @@ def _regimes_section(study: dict[str, Any], svg: dict[str, str]) -> str:
     return f"""<h2>Are the gates enough?</h2>
 <p>Now the gates are held apart from the weights. A second set of weights starts afresh and learns, while the gates are
 given to it: those of a random network (FR), or those that the network above had at stage k of its training (FL-k). With
-gates of stage 0 it reaches {shown[learned[0]]:.1%} on the test images, with those of the last stage
+gates of stage 0 it reaches {shown[learned[0]]:.1%} on the test {nouns["image"]}s, with those of the last stage
 {shown[learned[-1]]:.1%}: the difference, as far as one
 seed shows it, is what learning put into the gates.</p>
 <figure><div class="scroll">{_inline("regimes", svg["regimes"])}</div>
 <figcaption>Test accuracy after training the value network alone (frozen gates) or both (DL: soft gates of a second
-ReLU network; DLGN: of a deep linear network; DLGN-SF: of one linear map of the pixels a layer). One seed, the last
-epoch.{note}</figcaption></figure>
+ReLU network; DLGN: of a deep linear network; DLGN-SF: of one linear map of the {nouns["pixel"]}s a layer). One seed,
+the last epoch.{note}</figcaption></figure>
 """
 
 
@@ -208,7 +208,7 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
     """
     first, last = study["stages"][0], study["stages"][-1]
     data, network = study["data"], study["network"]
-    climb = study["training"]["stages"][-2]
+    climb, nouns = study["training"]["stages"][-2], _nouns(study)
     template = importlib.resources.files("npk").joinpath("report_template.html").read_text(encoding="utf-8")
     words = {
         "dataset": html.escape(data["title"]),
@@ -226,7 +226,7 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
         "beta": f"{study['config']['beta']:g}",
         "last_stage": last["stage"],
         "unfinished": "" if study["finished"] else _unfinished(study),
-        "hadamard": _hadamard(network),
+        "hadamard": _hadamard(network, nouns),
         "flips": f"{last['gate_flips']['all']:.0%}",
         "network_first": f"{first['test_accuracy']:.0%}",
         "network_last": f"{last['test_accuracy']:.1%}",
@@ -249,7 +249,7 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
     }
     words["regimes_section"] = _regimes_section(study, svg)
     figures = {f"figure_{name}": _inline(name, text) for name, text in svg.items()}
-    return string.Template(template).substitute(words | figures)
+    return string.Template(template).substitute(words | figures | nouns)
 
 
 def _moved(before: float, after: float, tolerance: float) -> str:
@@ -266,11 +266,18 @@ def _network_words(network: dict[str, Any]) -> str:
     return f"{network['kind']}, {width} {unit}{depth}, {bias}"
 
 
-def _hadamard(network: dict[str, Any]) -> str:
+def _nouns(study: dict[str, Any]) -> dict[str, str]:
+    """What a sample is, and what it is made of."""
+    if len(study["data"]["shape"]) > 1:
+        return {"image": "image", "pixel": "pixel"}
+    return {"image": "point", "pixel": "coordinate"}
+
+
+def _hadamard(network: dict[str, Any], nouns: dict[str, str]) -> str:
     if network["kind"] == "MLP" and not network["use_bias"]:
         return (
-            "For this network it factors into <i>H</i> = Σ ⊙ Λ: Σ compares the pixels, and Λ counts, layer by layer, "
-            "the gates that are open for both images."
+            f"For this network it factors into <i>H</i> = Σ ⊙ Λ: Σ compares the {nouns['pixel']}s, and Λ counts, layer "
+            f"by layer, the gates that are open for both {nouns['image']}s."
         )
     return "It is computed exactly, from the overlaps of the gates, without listing a single path."
 

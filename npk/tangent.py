@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from npk import _activations, _checks, _jaxpr
 from npk._pair_blocks import in_blocks
 from npk._tangent_derivatives import Derivatives, Plan, derivatives, derivatives_apart, plan_of
-from npk._tangent_factors import by_pairs, contributions, inner, own_inner, sizes_of, squared_norms
+from npk._tangent_factors import by_pairs, contributions, inner, own_inner, places_of, sizes_of, squared_norms
 from npk.gating import Function
 
 # The share of memory that one block of samples may take for layer inputs, cotangents and gradients: of an
@@ -118,7 +118,7 @@ def _block_size(plan: Plan, outputs: int, itemsize: int) -> int:
         kept += math.prod(use.equation.inputs[0 if use.data_first else 1].shape)
         kept += 2 * cotangents * groups * positions * fan_out
         gradients = 0 if by_pairs(sizes, 64, 64, outputs, plan.modes) else cotangents * groups * fan_in * fan_out
-        passing = max(passing, groups * positions * fan_in + gradients)
+        passing = max(passing, (groups * positions * fan_in + gradients) // len(places_of(use)))
     kept += sum(cotangents * math.prod(v.shape) for r in plan.uses.reads for v in r.equation.outputs)
     kept += sum(cotangents * math.prod(plan.program.params[n].shape) for n in plan.uses.leaves)
     return max(1, _block_bytes() // (itemsize * max(1, kept + 2 * passing)))

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import jax
@@ -265,6 +266,16 @@ def test_the_report_can_be_written_of_an_unfinished_study(tmp_path):
     with pytest.raises(Interrupted):
         run_study(TINY, tmp_path / "run", progress=interrupt_at(2))
     assert "Unfinished: 2 of 4 stages" in write_report(tmp_path / "run").read_text(encoding="utf-8")
+
+
+def test_a_report_on_data_that_are_no_images_speaks_of_points(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path / "run")
+    result = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    result["data"]["shape"] = [64]
+    (tmp_path / "run" / "study.json").write_text(json.dumps(result), encoding="utf-8")
+    words = re.findall("image|pixel|point|coordinate", write_report(tmp_path / "run").read_text(encoding="utf-8"))
+    assert "coordinate" in words and not {"image", "pixel"} & set(words)
 
 
 def test_a_report_of_nothing(tmp_path):
