@@ -108,6 +108,12 @@ def ceilings() -> dict[str, float]:
     return rates
 
 
+def buffers(function: Callable[..., Any], *args: Any) -> float:
+    """MiB of XLA's buffers while a compiled call runs, its results included and its arguments not."""
+    analysis = jax.jit(function).lower(*args).compile().memory_analysis()
+    return (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / 2**20
+
+
 def peak_memory(module: str, case: str, name: str) -> float | None:
     """MiB that one warm call adds to a fresh process's peak, or None where it did not finish."""
     command = [sys.executable, "-m", module, "--peak", case, name]

@@ -2,7 +2,7 @@
 
 Implementations 1 and 2 run in the same process on the same JAX (through npk's import hook), 3 needs JAX
 0.4: give an interpreter of such an environment with `--old-python` (jax 0.4.36, flax 0.10.2,
-neural-tangents 0.6.5). Peers that would take minutes are left out of a case and named.
+neural-tangents 0.6.5). Memory is that of XLA's buffers, results included, when the call is compiled as a whole.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import functools
 import json
 import pathlib
 import subprocess
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,8 +20,8 @@ from benchmarks import _harness
 from npk import _neural_tangents, networks
 
 SHAPES = {"MLP": (256, 784), "C4GAP": (64, 16, 16, 3), "ResNet-20": (32, 32, 32, 3)}
-# neural-tangents' 1 and 2 take minutes or exhaust memory here at full size; they are timed at this N.
-SMALLER = {"C4GAP": 16, "ResNet-20": 2}
+# Implementations 1 and 2 take minutes there.
+LEFT_OUT = {("MLP", 10)}
 
 
 def network(name: str, outputs: int, activation: Any = jax.nn.relu) -> Any:
@@ -44,7 +43,7 @@ def case(name: str, outputs: int, soft: bool = False) -> tuple[Any, Any, Any]:
     return (lambda p, x: model.apply({"params": p, **rest}, x)), variables["params"], x
 
 
-def ours(name: str, outputs: int) -> dict[str, Callable[[], Any]]:
+def ours(name: str, outputs: int) -> dict[str, functools.partial[Any]]:
     """Our candidates of a case."""
     f, p, x = case(name, outputs)
     g, q, _ = case(name, outputs, soft=True)
@@ -57,19 +56,12 @@ def ours(name: str, outputs: int) -> dict[str, Callable[[], Any]]:
     return {label: functools.partial(kernel, params, x) for label, (kernel, params) in calls.items()}
 
 
-def fewer(name: str, outputs: int, n: int) -> Callable[[], Any]:
-    """Our kernel of the first n inputs."""
-    f, p, x = case(name, outputs)
-    return functools.partial(npk.ntk(f), p, x[:n])
-
-
-def peer(name: str, outputs: int, implementation: int) -> tuple[Callable[[], Any], int]:
-    """neural-tangents' kernel of a case, and the N it is called with."""
+def peer(name: str, outputs: int, implementation: int) -> functools.partial[Any]:
+    """neural-tangents' kernel of a case."""
     nt = _neural_tangents.load()
     f, p, x = case(name, outputs)
-    n = SMALLER.get(name, x.shape[0])
     kernel = nt.empirical_ntk_fn(lambda q, t: f(q, t), trace_axes=(-1,), vmap_axes=0, implementation=implementation)
-    return functools.partial(jax.jit(lambda t, q: kernel(t, None, q)), x[:n], p), n
+    return functools.partial(jax.jit(lambda q, t: kernel(t, None, q)), p, x)
 
 
 def old(python: str | None, name: str, outputs: int) -> dict[str, Any]:
@@ -90,34 +82,20 @@ def old(python: str | None, name: str, outputs: int) -> dict[str, Any]:
 
 
 def measure(name: str, outputs: int, repeats: int, python: str | None) -> dict[str, Any]:
-    """One case: agreement first, then times, then peak memory."""
+    """One case: agreement first, then times, then memory."""
     result: dict[str, Any] = {"case": name, "outputs": outputs, "N": SHAPES[name][0]}
     candidates = ours(name, outputs)
-    peers = {}
-    if outputs == 1:  # with ten outputs both take from seconds to minutes a call
+    if (name, outputs) not in LEFT_OUT:
+        mine = candidates["ntk"]()
         for implementation in (1, 2):
-            call, n = peer(name, outputs, implementation)
-            f, p, x = case(name, outputs)
-            mine = npk.ntk(f)(p, x[:n])
+            candidates[f"neural-tangents {implementation}"] = call = peer(name, outputs, implementation)
             result[f"difference from implementation {implementation}"] = float(
                 jnp.abs(call() * outputs - mine).max() / jnp.abs(mine).max()
             )
-            peers[f"neural-tangents {implementation} (N={n})"] = call
-            if n != x.shape[0]:
-                candidates[f"ntk (N={n})"] = fewer(name, outputs, n)
-    result["times"] = _harness.side_by_side({**candidates, **peers}, repeats)
+    result["times"] = _harness.side_by_side(candidates, repeats)
     result["neural-tangents 3, JAX 0.4.36"] = old(python, name, outputs)
-    result["peak MiB"] = {
-        label: _harness.peak_memory("benchmarks.ntk", f"{name}/{outputs}", label)
-        for label in ("ntk", "split, soft gates", *(k for k in candidates if k.startswith("ntk (N=")), *peers)
-    }
+    result["MiB"] = {label: _harness.buffers(call.func, *call.args) for label, call in candidates.items()}
     return result
-
-
-def at_one_n(peaks: dict[str, Any]) -> list[str]:
-    """The labels of peaks that were measured at one N: ours, then the peers."""
-    smaller = [k for k in peaks if k.startswith("ntk (N=")]
-    return [*(smaller or ["ntk"]), *(k for k in peaks if k.startswith("neural-tangents"))]
 
 
 def main() -> None:
@@ -127,51 +105,36 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--cases", nargs="*", default=list(SHAPES))
     parser.add_argument("--outputs", nargs="*", type=int, default=[1, 10])
-    parser.add_argument("--peak", nargs=2, metavar=("CASE", "NAME"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        name, outputs = args.peak[0].split("/")
-        label = args.peak[1]
-        if label.startswith("neural-tangents"):
-            call, _ = peer(name, int(outputs), int(label.split()[1]))
-        elif label.startswith("ntk (N="):
-            call = fewer(name, int(outputs), int(label[7:-1]))
-        else:
-            call = ours(name, int(outputs))[label]
-        print(_harness.added_memory(call))
-        return
     results = [measure(n, k, args.repeats, args.old_python) for k in args.outputs for n in args.cases]
     rows = []
     for r in results:
         t = {k: v["median"] for k, v in r["times"].items()}
-        old_ms = r["neural-tangents 3, JAX 0.4.36"].get("median")
-        nt = {
-            i: next((f"{v:.0f} {k[k.index('(') :]}" for k, v in t.items() if k.startswith(f"neural-tangents {i}")), "–")
-            for i in (1, 2)
-        }
+        old_ms, old_mib = (r["neural-tangents 3, JAX 0.4.36"].get(k) for k in ("median", "MiB"))
+        peers = {**{f"neural-tangents {i}": t.get(f"neural-tangents {i}") for i in (1, 2)}, "neural-tangents 3": old_ms}
+        mib = {**r["MiB"], "neural-tangents 3": old_mib}
+        best = min((v for v in peers.values() if v is not None), default=None)
         rows.append(
             [
                 f"{r['case']}, K={r['outputs']}, N={r['N']}",
                 f"{t['ntk']:.1f}",
+                *("–" if v is None else f"{v:.0f}" if v >= 100 else f"{v:.1f}" for v in peers.values()),
+                "–" if best is None else f"{best / t['ntk']:.1f}x",
                 f"{t['split, hard gates']:.1f}",
                 f"{t['split, soft gates']:.1f} ({t['split, soft gates'] / t['ntk, soft gates']:.2f}x)",
-                nt[1],
-                nt[2],
-                "–" if old_ms is None else f"{old_ms:.1f}",
-                " / ".join(
-                    "–" if v is None else f"{v:.0f}" for k, v in r["peak MiB"].items() if k in at_one_n(r["peak MiB"])
-                ),
+                " / ".join("–" if mib.get(k) is None else f"{mib[k]:.0f}" for k in ("ntk", *peers)),
             ]
         )
     columns = [
         "case",
         "ntk ms",
-        "split hard ms",
-        "split soft ms (÷ ntk soft)",
         "nt 1 ms",
         "nt 2 ms",
         "nt 3 ms",
-        "peak MiB at nt's N: ours / nt 1 / nt 2",
+        "best nt ÷ ntk",
+        "split hard ms",
+        "split soft ms (÷ ntk soft)",
+        "MiB: ntk / nt 1 / nt 2 / nt 3",
     ]
     _harness.report("ntk", "Empirical tangent kernel, medians", columns, rows, {"results": results})
 
