@@ -86,9 +86,11 @@ class LinearProgram:
 def linear_program(program: _jaxpr.Program) -> LinearProgram:
     """Compute all that no tangent reaches and keep the equations that are left, one for each output.
 
-    The library knows equations of one output; those of several (a split) appear once for each.
+    The library knows equations of one output; those of several (a split) appear once for each that is used: of one
+    that is not, no cotangent would come.
     """
     known: dict[Any, Literal] = {}
+    used = {atom for equation in program.equations for atom in equation.inputs} | set(program.outputs)
 
     def read(atom: Any) -> Any:
         if isinstance(atom, _jaxpr.Const):
@@ -103,7 +105,8 @@ def linear_program(program: _jaxpr.Program) -> LinearProgram:
             known |= {v: Literal(value, v.aval) for v, value in zip(equation.outputs, values, strict=True)}
             continue
         for i, output in enumerate(equation.outputs):
-            equations.append(LinearEquation(equation.primitive, inputs, [output], equation.params, i))
+            if output in used:
+                equations.append(LinearEquation(equation.primitive, inputs, [output], equation.params, i))
     return LinearProgram(list(program.inputs), [read(atom) for atom in program.outputs], equations)
 
 

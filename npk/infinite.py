@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk import _checks, _wide_limit
+from npk import _checks, _neural_tangents, _wide_limit
 from npk._duals import TERMS
 from npk._pair_blocks import in_blocks
 from npk._second_moment import Moments, output_moment
@@ -163,6 +163,28 @@ def path_kernel(
     return _limit(
         f, functools.partial(_paths, regime=regime, constant_input=constant_input), weight_std, bias_std, order
     )
+
+
+def neural_tangents() -> Any:
+    """The library neural-tangents (0.6.5), working on the installed JAX and without TensorFlow.
+
+    `jax` stays as it is for everyone else; `import neural_tangents` gives this module from here on. All of it works
+    but `neural_tangents.experimental` (kernels of TensorFlow models): each of its names is an `ImportError`.
+
+    Returns:
+        The module, the same at every call.
+
+    Raises:
+        ImportError: it is not installed, was imported by other means before, or does not load on this JAX.
+
+    Example:
+        >>> import jax.numpy as jnp, npk.infinite
+        >>> stax = npk.infinite.neural_tangents().stax  # doctest: +SKIP
+        >>> _, _, kernel = stax.serial(stax.Dense(1), stax.Relu(), stax.Dense(1))  # doctest: +SKIP
+        >>> kernel(jnp.eye(2), get="ntk").diagonal().tolist()  # doctest: +SKIP
+        [0.5, 0.5]
+    """
+    return _neural_tangents.load()
 
 
 # ------------------------------------------------------------------------------- one pair of blocks
