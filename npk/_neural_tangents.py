@@ -189,7 +189,7 @@ def load() -> Any:
                 _loaded.append(_import())
             except BaseException as error:
                 _forget()
-                if isinstance(error, AttributeError | ModuleNotFoundError):
+                if isinstance(error, Exception):
                     message = f"neural-tangents {_RELEASE} does not load on jax {jax.__version__}: {error}"
                     raise ImportError(message) from error
                 raise

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from npk import _jaxpr
@@ -176,9 +177,9 @@ def count_operations(f: Callable[..., Any], optimize: bool, *args: Any, **kwargs
     """Floating-point operations by XLA's count, by which AUTO chooses."""
     lowered = jax.jit(f).lower(*args, **kwargs)
     analysis = (lowered.compile() if optimize else lowered).cost_analysis()
-    # A compiled program has answered with one dictionary for each of its parts, and by now with one.
-    parts = analysis if isinstance(analysis, list | tuple) else [analysis]
-    return sum(part["flops"] for part in parts)
+    # A compiled program has answered with one dictionary for each of its parts, and by now with one, or none.
+    parts = analysis if isinstance(analysis, list | tuple) else [analysis or {}]
+    return sum(part.get("flops", 0.0) for part in parts)
 
 
 # What the library finds in `jax.interpreters.ad`.

@@ -264,8 +264,8 @@ def _paths(pair: _Pair, regime: str, constant_input: bool) -> Any:
     if regime == "DLGN-SF":
         gates = pair.gates = _shallow(pair)
     if constant_input or regime == "DLGN":
-        ones = tuple(jnp.ones_like(x) for x in pair.xs)
-        state, _ = pair.walk(ones if constant_input else pair.xs)
+        one, two = pair.xs
+        state, _ = pair.walk((jnp.ones_like(one), jnp.ones_like(two)) if constant_input else pair.xs)
     unit = Scales(lambda name: 1.0, lambda name: 1.0)
     return output_moment(state, pair.moments(Paths, unit, gates=gates, gating=pair.gating))
 
