@@ -172,10 +172,10 @@ def _import() -> Any:
         module = importlib.import_module(_PACKAGE)
     finally:
         sys.meta_path.remove(finder)
-    linearize.install(sys.modules[f"{_PACKAGE}._src.empirical"])
-    sys.modules[f"{_PACKAGE}._src.predict"].__dict__["sp"] = types.SimpleNamespace(
-        linalg=types.SimpleNamespace(eigvalsh=_eigvalsh)
-    )
+    inside = _PACKAGE + "._src."
+    linearize.install(sys.modules[inside + "empirical"])
+    scipy_of_old = types.SimpleNamespace(linalg=types.SimpleNamespace(eigvalsh=_eigvalsh))
+    sys.modules[inside + "predict"].__dict__["sp"] = scipy_of_old
     return module
 
 
