@@ -11,6 +11,7 @@ import builtins
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import sys
 import threading
@@ -22,6 +23,9 @@ import jax
 import jax.core
 import jax.extend
 import jax.interpreters.ad
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
 from jax.extend import core as jex_core
 
 from npk import _neural_tangents_linearize as linearize
@@ -32,35 +36,28 @@ _WITHOUT_TENSORFLOW = f"pip install --no-deps neural-tangents=={_RELEASE} frozen
 
 
 class _StandIn(types.ModuleType):
-    """A module that adds names to another and passes every other name through.
-
-    A primitive that JAX no longer has is met in no program: where the library asks for one (as the key of a table),
-    a new primitive of that name will do.
-    """
+    """A module that adds names to another and passes every other name through."""
 
     def __init__(self, module: Any, added: Mapping[str, Any]):
         super().__init__(module.__name__)
+        self._module = module
         self.__dict__.update(added)
-        self.__dict__["_module"] = module
 
     def __getattr__(self, name: str) -> Any:
-        module = self.__dict__["_module"]
-        if name.endswith("_p") and not hasattr(module, name):
-            self.__dict__[name] = jex_core.Primitive(name.removesuffix("_p"))
-            return self.__dict__[name]
-        return getattr(module, name)
+        return getattr(self._module, name)
 
 
 class _WithoutTensorFlow(types.ModuleType):
-    """In the place of `neural_tangents.experimental`: any public name of it is an error that says why."""
+    """In the place of `neural_tangents.experimental`: whatever is asked of it, or imported from it, is an error."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # what Python itself asks of a module
+        # Python asks modules for names of its own (`__wrapped__`); `__path__` it asks for to import from below.
+        if name.startswith("_") and name != "__path__":
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         raise ImportError(
-            f"{self.__name__}.{name} does not work here: {self.__name__} converts TensorFlow models and needs "
-            "TensorFlow and tf2jax, which npk never imports. Everything else of neural-tangents is there; "
-            "of a TensorFlow model take the tangent kernel in TensorFlow, or write the model in JAX."
+            f"{self.__name__} does not work here: it converts TensorFlow models and needs TensorFlow and tf2jax, "
+            "which npk never imports. Everything else of neural-tangents is there; of a TensorFlow model take the "
+            "tangent kernel in TensorFlow, or write the model in JAX."
         )
 
 
@@ -74,22 +71,27 @@ def _safe_zip(*sequences: Any) -> list[Any]:
 
 def _stand_ins() -> dict[str, Any]:
     """Module name → what neural-tangents sees under it."""
-    moved = ("Jaxpr", "JaxprEqn", "Var", "Primitive")
-    core_names = {name: getattr(jex_core, name) for name in moved}
-    core_names |= {name: getattr(jax.core, name, object) for name in ("ShapedArray", "AbstractValue", "DShapedArray")}
-    core_names |= {"Value": Any, "Literal": linearize.Literal}
-    core_names["eval_context"] = getattr(jax.core, "eval_context", jax.ensure_compile_time_eval)
+    moved = {name: getattr(jex_core, name) for name in ("Jaxpr", "JaxprEqn", "Var", "Primitive")}
+    # `Value` is only annotated with; no value's type is `DShapedArray`, with or without that class.
+    core = _StandIn(jax.core, moved | {"Literal": linearize.Literal, "Value": Any, "DShapedArray": object})
+    # The key of a table, of a primitive that no program has had for years.
+    unused = {"zeros_like_p": jex_core.Primitive("zeros_like")}
+    ad = _StandIn(jax.interpreters.ad, linearize.AD_NAMES | unused)
     util = types.ModuleType("jax.util")
     util.__dict__.update(safe_map=_safe_map, safe_zip=_safe_zip)
-    core = _StandIn(jax.core, core_names)
-    ad = _StandIn(jax.interpreters.ad, linearize.AD_NAMES)
-    lax = _StandIn(jax.lax, {})
-    interpreters = _StandIn(jax.interpreters, {"ad": ad})
     # `linear_util` served the linearisation that is replaced: only its import is left.
     extend = _StandIn(jax.extend, {"linear_util": types.ModuleType("jax.extend.linear_util")})
-    inside = {"core": core, "util": util, "lax": lax, "interpreters": interpreters, "extend": extend}
+    # JAX is about to refuse the size of an abstract array and an array as a dtype; NumPy's and this take both.
+    numpy = _StandIn(jnp, {"size": np.size, "dtype": jnp.result_type})
+    interpreters = _StandIn(jax.interpreters, {"ad": ad})
+    inside = {"core": core, "util": util, "interpreters": interpreters, "extend": extend, "numpy": numpy}
     seen = {f"jax.{name}": module for name, module in inside.items()}
     return {"jax": _StandIn(jax, inside), "jax.interpreters.ad": ad, **seen}
+
+
+def _eigvalsh(matrix: Any, eigvals: tuple[int, int]) -> Any:
+    """SciPy's function, with the former name of an argument."""
+    return scipy.linalg.eigvalsh(matrix, subset_by_index=eigvals)
 
 
 def _importer(stand_ins: Mapping[str, Any]) -> Callable[..., Any]:
@@ -144,14 +146,18 @@ def _check() -> None:
     """Raise `ImportError` where loading is bound to fail or would give two copies of the package."""
     if _PACKAGE in sys.modules:
         raise ImportError(
-            "neural_tangents was imported by other means before npk could load it for this JAX: "
-            "remove that import, and take the module from npk instead, in a new process."
+            "neural_tangents was imported by other means before npk could load it for this JAX: take it from "
+            "npk.infinite.neural_tangents() first, in a new process; a later `import neural_tangents` gives the same."
         )
-    if importlib.machinery.PathFinder.find_spec(_PACKAGE) is None:
+    try:
+        found = importlib.metadata.version("neural-tangents")
+    except importlib.metadata.PackageNotFoundError as error:
         raise ImportError(
             "neural-tangents is not installed: pip install 'npk[infinite]'. Its own requirements bring TensorFlow, "
             f"which npk never imports; without it: {_WITHOUT_TENSORFLOW}"
-        )
+        ) from error
+    if found != _RELEASE:
+        raise ImportError(f"npk knows neural-tangents {_RELEASE} alone, found {found}: {_WITHOUT_TENSORFLOW}")
     if importlib.util.find_spec("frozendict") is None:
         raise ImportError(f"neural-tangents needs frozendict, which is not installed: {_WITHOUT_TENSORFLOW}")
 
@@ -166,25 +172,15 @@ def _import() -> Any:
         module = importlib.import_module(_PACKAGE)
     finally:
         sys.meta_path.remove(finder)
-    if module.__version__ != _RELEASE:
-        raise ImportError(f"npk knows neural-tangents {_RELEASE} alone, found {module.__version__}")
-    linearize.install(sys.modules[f"{_PACKAGE}._src.empirical"])
+    inside = _PACKAGE + "._src."
+    linearize.install(sys.modules[inside + "empirical"])
+    scipy_of_old = types.SimpleNamespace(linalg=types.SimpleNamespace(eigvalsh=_eigvalsh))
+    sys.modules[inside + "predict"].__dict__["sp"] = scipy_of_old
     return module
 
 
 def load() -> Any:
-    """The module `neural_tangents`, working on the installed JAX and without TensorFlow.
-
-    All of it works but `neural_tangents.experimental`, whose names raise an `ImportError` that says so. From
-    here on `import neural_tangents` gives the same module anywhere in the process.
-
-    Returns:
-        The imported module; a second call returns the same one.
-
-    Raises:
-        ImportError: neural-tangents 0.6.5 or frozendict is not installed, neural-tangents was imported by
-            other means before, or this JAX lacks something else that it reads.
-    """
+    """The module, imported at the first call: `npk.infinite.neural_tangents`, where its promises are written."""
     with _lock:
         if not _loaded:
             _check()
@@ -193,7 +189,7 @@ def load() -> Any:
                 _loaded.append(_import())
             except BaseException as error:
                 _forget()
-                if isinstance(error, AttributeError | ModuleNotFoundError):
+                if isinstance(error, Exception):
                     message = f"neural-tangents {_RELEASE} does not load on jax {jax.__version__}: {error}"
                     raise ImportError(message) from error
                 raise

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from npk import _jaxpr
@@ -86,9 +87,11 @@ class LinearProgram:
 def linear_program(program: _jaxpr.Program) -> LinearProgram:
     """Compute all that no tangent reaches and keep the equations that are left, one for each output.
 
-    The library knows equations of one output; those of several (a split) appear once for each.
+    The library knows equations of one output; those of several (a split) appear once for each that is used: of one
+    that is not, no cotangent would come.
     """
     known: dict[Any, Literal] = {}
+    used = {atom for equation in program.equations for atom in equation.inputs} | set(program.outputs)
 
     def read(atom: Any) -> Any:
         if isinstance(atom, _jaxpr.Const):
@@ -103,7 +106,8 @@ def linear_program(program: _jaxpr.Program) -> LinearProgram:
             known |= {v: Literal(value, v.aval) for v, value in zip(equation.outputs, values, strict=True)}
             continue
         for i, output in enumerate(equation.outputs):
-            equations.append(LinearEquation(equation.primitive, inputs, [output], equation.params, i))
+            if output in used:
+                equations.append(LinearEquation(equation.primitive, inputs, [output], equation.params, i))
     return LinearProgram(list(program.inputs), [read(atom) for atom in program.outputs], equations)
 
 
@@ -173,9 +177,9 @@ def count_operations(f: Callable[..., Any], optimize: bool, *args: Any, **kwargs
     """Floating-point operations by XLA's count, by which AUTO chooses."""
     lowered = jax.jit(f).lower(*args, **kwargs)
     analysis = (lowered.compile() if optimize else lowered).cost_analysis()
-    # A compiled program has answered with one dictionary for each of its parts, and by now with one.
-    parts = analysis if isinstance(analysis, list | tuple) else [analysis]
-    return sum(part["flops"] for part in parts)
+    # A compiled program has answered with one dictionary for each of its parts, and by now with one, or none.
+    parts = analysis if isinstance(analysis, list | tuple) else [analysis or {}]
+    return sum(part.get("flops", 0.0) for part in parts)
 
 
 # What the library finds in `jax.interpreters.ad`.

@@ -208,8 +208,8 @@ def _convolution(walk: Walk, equation: Equation) -> State:
             k_spatial,
             p["window_strides"],
             p["rhs_dilation"],
-            [low for low, _ in p["padding"]],
-            [high for _, high in p["padding"]],
+            [int(low) for low, _ in p["padding"]],
+            [int(high) for _, high in p["padding"]],
             p["lhs_dilation"],
             strict=True,
         )

@@ -9,7 +9,7 @@ Three recursions, each one expectation away from the exact path kernel:
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,7 @@ def _at(gate: Callable[[Any], Any], places: Any) -> list[float]:
         return np.asarray(gate(jnp.asarray(places, float))).tolist()
 
 
+@runtime_checkable
 class Gates(Protocol):
     """Where pre-activations that gate come from."""
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk import _checks, _wide_limit
+from npk import _checks, _neural_tangents, _wide_limit
 from npk._duals import TERMS
 from npk._pair_blocks import in_blocks
 from npk._second_moment import Moments, output_moment
@@ -165,6 +165,28 @@ def path_kernel(
     )
 
 
+def neural_tangents() -> Any:
+    """The library neural-tangents (0.6.5), working on the installed JAX and without TensorFlow.
+
+    `jax` stays as it is for everyone else; `import neural_tangents` gives this module from here on. All of it works
+    but `neural_tangents.experimental` (kernels of TensorFlow models): each of its names is an `ImportError`.
+
+    Returns:
+        The module, the same at every call.
+
+    Raises:
+        ImportError: it is not installed, was imported by other means before, or does not load on this JAX.
+
+    Example:
+        >>> import jax.numpy as jnp, npk.infinite
+        >>> stax = npk.infinite.neural_tangents().stax  # doctest: +SKIP
+        >>> _, _, kernel = stax.serial(stax.Dense(1), stax.Relu(), stax.Dense(1))  # doctest: +SKIP
+        >>> kernel(jnp.eye(2), get="ntk").diagonal().tolist()  # doctest: +SKIP
+        [0.5, 0.5]
+    """
+    return _neural_tangents.load()
+
+
 # ------------------------------------------------------------------------------- one pair of blocks
 
 
@@ -242,8 +264,8 @@ def _paths(pair: _Pair, regime: str, constant_input: bool) -> Any:
     if regime == "DLGN-SF":
         gates = pair.gates = _shallow(pair)
     if constant_input or regime == "DLGN":
-        ones = tuple(jnp.ones_like(x) for x in pair.xs)
-        state, _ = pair.walk(ones if constant_input else pair.xs)
+        one, two = pair.xs
+        state, _ = pair.walk((jnp.ones_like(one), jnp.ones_like(two)) if constant_input else pair.xs)
     unit = Scales(lambda name: 1.0, lambda name: 1.0)
     return output_moment(state, pair.moments(Paths, unit, gates=gates, gating=pair.gating))
 
