@@ -242,8 +242,8 @@ def _paths(pair: _Pair, regime: str, constant_input: bool) -> Any:
     if regime == "DLGN-SF":
         gates = pair.gates = _shallow(pair)
     if constant_input or regime == "DLGN":
-        ones = tuple(jnp.ones_like(x) for x in pair.xs)
-        state, _ = pair.walk(ones if constant_input else pair.xs)
+        one, two = pair.xs
+        state, _ = pair.walk((jnp.ones_like(one), jnp.ones_like(two)) if constant_input else pair.xs)
     unit = Scales(lambda name: 1.0, lambda name: 1.0)
     return output_moment(state, pair.moments(Paths, unit, gates=gates, gating=pair.gating))
 
@@ -269,7 +269,8 @@ def _limit(
     scales = Scales(_by_name(weight_std, "weight_std"), _by_name(bias_std, "bias_std"))
 
     def model_of(params: PyTree, x: Any, terms: int, dtype: Any) -> _Model:
-        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, x.dtype))
+        params = jax.tree_util.tree_map(lambda a: _in_dtype(a, dtype), params)
+        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, dtype))
         return _Model(program, params, scales, terms, dtype)
 
     @functools.partial(jax.jit, static_argnames=("symmetric", "terms", "dtype"))
@@ -321,6 +322,11 @@ def _limit(
         return h
 
     return kernel
+
+
+def _in_dtype(leaf: Any, dtype: Any) -> Any:
+    """A parameter in the dtype of the computation: that of the limit is not f's (half precision, say)."""
+    return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
 
 
 def _block_side(pair_of: Callable[..., _Pair], kernel_of: Callable[[_Pair], Any], one: Any, two: Any) -> int:
