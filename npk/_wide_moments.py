@@ -9,7 +9,7 @@ Three recursions, each one expectation away from the exact path kernel:
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,7 @@ def _gate_at(base: Activated, places: Any) -> list[float]:
         return base.gate(jnp.asarray(places, base.dtype)).tolist()
 
 
+@runtime_checkable
 class Gates(Protocol):
     """Where pre-activations that gate come from."""
 
@@ -191,7 +192,7 @@ class Shallow:
         shape = (1,) * sum(1 + p for p in paired)
         place = _same_place(base, paired)
         parts = [a.reshape(*a.shape, *shape) for a in (self.covariance, self.left, self.right)]
-        return Joint(parts[0] * place, parts[1], parts[2], None if self.equal is None else place)
+        return Joint(jnp.where(place, parts[0], 0), parts[1], parts[2], None if self.equal is None else place)
 
 
 @dataclasses.dataclass(kw_only=True)
