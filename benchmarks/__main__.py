@@ -3,5 +3,10 @@
 import subprocess
 import sys
 
-for module, flags in (("benchmarks.path_kernel", []), ("benchmarks.training", []), ("benchmarks.ntk", sys.argv[1:])):
+for module, flags in (
+    ("benchmarks.path_kernel", []),
+    ("benchmarks.infinite", []),
+    ("benchmarks.training", []),
+    ("benchmarks.ntk", sys.argv[1:]),
+):
     subprocess.run([sys.executable, "-m", module, *flags], check=True)

@@ -36,7 +36,7 @@ def main() -> None:
     readme = pathlib.Path(__file__).parents[1] / "README.md"
     parts = readme.read_text().split(MARK)
     reproduced = [published(path) for path in sorted(RESULTS.glob("reproduce-*.json"))]
-    body = "\n\n".join([*(table(name) for name in ("path_kernel", "ntk", "training")), *reproduced])
+    body = "\n\n".join([*(table(name) for name in ("path_kernel", "ntk", "infinite", "training")), *reproduced])
     tail = parts[-1]
     readme.write_text(f"{parts[0]}{MARK}\n\n{body}\n\n{MARK}{tail}")
 

@@ -21,7 +21,6 @@ import numpy as np
 from npk._affine import Affine, affine_step
 from npk._jaxpr import (
     Atom,
-    Const,
     Equation,
     Program,
     UnsupportedOperation,
@@ -160,8 +159,30 @@ class _Finder:
         for multiple, factor in pairs:
             slopes = (1.0, 1.0, 1.0) if multiple is root else self.slopes(root, inside[:-1], multiple)
             if slopes and len(set(slopes)) == 1 and isinstance(factor, Var) and factor in self.data:
-                return _replay(root, inside[:-1], factor, slopes[0], invert=last.name == "div")
+                return self.replay(root, inside[:-1], factor, slopes[0], invert=last.name == "div")
         return None
+
+    def replay(
+        self, root: Var, inside: list[Equation], factor: Var, slope: float, invert: bool
+    ) -> Callable[[Any], Any]:
+        """`factor` (inverted, and times `slope`) as a function of `root`, for values of any shape.
+
+        What `inside` reads besides is one number each, whatever shape f gave it.
+        """
+        outside = {a for e in inside for a in e.inputs if not (isinstance(a, Var) and a in self.data)}
+        numbers = {a: np.asarray(self.scalar(a), a.dtype) for a in outside}
+
+        def gate(q: Any) -> Any:
+            env: dict[Atom, Any] = {**numbers, root: q}
+            for equation in inside:
+                values = equation.bind(*(env[atom] for atom in equation.inputs))
+                env.update(zip(equation.outputs, values, strict=True))
+            g = env[factor]
+            if invert:
+                return jnp.asarray(slope, q.dtype) / g
+            return g if slope == 1.0 else jnp.asarray(slope, q.dtype) * g
+
+        return gate
 
     def look(self, equation: Equation) -> None:
         name = equation.name
@@ -237,23 +258,6 @@ def _is_elementwise(equation: Equation) -> bool:
 def _hard_gate(slopes: tuple[float, float, float]) -> Callable[[Any], Any]:
     below, _, above = slopes  # at q = 0 the gate is that of the negative side, as 1{q > 0} is for ReLU
     return lambda q: jnp.where(q > 0, jnp.asarray(above, q.dtype), jnp.asarray(below, q.dtype))
-
-
-def _replay(root: Var, inside: list[Equation], factor: Var, slope: float, invert: bool) -> Callable[[Any], Any]:
-    def gate(q: Any) -> Any:
-        env: dict[Var, Any] = {root: q}
-        for equation in inside:
-            values = []
-            for atom in equation.inputs:
-                if isinstance(atom, Var) and atom in env:
-                    values.append(env[atom])
-                elif isinstance(atom, Const):
-                    values.append(atom.value)
-            env.update(zip(equation.outputs, equation.bind(*values), strict=True))
-        g = env[factor]
-        return jnp.asarray(slope, q.dtype) / g if invert else (g if slope == 1.0 else jnp.asarray(slope, q.dtype) * g)
-
-    return gate
 
 
 # ------------------------------------------------------------------------------------------ max-pooling

@@ -84,7 +84,12 @@ def piecewise(below: float, above: float) -> Duals:
         angle, _ = _angle(joint.correlation())
         return squares * (math.pi - angle) + product * angle if product else squares * (math.pi - angle)
 
-    return Duals(value, slope, slope)  # the gate of a piecewise linear activation is its slope
+    def gate(joint: Joint) -> Any:
+        """The slope, but what has no variance is zero, where the gate is that of the negative side."""
+        left, right = (jnp.where(v > 0, (below + above) / 2, below).astype(v.dtype) for v in (joint.left, joint.right))
+        return jnp.where((joint.left > 0) & (joint.right > 0), slope(joint), left * right)
+
+    return Duals(value, slope, gate)
 
 
 def _angle(rho: Any) -> tuple[Any, Any]:
@@ -167,7 +172,7 @@ def _rule(order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _coefficients(function: Callable[[Any], Any], variance: Any, order: int) -> tuple[Any, Any]:
     """a_k of function(√variance·z) for k < order, [order, *variance.shape], and E[function²]."""
     nodes, weights, table = (jnp.asarray(a, variance.dtype) for a in _rule(order))
-    values = function(jnp.sqrt(variance)[..., None] * nodes)
+    values = function(jnp.multiply.outer(jnp.sqrt(variance), nodes))
     a = jnp.einsum("...q,kq->k...", values, table, precision=jax.lax.Precision.HIGHEST)
     return a, jnp.einsum("...q,q->...", jnp.square(values), weights, precision=jax.lax.Precision.HIGHEST)
 
@@ -177,6 +182,7 @@ def _series(function: Callable[[Any], Any], order: int, note: Callable[[Any], No
         left, square = _coefficients(function, joint.left, order)
         right = left if joint.right is joint.left else _coefficients(function, joint.right, order)[0]
         if note is not None:
+            square = square[None]
             rest = (square - jnp.cumsum(jnp.square(left), 0)) / jnp.maximum(square, jnp.finfo(square.dtype).tiny)
             note(jnp.max(rest.reshape(order, -1), 1))
         return _power_series(left, right, joint.correlation())

@@ -28,6 +28,11 @@ class Activated(Base):
     inputs: tuple[Term, ...]
     activation: Activation
     number: int
+    dtype: Any  # of u in f: its gate is a function of numbers of this dtype alone
+
+    def gate(self, q: Any) -> Any:
+        """γ(q), in the dtype of q."""
+        return self.activation.gate(q.astype(self.dtype)).astype(q.dtype)
 
 
 def walk(
@@ -89,7 +94,8 @@ def _activated(walk: Walk, equation: Equation, state: State, number: int) -> Act
                 "Gaussian at any width. Residual networks have a limit in pre-activation form, x + W·relu(x).",
             )
     sizes = [s for axis in state[0].layout for s in axis]
-    return Activated(tuple(Axis(s, False) for s in sizes), tuple(state), equation.activation, number)
+    axes = tuple(Axis(s, False) for s in sizes)
+    return Activated(axes, tuple(state), equation.activation, number, equation.inputs[0].dtype)
 
 
 def _one_layout(state: State) -> State:

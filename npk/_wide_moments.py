@@ -43,27 +43,22 @@ class Expectations:
     left_out: list[Any] | None = None
 
     def of(self, base: Activated) -> Duals:
-        activation = base.activation
-        if activation.kind == "hard":
-            below, above = _at(activation.gate, [-1.0, 1.0])
+        if base.activation.kind == "hard":
+            below, above = _gate_at(base, [-1.0, 1.0])
             return _duals.piecewise(below, above)
-        if np.allclose(_at(activation.gate, _PROBES), scipy.special.ndtr(_PROBES), rtol=0, atol=_rounding()):
+        rounding = min(float(jnp.finfo(base.dtype).eps), float(np.finfo(np.float32).eps))
+        if np.allclose(_gate_at(base, _PROBES), scipy.special.ndtr(_PROBES), rtol=0, atol=16 * rounding):
             return _duals.gelu()
-        return _duals.smooth(activation.gate, self.order, None if self.left_out is None else self.left_out.append)
+        return _duals.smooth(base.gate, self.order, None if self.left_out is None else self.left_out.append)
 
 
 # Where a gate is compared with Φ, to tell gelu: dense enough that nothing else in use agrees everywhere.
 _PROBES = np.linspace(-4.0, 4.0, 33)
 
 
-def _rounding() -> float:
-    """How closely: to rounding."""
-    return 16 * float(jnp.finfo(float).eps)
-
-
-def _at(gate: Callable[[Any], Any], places: Any) -> list[float]:
+def _gate_at(base: Activated, places: Any) -> list[float]:
     with jax.ensure_compile_time_eval():
-        return np.asarray(gate(jnp.asarray(places, float))).tolist()
+        return base.gate(jnp.asarray(places, base.dtype)).tolist()
 
 
 @runtime_checkable
@@ -197,7 +192,7 @@ class Shallow:
         shape = (1,) * sum(1 + p for p in paired)
         place = _same_place(base, paired)
         parts = [a.reshape(*a.shape, *shape) for a in (self.covariance, self.left, self.right)]
-        return Joint(parts[0] * place, parts[1], parts[2], None if self.equal is None else place)
+        return Joint(jnp.where(place, parts[0], 0), parts[1], parts[2], None if self.equal is None else place)
 
 
 @dataclasses.dataclass(kw_only=True)

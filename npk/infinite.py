@@ -291,7 +291,8 @@ def _limit(
     scales = Scales(_by_name(weight_std, "weight_std"), _by_name(bias_std, "bias_std"))
 
     def model_of(params: PyTree, x: Any, terms: int, dtype: Any) -> _Model:
-        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, x.dtype))
+        params = jax.tree_util.tree_map(lambda a: _in_dtype(a, dtype), params)
+        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, dtype))
         return _Model(program, params, scales, terms, dtype)
 
     @functools.partial(jax.jit, static_argnames=("symmetric", "terms", "dtype"))
@@ -343,6 +344,11 @@ def _limit(
         return h
 
     return kernel
+
+
+def _in_dtype(leaf: Any, dtype: Any) -> Any:
+    """A parameter in the dtype of the computation: that of the limit is not f's (half precision, say)."""
+    return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
 
 
 def _block_side(pair_of: Callable[..., _Pair], kernel_of: Callable[[_Pair], Any], one: Any, two: Any) -> int:

@@ -52,6 +52,14 @@ def test_soft_activations_have_the_gate_a_of_q_over_q(activation, expected):
     assert_close(npk.gated(f)(PARAMS, X, (gate,)), f(PARAMS, X))
 
 
+def test_numbers_inside_a_gate_may_have_any_shape():
+    q = jnp.linspace(-2.0, 2.0, 6).reshape(2, 3)
+    two = jnp.full((1, 3), 2.0)
+    for f in (lambda p, q: q * jax.nn.sigmoid(jnp.full_like(q, 2.0) * q), lambda p, q: q * jax.nn.sigmoid(two * q)):
+        (gate,) = npk.gates(f)({}, q)
+        assert_close(gate, jax.nn.sigmoid(2 * q))
+
+
 def test_leaky_relu_and_no_gate():
     (gate,) = npk.gates(network(jax.nn.leaky_relu))(PARAMS, X)
     assert set(jnp.unique(gate).tolist()) == {jnp.float32(0.01).item(), 1.0}
