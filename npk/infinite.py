@@ -66,9 +66,9 @@ def nngp(
         >>> import jax, jax.numpy as jnp, npk.infinite
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
-        >>> print(npk.infinite.nngp(f)(p, jnp.eye(2)).round(3))  # ⟨x, x'⟩ = 0: 1/π of the diagonal
-        [[1.    0.318]
-         [0.318 1.   ]]
+        >>> k = npk.infinite.nngp(f)(p, jnp.eye(2))  # ⟨x, x'⟩ = 0: 1/π of the diagonal
+        >>> f"{k[0, 0]:.3f} {k[0, 1]:.3f}"
+        '1.000 0.318'
 
     Source: Lee et al. 2018; Novak et al. 2019 (convolutions); the walk is that of `npk.path_kernel`.
     """
@@ -101,9 +101,9 @@ def ntk(
         >>> import jax, jax.numpy as jnp, npk.infinite
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
-        >>> print(npk.infinite.ntk(f)(p, jnp.eye(2)).round(3))
-        [[2.    0.318]
-         [0.318 2.   ]]
+        >>> k = npk.infinite.ntk(f)(p, jnp.eye(2))
+        >>> f"{k[0, 0]:.3f} {k[0, 1]:.3f}"
+        '2.000 0.318'
 
     Source: Jacot et al. 2018; Arora et al. 2019 (convolutions).
     """
@@ -151,9 +151,9 @@ def path_kernel(
         >>> import jax, jax.numpy as jnp, npk.infinite
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
-        >>> print(npk.infinite.path_kernel(f, constant_input=True)(p, jnp.eye(2)).round(3))  # both on: a quarter
-        [[0.5  0.25]
-         [0.25 0.5 ]]
+        >>> h = npk.infinite.path_kernel(f, constant_input=True)(p, jnp.eye(2))  # both on: a quarter
+        >>> f"{h[0, 0]:.2f} {h[0, 1]:.2f}"
+        '0.50 0.25'
 
     Source: Lakshminarayanan & Singh 2020, theorem 5.1 (FR-II) and section 5; 2021, section 4 (DLGN).
     """
