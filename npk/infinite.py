@@ -66,8 +66,9 @@ def nngp(
         >>> import jax, jax.numpy as jnp, npk.infinite
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
-        >>> npk.infinite.nngp(f)(p, jnp.eye(2)).round(3).tolist()  # ⟨x, x'⟩ = 0: 1/π of the diagonal
-        [[1.0, 0.318], [0.318, 1.0]]
+        >>> (own, other), _ = npk.infinite.nngp(f)(p, jnp.eye(2))
+        >>> print(f"{own:.3f} {other:.3f}")  # ⟨x, x'⟩ = 0: 1/π of the diagonal
+        1.000 0.318
 
     Source: Lee et al. 2018; Novak et al. 2019 (convolutions); the walk is that of `npk.path_kernel`.
     """
@@ -100,8 +101,9 @@ def ntk(
         >>> import jax, jax.numpy as jnp, npk.infinite
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
-        >>> npk.infinite.ntk(f)(p, jnp.eye(2)).round(3).tolist()
-        [[2.0, 0.318], [0.318, 2.0]]
+        >>> (own, other), _ = npk.infinite.ntk(f)(p, jnp.eye(2))
+        >>> print(f"{own:.3f} {other:.3f}")
+        2.000 0.318
 
     Source: Jacot et al. 2018; Arora et al. 2019 (convolutions).
     """
@@ -149,8 +151,9 @@ def path_kernel(
         >>> import jax, jax.numpy as jnp, npk.infinite
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
-        >>> npk.infinite.path_kernel(f, constant_input=True)(p, jnp.eye(2)).tolist()  # both on: a quarter
-        [[0.5, 0.25], [0.25, 0.5]]
+        >>> (own, other), _ = npk.infinite.path_kernel(f, constant_input=True)(p, jnp.eye(2))
+        >>> print(f"{own:.3f} {other:.3f}")  # both on: a half and a quarter of the time
+        0.500 0.250
 
     Source: Lakshminarayanan & Singh 2020, theorem 5.1 (FR-II) and section 5; 2021, section 4 (DLGN).
     """
