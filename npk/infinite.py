@@ -5,7 +5,6 @@ Of the parameters only shapes count (and, where f normalises, the numbers it nor
 taken as random, independent, with standard deviation `weight_std`/√fan-in, biases with `bias_std`.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk import _checks, _neural_tangents, _wide_limit
+from npk import _checks, _neural_tangents, _wide_pairs
 from npk._duals import TERMS
 from npk._pair_blocks import in_blocks
-from npk._second_moment import Moments, output_moment
-from npk._wide_moments import Covariance, Expectations, Paths, Scales, Shallow, Tangent
+from npk._wide_moments import Scales
 from npk.gating import Function, sample_program
 
 # A standard deviation for all parameters, or by name ("Dense_0/kernel").
@@ -66,13 +64,13 @@ def nngp(
         >>> import jax, jax.numpy as jnp, npk.infinite
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
-        >>> k = npk.infinite.nngp(f)(p, jnp.eye(2))  # ⟨x, x'⟩ = 0: 1/π of the diagonal
-        >>> f"{k[0, 0]:.3f} {k[0, 1]:.3f}"
-        '1.000 0.318'
+        >>> (own, other), _ = npk.infinite.nngp(f)(p, jnp.eye(2))
+        >>> print(f"{own:.3f} {other:.3f}")  # ⟨x, x'⟩ = 0: 1/π of the diagonal
+        1.000 0.318
 
     Source: Lee et al. 2018; Novak et al. 2019 (convolutions); the walk is that of `npk.path_kernel`.
     """
-    return _limit(f, _nngp, weight_std, bias_std, order)
+    return _limit(f, _wide_pairs.nngp, weight_std, bias_std, order)
 
 
 def ntk(
@@ -101,13 +99,13 @@ def ntk(
         >>> import jax, jax.numpy as jnp, npk.infinite
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
-        >>> k = npk.infinite.ntk(f)(p, jnp.eye(2))
-        >>> f"{k[0, 0]:.3f} {k[0, 1]:.3f}"
-        '2.000 0.318'
+        >>> (own, other), _ = npk.infinite.ntk(f)(p, jnp.eye(2))
+        >>> print(f"{own:.3f} {other:.3f}")
+        2.000 0.318
 
     Source: Jacot et al. 2018; Arora et al. 2019 (convolutions).
     """
-    return _limit(f, _ntk, weight_std, bias_std, order)
+    return _limit(f, _wide_pairs.ntk, weight_std, bias_std, order)
 
 
 def path_kernel(
@@ -151,9 +149,9 @@ def path_kernel(
         >>> import jax, jax.numpy as jnp, npk.infinite
         >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
         >>> p = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}
-        >>> h = npk.infinite.path_kernel(f, constant_input=True)(p, jnp.eye(2))  # both on: a quarter
-        >>> f"{h[0, 0]:.2f} {h[0, 1]:.2f}"
-        '0.50 0.25'
+        >>> (own, other), _ = npk.infinite.path_kernel(f, constant_input=True)(p, jnp.eye(2))
+        >>> print(f"{own:.3f} {other:.3f}")  # both on: a half and a quarter of the time
+        0.500 0.250
 
     Source: Lakshminarayanan & Singh 2020, theorem 5.1 (FR-II) and section 5; 2021, section 4 (DLGN).
     """
@@ -162,9 +160,13 @@ def path_kernel(
     if regime == "FR-DI":
         if constant_input:
             raise ValueError("in regime FR-DI the weights on paths see what the gates see: no constant input.")
-        return _limit(f, functools.partial(_ntk, hold_gates=True), weight_std, bias_std, order)
+        return _limit(f, functools.partial(_wide_pairs.ntk, hold_gates=True), weight_std, bias_std, order)
     return _limit(
-        f, functools.partial(_paths, regime=regime, constant_input=constant_input), weight_std, bias_std, order
+        f,
+        functools.partial(_wide_pairs.paths, regime=regime, constant_input=constant_input),
+        weight_std,
+        bias_std,
+        order,
     )
 
 
@@ -190,113 +192,21 @@ def neural_tangents() -> Any:
     return _neural_tangents.load()
 
 
-# ------------------------------------------------------------------------------- one pair of blocks
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Model:
-    """A network as the limit sees it: its program, its scales, and how precisely expectations are taken."""
-
-    program: Any
-    params: Any
-    scales: Scales
-    order: int
-    dtype: Any
-
-
-class _Pair:
-    """Two blocks of inputs [n, 1, ...], or one whose samples are paired with themselves, and the recursions on them.
-
-    `own` holds for either block E[u²] of each pre-activation; on the diagonal it is found here.
-    """
-
-    def __init__(self, model: _Model, xs: tuple[Any, Any], own: tuple[Any, Any] | None):
-        self.model, self.xs, self.own = model, xs, own
-        self.expectations = Expectations(model.order, [] if own is None else None)
-        self.gating: Any = None
-        self.gates: Any = None
-        self.recursions: list[Moments] = []
-
-    @property
-    def diagonal(self) -> bool:
-        return self.own is None
-
-    def walk(self, xs: tuple[Any, Any], linear: bool = False) -> Any:
-        leaves = jax.tree_util.tree_leaves(self.model.params)
-        return _wide_limit.walk(self.model.program, leaves, xs, self.model.dtype, linear=linear)
-
-    def moments(self, kind: Any, scales: Scales | None = None, **options: Any) -> Any:
-        """A recursion over the pairs of the two blocks."""
-        made = kind(
-            self.xs[0].shape[0],
-            1 if self.diagonal else self.xs[1].shape[0],
-            True,
-            self.model.dtype,
-            diagonal=self.diagonal,
-            scales=scales or self.model.scales,
-            expectations=self.expectations,
-            **options,
-        )
-        self.recursions.append(made)
-        return made
-
-    def network(self, linear: bool = False) -> tuple[Any, Covariance]:
-        """The terms of f's output, and the covariance of the Gaussian fields in f; what gates, gates by these."""
-        state, self.gating = self.walk(self.xs, linear)
-        self.gates = self.moments(Covariance, own=self.own)
-        return state, self.gates
-
-    def variances(self) -> tuple[Any, ...]:
-        """E[u²] of each pre-activation: [n, places]."""
-        if not isinstance(self.gates, Covariance):
-            return ()
-        return tuple(self.gates.variances(base)[:, 0] for base in self.gating)
-
-
-def _nngp(pair: _Pair) -> Any:
-    return output_moment(*pair.network())
-
-
-def _ntk(pair: _Pair, hold_gates: bool = False) -> Any:
-    state, covariance = pair.network()
-    return output_moment(state, pair.moments(Tangent, covariance=covariance, hold_gates=hold_gates))
-
-
-def _paths(pair: _Pair, regime: str, constant_input: bool) -> Any:
-    state, gates = pair.network(linear=regime == "DLGN")
-    if regime == "DLGN-SF":
-        gates = pair.gates = _shallow(pair)
-    if constant_input or regime == "DLGN":
-        one, two = pair.xs
-        state, _ = pair.walk((jnp.ones_like(one), jnp.ones_like(two)) if constant_input else pair.xs)
-    unit = Scales(lambda name: 1.0, lambda name: 1.0)
-    return output_moment(state, pair.moments(Paths, unit, gates=gates, gating=pair.gating))
-
-
-def _shallow(pair: _Pair) -> Shallow:
-    x1, x2 = (jnp.asarray(x, pair.model.dtype).reshape(x.shape[0], -1) for x in pair.xs)
-    left, right = jnp.sum(jnp.square(x1), 1)[:, None], jnp.sum(jnp.square(x2), 1)[None]
-    if pair.diagonal:
-        return Shallow(covariance=left, left=left, right=left, equal=True)
-    product = jnp.matmul(x1, x2.T, precision=jax.lax.Precision.HIGHEST)
-    return Shallow(covariance=product, left=left, right=right, equal=None)
-
-
 # ------------------------------------------------------------------------------------- all pairs
 
 
 def _limit(
-    f: Function, kernel_of: Callable[[_Pair], Any], weight_std: Std, bias_std: Std, order: int
+    f: Function, kernel_of: Callable[[_wide_pairs.Pair], Any], weight_std: Std, bias_std: Std, order: int
 ) -> Callable[..., Any]:
     if not 1 <= order <= _MOST:
         raise ValueError(f"order must lie in 1 … {_MOST}, got {order}.")
     orders = sorted({-(-min(order, o) // TERMS) * TERMS for o in _ORDERS})
     scales = Scales(_by_name(weight_std, "weight_std"), _by_name(bias_std, "bias_std"))
 
-    def model_of(params: PyTree, x: Any, terms: int, dtype: Any) -> _Model:
+    def model_of(params: PyTree, x: Any, terms: int, dtype: Any) -> _wide_pairs.Model:
         params = jax.tree_util.tree_map(lambda a: _in_dtype(a, dtype), params)
         program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, dtype))
-        return _Model(program, params, scales, terms, dtype)
+        return _wide_pairs.Model(program, params, scales, terms, dtype)
 
     @functools.partial(jax.jit, static_argnames=("symmetric", "terms", "dtype"))
     def of_all(params: PyTree, one: Any, two: Any, *, symmetric: bool, terms: int, dtype: Any) -> Any:
@@ -304,9 +214,9 @@ def _limit(
         model = model_of(params, one[0], terms, dtype)
 
         def kernel(a: Any, b: Any) -> Any:
-            return kernel_of(_Pair(model, (a[0], b[0]), (a[1], b[1])))
+            return kernel_of(_wide_pairs.Pair(model, (a[0], b[0]), (a[1], b[1])))
 
-        side = _block_side(lambda a, b: _Pair(model, (a[0], b[0]), (a[1], b[1])), kernel_of, one, two)
+        side = _block_side(lambda a, b: _wide_pairs.Pair(model, (a[0], b[0]), (a[1], b[1])), kernel_of, one, two)
         if max(one[0].shape[0], two[0].shape[0]) <= side:
             return kernel(one, two)
         return in_blocks(kernel, one, None if symmetric else two, side, lambda block: block)
@@ -317,7 +227,7 @@ def _limit(
         model = model_of(params, x, terms, dtype)
 
         def one(sample: Any) -> Any:
-            pair = _Pair(model, (sample[None], sample[None]), None)
+            pair = _wide_pairs.Pair(model, (sample[None], sample[None]), None)
             h = kernel_of(pair)[0, 0]
             left_out = pair.expectations.left_out
             rest = jnp.max(jnp.stack(left_out), 0) if left_out else None
@@ -354,7 +264,9 @@ def _in_dtype(leaf: Any, dtype: Any) -> Any:
     return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
 
 
-def _block_side(pair_of: Callable[..., _Pair], kernel_of: Callable[[_Pair], Any], one: Any, two: Any) -> int:
+def _block_side(
+    pair_of: Callable[..., _wide_pairs.Pair], kernel_of: Callable[[_wide_pairs.Pair], Any], one: Any, two: Any
+) -> int:
     """Samples a side so that the largest intermediate of a block of pairs stays within its budget."""
     sizes: list[int] = []
 

@@ -42,6 +42,7 @@ FLOORS = {
     "_second_moment": 10,
     "_wide_limit": 10,
     "_wide_moments": 12,
+    "_wide_pairs": 14,
     "_engines": 10,
     "measures": 10,
     "regression": 10,
