@@ -44,6 +44,7 @@ FLOORS = {
     "_engines": 10,
     "measures": 10,
     "regression": 10,
+    "gradient_flow": 10,
     "tiles": 10,
     "plots": 10,
     "gated_networks": 20,
@@ -51,6 +52,7 @@ FLOORS = {
     "path_kernel": 20,
     "tangent": 20,
     "infinite": 20,
+    "scaling": 25,
     "_loops": 4,
     "initialisation": 0,
     "checkpoints": 0,
@@ -67,7 +69,7 @@ FLOORS = {
     "__main__": 70,
 }
 # The proof that the core needs no hook in a model, and that numbers and figures know no kernel.
-ALONE = ("networks", "_dataset", "measures", "regression", "plots")
+ALONE = ("networks", "_dataset", "measures", "regression", "gradient_flow", "plots")
 # Data know data, and nothing else.
 DATA = ("_dataset", "_prepared", "synthetic", "_own_builders", "datasets", "preparing")
 # Flags, whose documentation is their help.
