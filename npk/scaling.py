@@ -81,7 +81,7 @@ def ntk_parameterised(
     scales = variances(params, weight_std=weight_std, bias_std=bias_std)
     factors = {path_name(path): scale / outputs for path, scale in jax.tree_util.tree_flatten_with_path(scales)[0]}
     if factors.keys() != split.blocks.keys():
-        raise ValueError(f"the split has blocks {sorted(split.blocks)}, params {sorted(factors)}: they must be the same.")
+        raise ValueError(f"the split has blocks {sorted(split.blocks)} and params are {sorted(factors)}: not the same.")
     blocks = {name: _scaled(block, factors[name]) for name, block in split.blocks.items()}
     whole = [sum(getattr(block, part) for block in blocks.values()) for part in ("value", "feature", "cross")]
     return NTKSplit(*whole, blocks=blocks)

@@ -117,9 +117,7 @@ def real_gap(width, seed):
     kernel = np.asarray(npk.ntk(model.apply)(params, x))
     test_kernel, train_kernel = kernel[15:, :15], kernel[:15, :15]
     start = np.asarray(f(params, x))
-    flow = npk.gradient_flow(
-        train_kernel, y[:15], test_kernel=test_kernel, initial=start[:15], test_initial=start[15:]
-    )
+    flow = npk.gradient_flow(train_kernel, y[:15], test_kernel=test_kernel, initial=start[:15], test_initial=start[15:])
     step, steps = 0.04 / float(np.linalg.eigvalsh(train_kernel)[-1]), 800
     gradient = jax.grad(lambda p: 0.5 * jnp.sum(jnp.square(model.apply(p, x[:15]) - y[:15])))
     descend = jax.jit(

