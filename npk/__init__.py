@@ -14,6 +14,8 @@ from npk.gating import gates as gates
 from npk.gating import linear as linear
 from npk.gating import preactivations as preactivations
 from npk.gating import soft_relu as soft_relu
+from npk.gradient_flow import GradientFlow as GradientFlow
+from npk.gradient_flow import gradient_flow as gradient_flow
 from npk.path_kernel import gram as gram
 from npk.path_kernel import layer_overlaps as layer_overlaps
 from npk.path_kernel import overlap as overlap

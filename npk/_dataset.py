@@ -143,3 +143,32 @@ def with_validation(dataset: Dataset, size: int | float, *, seed: int = 0) -> Da
         x_validation=dataset.x_train[validation],
         y_validation=dataset.y_train[validation],
     )
+
+
+def balanced(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """At most `count` samples, as balanced over the classes as they allow, ordered by class.
+
+    Args:
+        labels: class numbers, of shape (N,).
+        count: how many to choose.
+        seed: of the choice.
+
+    Returns:
+        Their places, of shape (min(count, N),).
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.datasets import balanced
+        >>> labels = np.array([1, 1, 1, 1, 0, 0])
+        >>> labels[balanced(labels, 4)].tolist()
+        [0, 0, 1, 1]
+    """
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(len(labels))
+    # The rank of each sample within its class: taking the lowest ranks first keeps the classes level.
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        rank[members] = np.arange(len(members))
+    chosen = np.lexsort((labels, rank))[:count]
+    return chosen[np.lexsort((rank[chosen], labels[chosen]))]

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 FORMAT = 1
+_NOUNS = {"study": "study", "compare": "comparison"}
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
 
 
@@ -47,27 +48,30 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def existing(config: dict[str, Any], folder: Path, resume: bool) -> dict[str, Any] | None:
-    """The study of the folder, or None where a new one may begin."""
+def existing(config: dict[str, Any], folder: Path, resume: bool, kind: str = "study") -> dict[str, Any] | None:
+    """The run of that kind in the folder, or None where a new one may begin; its file is kind.json."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: choose another folder.")
-    if (folder / "study.json").exists():
-        study = read_study(folder)
-        _check_same(config, study, folder, resume)
-        return study
+    path = folder / f"{kind}.json"
+    if path.exists():
+        run = json.loads(path.read_text(encoding="utf-8"))
+        _check_same(config, run, folder, resume, kind)
+        return run
     if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty and holds no study: choose another folder.")
+        raise FileExistsError(f"{folder} is not empty and holds no {_NOUNS[kind]}: choose another folder.")
     return None
 
 
-def _check_same(config: dict[str, Any], study: dict[str, Any], folder: Path, resume: bool) -> None:
-    state = "a finished study" if study["finished"] else f"an unfinished study ({len(study['stages'])} stages done)"
+def _check_same(config: dict[str, Any], run: dict[str, Any], folder: Path, resume: bool, kind: str) -> None:
+    noun = _NOUNS[kind]
+    done = f" ({len(run['stages'])} stages done)" if "stages" in run else ""
+    state = f"a finished {noun}" if run["finished"] else f"an unfinished {noun}{done}"
     if not resume:
         raise FileExistsError(f"{folder} already holds {state}: continue it with --resume, or choose another folder.")
-    if study["digest"] != digest(config):
-        other = [f"{k} = {v} there, {config.get(k)} here" for k, v in study["config"].items() if v != config.get(k)]
-        reason = "; ".join(other) or f"it was written in format {study['format']}, this is {FORMAT}"
-        raise ValueError(f"{folder} holds a study of another configuration ({reason}): choose another folder.")
+    if run["digest"] != digest(config):
+        other = [f"{k} = {v} there, {config.get(k)} here" for k, v in run["config"].items() if v != config.get(k)]
+        reason = "; ".join(other) or f"it was written in format {run['format']}, this is {FORMAT}"
+        raise ValueError(f"{folder} holds a {noun} of another configuration ({reason}): choose another folder.")
 
 
 def surroundings() -> dict[str, Any]:
@@ -86,21 +90,23 @@ def surroundings() -> dict[str, Any]:
 def begin(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the folder, and in it the `study.json` of a study of which nothing is done yet."""
     (folder / "kernels").mkdir(parents=True, exist_ok=True)
-    study = {
+    nothing = {"data": None, "network": None, "training": None, "pixels": None, "stages": [], "regimes": []}
+    return begin_run(config, folder, "study", nothing)
+
+
+def begin_run(config: dict[str, Any], folder: Path, kind: str, nothing: dict[str, Any]) -> dict[str, Any]:
+    """Make the folder, and in it the kind.json of a run of which nothing is done yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = {
         "format": FORMAT,
         "digest": digest(config),
         "finished": False,
         "config": config,
         **{key: value for key, value in surroundings().items() if key != "date"},
-        "data": None,
-        "network": None,
-        "training": None,
-        "pixels": None,
-        "stages": [],
-        "regimes": [],
+        **nothing,
     }
-    write_json(folder / "study.json", study)
-    return study
+    write_json(folder / f"{kind}.json", run)
+    return run
 
 
 def write_json(path: Path, content: Any) -> None:

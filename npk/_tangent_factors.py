@@ -86,7 +86,7 @@ def find_uses(program: Program) -> Uses:
     products = []
     for leaf, found in rules.items():
         elements = np.concatenate([e for _, e in found])
-        if leaf in shared or len(np.unique(elements)) < len(elements):
+        if leaf in shared or _repeats(elements):
             shared.add(leaf)
             reads += [Read(use.equation, (1 if use.data_first else 0,), frozenset((leaf,))) for use, _ in found]
         else:
@@ -125,8 +125,13 @@ def _as_bias(use: Use, readers: dict[Var, list[Equation]], origin: dict) -> tupl
     if len(others) != 1 or not isinstance(others[0], Var) or others[0] not in origin:
         return None
     leaf, elements, constant = origin[others[0]]
-    whole = others[0].shape == out.shape and len(np.unique(elements)) == elements.size == math.prod(out.shape)
+    whole = others[0].shape == out.shape and elements.size == math.prod(out.shape) and not _repeats(elements)
     return (equation, leaf) if whole and constant == 1 else None
+
+
+def _repeats(elements: np.ndarray) -> bool:
+    """Whether a number comes twice; by counting, since sorting the millions of a wide layer takes seconds."""
+    return bool(np.bincount(elements.reshape(-1)).max(initial=0) > 1)
 
 
 _REARRANGING = frozenset(

@@ -12,7 +12,7 @@ import rich.table
 import typer
 
 import npk
-from npk import cli_data, cli_reproduce, datasets, networks
+from npk import cli_compare, cli_data, cli_reproduce, datasets, networks
 from npk._terminal import one_line_errors, progress_bar, stderr, stdout
 from npk.report import write_report
 from npk.study import StudyConfig, run_study
@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(cli_data.app, name="data")
+app.command("compare")(cli_compare.compare_command)
 app.command("reproduce")(cli_reproduce.reproduce_command)
 _DEFAULT = StudyConfig()
 _INTERRUPTED = 130

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from npk._dataset import Dataset as Dataset
+from npk._dataset import balanced as balanced
 from npk._dataset import only_classes as only_classes
 from npk._dataset import with_validation as with_validation
 from npk._prepared import STORED, read

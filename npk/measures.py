@@ -4,10 +4,12 @@ Plain arrays in, float64 numbers out, computed on the host: these are statistics
 matrix [N, N] (symmetric, rows and columns in the same order), not part of a network.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
@@ -147,6 +149,91 @@ def drift(kernel: ArrayLike, reference: ArrayLike) -> float:
     Source: Fort et al. 2020 (kernel distance).
     """
     return 1.0 - _cosine(*_pair(kernel, reference))
+
+
+def relative_error(kernel: ArrayLike, reference: ArrayLike) -> float:
+    """The distance of a kernel from a reference, ‖K - K₀‖ / ‖K₀‖ in Frobenius norm. Scale counts.
+
+    Args:
+        kernel: Gram matrix, of shape (N, N).
+        reference: Gram matrix of the same samples, of shape (N, N), not zero.
+
+    Returns:
+        0 for the reference itself; no upper bound.
+
+    Raises:
+        ValueError: not finite square matrices of one shape, or the reference is zero.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.measures import relative_error
+        >>> relative_error(1.5 * np.eye(2), np.eye(2))
+        0.5
+    """
+    first, second = _pair(kernel, reference)
+    size = float(np.linalg.norm(second))
+    if size == 0:
+        raise ValueError("the reference must not be zero.")
+    return float(np.linalg.norm(first - second)) / size
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """A fit of y = factor · x^slope.
+
+    Attributes:
+        slope: the exponent, the slope on logarithmic axes.
+        low: lower end of its confidence interval.
+        high: upper end.
+        factor: y at x = 1.
+
+    Example:
+        >>> from npk.measures import PowerLaw
+        >>> PowerLaw(slope=-0.5, low=-0.6, high=-0.4, factor=1.0).slope
+        -0.5
+    """
+
+    slope: float
+    low: float
+    high: float
+    factor: float
+
+
+def power_law(x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95) -> PowerLaw:
+    """Fit log y = slope · log x + constant by least squares, with Student's interval for the slope.
+
+    The interval supposes independent points of equal spread in log y about a straight line.
+
+    Args:
+        x: positive, of shape (n,), e.g. the width of each draw.
+        y: positive, of shape (n,), e.g. its error.
+        confidence: of the interval, in (0, 1).
+
+    Returns:
+        A `PowerLaw`.
+
+    Raises:
+        ValueError: fewer than three points, a number is not positive and finite, or all x are equal.
+
+    Example:
+        >>> from npk.measures import power_law
+        >>> fit = power_law([1, 4, 16, 64], [8, 4, 2, 1])
+        >>> round(fit.slope, 6), round(fit.factor, 6)
+        (-0.5, 8.0)
+    """
+    points = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
+    if points.ndim != 2 or points.shape[1] < 3:
+        raise ValueError(f"a slope with an interval needs at least three points (x, y), got shape {points.shape[1:]}.")
+    if not (np.isfinite(points).all() and (points > 0).all()):
+        raise ValueError("x and y must be positive and finite.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
+    if np.ptp(points[0]) == 0:
+        raise ValueError("a slope needs at least two different x.")
+    fit = scipy.stats.linregress(*np.log(points))
+    slope, error, constant = float(fit.slope), float(fit.stderr), float(fit.intercept)
+    reach = error * float(scipy.stats.t.ppf((1 + confidence) / 2, points.shape[1] - 2))
+    return PowerLaw(slope, slope - reach, slope + reach, float(np.exp(constant)))
 
 
 def _pair(kernel1: ArrayLike, kernel2: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

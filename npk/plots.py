@@ -21,7 +21,7 @@ INK = "#1f2328"
 PAPER = "#fefefe"
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.grid": True,
@@ -82,7 +82,7 @@ def save(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
     """
     png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
     # The salt makes the ids inside the SVG repeatable, and different where several figures share a page.
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": png.stem}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": png.stem}):
         figure.savefig(png, dpi=150, metadata={"Software": None})
         figure.savefig(svg, dpi=100, metadata={"Date": None, "Creator": None})
     return png, svg
@@ -130,7 +130,7 @@ def curves(
     for name, values in lines.items():
         if values.shape != positions.shape:
             raise ValueError(f"series {name!r} must have {len(positions)} values, got shape {list(values.shape)}.")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, ((axes,),) = _figure(6.4, 3.5)
         ends = []
         for i, (name, values) in enumerate(lines.items()):
@@ -193,7 +193,7 @@ def shares(parts: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, xticks: 
         2
     """
     positions = np.arange(len(xticks))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, ((axes,),) = _figure(6.4, 3.5)
         above, below = np.zeros(len(xticks)), np.zeros(len(xticks))
         for i, (name, share) in enumerate(parts.items()):
@@ -250,7 +250,7 @@ def heatmaps(
     starts = np.searchsorted(labels, np.unique(labels))
     middles = (starts + np.append(starts[1:], len(labels))) / 2 - 0.5
     names = [class_names[label] for label in labels[starts]]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, grid = _figure(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns))
         for i, (name, matrices) in enumerate(rows.items()):
             for j, matrix in enumerate(matrices):
@@ -299,7 +299,7 @@ def spectra(series: Mapping[str, ArrayLike], *, ylabel: str = "eigenvalue / sum 
         'log'
     """
     shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.82, max(len(series), 2)))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, ((axes,),) = _figure(6.4, 3.5)
         for (name, values), shade in zip(series.items(), shades, strict=False):
             eigenvalues = np.asarray(values, dtype=float)
@@ -344,7 +344,7 @@ def learning(steps: ArrayLike, values: ArrayLike, marked: Sequence[int], *, xlab
     heights = dict(zip(steps.tolist(), values.tolist(), strict=True))
     if missing := [step for step in marked if step not in heights]:
         raise ValueError(f"marked steps {missing} have no record.")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, ((axes,),) = _figure(6.4, 3.0)
         axes.plot(steps, values, color=COLORS[0], linewidth=1.6)
         for number, step in enumerate(marked):
@@ -385,7 +385,7 @@ def bars(
     if sorted(label for label, _ in group_of) != sorted(values):
         raise ValueError(f"every bar must be in one group: bars {sorted(values)}, in groups {sorted(group_of)}.")
     color_of = {label: COLORS[list(groups).index(name)] for label, name in group_of}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, ((axes,),) = _figure(6.4, 1.2 + 0.26 * len(values))
         places = range(len(values))
         for name, labels in groups.items():

@@ -171,6 +171,37 @@ def choose_regularization(
     return best, accuracies
 
 
+def classify(kernel: ArrayLike, test_kernel: ArrayLike, labels: ArrayLike, test_labels: ArrayLike) -> dict[str, float]:
+    """Ridge regression onto the classes: the regularization chosen on a part of the training samples, never on test.
+
+    Args:
+        kernel: Gram matrix of the training samples, of shape (N, N).
+        test_kernel: kernel of the test samples with those of training, of shape (M, N).
+        labels: classes of the training samples, of shape (N,).
+        test_labels: classes of the test samples, of shape (M,).
+
+    Returns:
+        "regularization", the "validation_accuracy" it was chosen by, and "test_accuracy".
+
+    Raises:
+        ValueError: as `choose_regularization` and `ridge`.
+
+    Example:
+        >>> from npk.measures import label_kernel
+        >>> from npk.regression import classify
+        >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
+        >>> classify(label_kernel(labels), label_kernel(labels), labels, labels)["test_accuracy"]
+        1.0
+    """
+    regularization, tried = choose_regularization(kernel, labels)
+    fit = ridge(kernel, one_hot(labels), regularization=regularization)
+    return {
+        "regularization": regularization,
+        "validation_accuracy": tried[regularization],
+        "test_accuracy": accuracy(fit.predict(test_kernel), test_labels),
+    }
+
+
 def accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
     """The fraction of samples whose largest score is that of their class.
 

@@ -2,7 +2,6 @@
 
 import html
 import importlib.resources
-import re
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from npk import measures, plots
+from npk._page import inline, pairs, style
 from npk._run_folder import read_study, replace
 
 _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROSS}$", "ntk": "$K$"}
@@ -184,7 +184,7 @@ given to it: those of a random network (FR), or those that the network above had
 gates of stage 0 it reaches {shown[learned[0]]:.1%} on the test {nouns["image"]}s, with those of the last stage
 {shown[learned[-1]]:.1%}: the difference, as far as one
 seed shows it, is what learning put into the gates.</p>
-<figure><div class="scroll">{_inline("regimes", svg["regimes"])}</div>
+<figure><div class="scroll">{inline("regimes", svg["regimes"])}</div>
 <figcaption>Test accuracy after training the value network alone (frozen gates) or both (DL: soft gates of a second
 ReLU network; DLGN: of a deep linear network; DLGN-SF: of one linear map of the {nouns["pixel"]}s a layer). One seed,
 the last epoch.{note}</figcaption></figure>
@@ -244,11 +244,12 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
         "rank_last": f"{last['effective_rank']['npk']:.0f}",
         "rank_moved": _moved(first["effective_rank"]["npk"], last["effective_rank"]["npk"], 0.5),
         "stages_table": _stages_table(study["stages"]),
-        "config_table": _pairs({k: v for k, v in study["config"].items() if v is not None}),
-        "versions_table": _pairs({**study["versions"], **study["machine"]}),
+        "config_table": pairs({k: v for k, v in study["config"].items() if v is not None}),
+        "versions_table": pairs({**study["versions"], **study["machine"]}),
     }
+    words["style"] = style()
     words["regimes_section"] = _regimes_section(study, svg)
-    figures = {f"figure_{name}": _inline(name, text) for name, text in svg.items()}
+    figures = {f"figure_{name}": inline(name, text) for name, text in svg.items()}
     return string.Template(template).substitute(words | figures | nouns)
 
 
@@ -287,17 +288,6 @@ def _unfinished(study: dict[str, Any]) -> str:
     return f"<p class='note'>Unfinished: {done} of {total} stages. Continue with <code>--resume</code>.</p>"
 
 
-def _inline(name: str, svg: str) -> str:
-    """An SVG for the page: its ink and paper follow the page's colours, its ids are its own."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = svg.replace(' id="', f' id="{name}-').replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    svg = svg.replace(plots.INK, "currentColor").replace(plots.PAPER, "var(--card)")
-    svg = svg.replace(plots.COLORS[0], "var(--accent)")  # the one colour too dark for a dark page
-    return svg.replace("<svg", '<svg aria-hidden="true"', 1).strip()
-
-
 _ROWS = (
     ("gradient steps", lambda s: f"{s['step']:,}"),
     ("network, training accuracy", lambda s: f"{s['train_accuracy']:.1%}"),
@@ -325,11 +315,3 @@ def _stages_table(stages: Sequence[dict[str, Any]]) -> str:
         for name, show in _ROWS
     )
     return f"<table><thead><tr><th scope='col'>stage</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    rows = (
-        f"<tr><th scope='row'>{html.escape(k.replace('_', ' '))}</th><td>{html.escape(str(v))}</td></tr>"
-        for k, v in values.items()
-    )
-    return f"<table class='pairs'><tbody>{''.join(rows)}</tbody></table>"

@@ -285,22 +285,9 @@ def _describe_network(model: _Model) -> dict[str, Any]:
 
 
 def _choose_samples(config: StudyConfig, data: datasets.Dataset) -> dict[str, np.ndarray]:
-    train = _balanced(data.y_train, config.samples, config.seed)
-    test = _balanced(data.y_test, config.test_samples, config.seed)
+    train = datasets.balanced(data.y_train, config.samples, config.seed)
+    test = datasets.balanced(data.y_test, config.test_samples, config.seed)
     return {"train": train, "train_labels": data.y_train[train], "test": test, "test_labels": data.y_test[test]}
-
-
-def _balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """At most `count` samples, as balanced over the classes as they allow, ordered by class."""
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(len(labels))
-    # The rank of each sample within its class: taking the lowest ranks first keeps the classes level.
-    rank = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        rank[members] = np.arange(len(members))
-    chosen = np.lexsort((labels, rank))[:count]
-    return chosen[np.lexsort((rank[chosen], labels[chosen]))]
 
 
 def _inputs(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
@@ -335,14 +322,7 @@ def _pixels(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> dict[st
 
 
 def _ridge(kernel: np.ndarray, test_kernel: np.ndarray, chosen: Mapping[str, np.ndarray]) -> dict[str, float]:
-    labels = chosen["train_labels"]
-    regularization, tried = regression.choose_regularization(kernel, labels)
-    fit = regression.ridge(kernel, regression.one_hot(labels), regularization=regularization)
-    return {
-        "regularization": regularization,
-        "validation_accuracy": tried[regularization],
-        "test_accuracy": regression.accuracy(fit.predict(test_kernel), chosen["test_labels"]),
-    }
+    return regression.classify(kernel, test_kernel, chosen["train_labels"], chosen["test_labels"])
 
 
 def _stage(

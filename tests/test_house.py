@@ -46,6 +46,7 @@ FLOORS = {
     "_engines": 10,
     "measures": 10,
     "regression": 10,
+    "gradient_flow": 10,
     "tiles": 10,
     "plots": 10,
     "gated_networks": 20,
@@ -53,6 +54,7 @@ FLOORS = {
     "path_kernel": 20,
     "tangent": 20,
     "infinite": 20,
+    "scaling": 25,
     "_loops": 4,
     "initialisation": 0,
     "checkpoints": 0,
@@ -62,18 +64,26 @@ FLOORS = {
     "_study_regimes": 35,
     "study": 40,
     "reproduce": 40,
+    "_comparison_widths": 35,
+    "_comparison_regression": 35,
+    "_comparison_flow": 37,
+    "comparison": 40,
+    "_comparison_plots": 42,
+    "_page": 42,
     "report": 50,
+    "comparison_report": 50,
     "cli_data": 55,
+    "cli_compare": 55,
     "cli_reproduce": 55,
     "cli": 60,
     "__main__": 70,
 }
 # The proof that the core needs no hook in a model, and that numbers and figures know no kernel.
-ALONE = ("networks", "_dataset", "measures", "regression", "plots")
+ALONE = ("networks", "_dataset", "measures", "regression", "gradient_flow", "plots")
 # Data know data, and nothing else.
 DATA = ("_dataset", "_prepared", "synthetic", "_own_builders", "datasets", "preparing")
 # Flags, whose documentation is their help.
-UNDOCUMENTED = ("cli", "cli_data", "cli_reproduce", "__main__")
+UNDOCUMENTED = ("cli", "cli_compare", "cli_data", "cli_reproduce", "__main__")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -100,3 +100,28 @@ BAD = np.array([[1.0, np.nan], [0.0, 1.0]])
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_interval_of_a_slope_covers_it_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    widths = np.repeat([16, 32, 64, 128], 5)
+    fits = [measures.power_law(widths, 3 * widths**-0.5 * np.exp(generator.normal(size=20))) for _ in range(2000)]
+    covered = np.mean([fit.low <= -0.5 <= fit.high for fit in fits])
+    assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 2000)  # four standard errors
+    assert np.mean([fit.slope for fit in fits]) == pytest.approx(-0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: measures.power_law([1, 2], [1, 2]), "at least three points"),
+        (lambda: measures.power_law([1, 2, 3], [1, 0, 2]), "must be positive and finite"),
+        (lambda: measures.power_law([2, 2, 2], [1, 3, 2]), "at least two different x"),
+        (lambda: measures.power_law([1, 2, 3], [1, 3, 2], confidence=1.5), "confidence must lie"),
+        (lambda: measures.relative_error(np.eye(2), np.zeros((2, 2))), "must not be zero"),
+        (lambda: measures.relative_error(np.eye(2), np.eye(3)), "one shape"),
+    ],
+)
+def test_errors_of_relative_error_and_slope(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,336 @@
+"""The second main job: a network's kernels at finite and at infinite width.
+
+Three questions, each with its numbers. How fast do the tangent kernel K, its value part K^V and the path kernel H
+tend to their limits as the network widens, and where does K^V stay away from H? How well does each of these kernels
+classify? Does ė = -K e predict how a real wide network trains? A run folder holds everything:
+
+    compare.json          configuration, versions, every number; written anew as each part ends
+    limits.npz            the infinite-width kernels of the ladder's samples
+    kernels/width-W.npz   the kernels of the first seed of width W
+    samples.npz           which samples each part is of
+
+`npk.comparison_report` draws it.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from npk import _comparison_flow, _comparison_regression, datasets, measures, networks
+from npk._comparison_widths import CURVES, NETWORKS, Width, errors, limit_gap, weight_layers
+from npk._run_folder import begin_run, existing, write_arrays, write_json
+
+Progress = Callable[[float, str], None]
+
+_WIDTHS = {"mlp": (64, 128, 256, 512, 1024, 2048)}
+_CHANNELS = (8, 16, 32, 64, 128)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """Everything that determines a comparison's numbers.
+
+    Attributes:
+        dataset: as `npk.datasets.load` takes it.
+        network: one of mlp, c4gap, c4gap-circular, vconv, without biases.
+        depth: weight layers; None is the network's own.
+        widths: of the ladder, units or channels; None is the network's own ladder.
+        seeds: draws at each width.
+        inputs: training samples that the ladder's kernels are of.
+        samples: training samples of the regression.
+        test_samples: most test samples it is scored on.
+        gates_width: of the networks whose gates, random and learned, it is done with; None is the network's own.
+        gates_seeds: how many such networks.
+        epochs: passes over these samples that teach the gates.
+        batch_size: samples a step of that training.
+        learning_rate: of Adam there.
+        flow_width: of the networks trained by full-batch gradient descent; None is the widest but one of the ladder.
+        flow_samples: training samples of these, and most test samples.
+        flow_steps: gradient steps of these.
+        flow_step: step size times the largest eigenvalue of K (stable below 2; gradient flow is its limit 0).
+        beta: steepness of the soft gates there.
+        seed: of all random numbers.
+
+    Raises:
+        ValueError: a number is out of its range, or the network is another.
+
+    Example:
+        >>> from npk.comparison import CompareConfig
+        >>> CompareConfig(network="c4gap").ladder
+        (8, 16, 32, 64, 128)
+    """
+
+    dataset: str = "digits"
+    network: str = "mlp"
+    depth: int | None = None
+    widths: tuple[int, ...] | None = None
+    seeds: int = 10
+    inputs: int = 64
+    samples: int = 1500
+    test_samples: int = 10_000
+    gates_width: int | None = None
+    gates_seeds: int = 3
+    epochs: int = 40
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    flow_width: int | None = None
+    flow_samples: int = 200
+    flow_steps: int = 600
+    flow_step: float = 0.3
+    beta: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise ValueError(
+                f"network must be one of {', '.join(NETWORKS)} (all paths of one length), got {self.network!r}."
+            )
+        if self.depth is not None and self.depth < 2:
+            raise ValueError(f"depth must be at least 2 (one layer of gates), got {self.depth}.")
+        for name in ("seeds", "samples", "test_samples", "gates_seeds", "epochs", "batch_size", "flow_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("inputs", "flow_samples"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} must be at least 2, got {getattr(self, name)}.")
+        for name in ("learning_rate", "flow_step", "beta"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if len(set(self.ladder)) < 2 or min(self.ladder) < 1:
+            raise ValueError(f"widths must be at least two different numbers ≥ 1, got {list(self.ladder)}.")
+        if len(self.ladder) * self.seeds < 3:
+            raise ValueError("a slope with an interval needs at least three draws: more widths or seeds.")
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """The widths, in ascending order."""
+        return tuple(sorted(self.widths if self.widths else _WIDTHS.get(self.network, _CHANNELS)))
+
+
+def run_comparison(
+    config: CompareConfig,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a comparison into a folder, or finish one that was interrupted there.
+
+    Each width, each kernel's regression and each trained network is written as it ends; resuming gives the numbers of
+    an uninterrupted run on the same machine and versions.
+
+    Args:
+        config: what to do.
+        out: the run folder; it must be new or empty, unless resuming.
+        resume: continue the comparison of the same configuration in `out`.
+        data_dir: where prepared data sets lie, see `npk.datasets.load`.
+        progress: called with the fraction done and what is being done.
+
+    Returns:
+        The content of `compare.json`.
+
+    Raises:
+        FileExistsError: `out` holds a comparison and `resume` is not set, or it holds something else.
+        ValueError: the comparison in `out` has another configuration, or the configuration does not suit the data.
+
+    Example:
+        >>> import tempfile
+        >>> from npk.comparison import CompareConfig, run_comparison
+        >>> config = CompareConfig(
+        ...     depth=2, widths=(8, 16), seeds=2, inputs=6, samples=40, test_samples=20, gates_width=8,
+        ...     gates_seeds=1, epochs=2, flow_width=8, flow_samples=10, flow_steps=5,
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = run_comparison(config, folder)
+        >>> result["finished"], sorted(result["slopes"])
+        (True, ['di', 'di-gap', 'ii', 'ii-draw', 'nngp', 'npk', 'ntk'])
+    """
+    folder, progress = Path(out), progress or (lambda fraction, text: None)
+    settings = dataclasses.asdict(config) | {"widths": list(config.ladder)}
+    result = existing(settings, folder, resume, "compare")
+    if result is not None and result["finished"]:
+        return result
+    progress(0.0, "loading data")
+    data = datasets.load(config.dataset, data_dir=data_dir, seed=config.seed)
+    if data.x_train.ndim != 4 and config.network != "mlp":
+        raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
+    result = result or begin_run(settings, folder, "compare", _NOTHING)
+    run = _Run(config, data, folder, result, progress)
+    run.ladder(0.0, 0.4)
+    run.regression(0.4, 0.7)
+    run.flow(0.7, 1.0)
+    result["finished"] = True
+    run.write()
+    progress(1.0, "done")
+    return result
+
+
+_NOTHING: dict[str, Any] = {
+    "data": None,
+    "weight_layers": None,
+    "limit_gap": None,
+    "ladder": [],
+    "slopes": {},
+    "regression": [],
+    "flow": [],
+}
+
+
+class _Run:
+    """One run folder being filled."""
+
+    def __init__(
+        self, config: CompareConfig, data: datasets.Dataset, folder: Path, result: dict[str, Any], progress: Progress
+    ):
+        self.config, self.data, self.folder, self.result, self.progress = config, data, folder, result, progress
+        self.key = jax.random.key(config.seed)
+        self.chosen = {
+            "ladder": datasets.balanced(data.y_train, config.inputs, config.seed),
+            "train": datasets.balanced(data.y_train, config.samples, config.seed),
+            "test": datasets.balanced(data.y_test, config.test_samples, config.seed),
+            "flow_train": datasets.balanced(data.y_train, config.flow_samples, config.seed),
+            "flow_test": datasets.balanced(data.y_test, config.flow_samples, config.seed),
+        }
+        if result["data"] is None:
+            write_arrays(folder / "samples.npz", **self.chosen)
+            result["data"] = {
+                "title": data.title,
+                "source": data.source,
+                "class_names": list(data.class_names),
+                "shape": list(data.x_train.shape[1:]),
+                **{name: len(places) for name, places in self.chosen.items()},
+            }
+            self.write()
+
+    def write(self) -> None:
+        write_json(self.folder / "compare.json", self.result)
+
+    def part(self, train: str, test: str) -> dict[str, np.ndarray]:
+        a, b = self.chosen[train], self.chosen[test]
+        data = self.data
+        return {"x": data.x_train[a], "y": data.y_train[a], "x_test": data.x_test[b], "y_test": data.y_test[b]}
+
+    # --- how fast ---------------------------------------------------------------------------------
+
+    def ladder(self, start: float, end: float) -> None:
+        """Errors of every draw at every width, and the slopes."""
+        config, widths = self.config, self.config.ladder
+        x = jnp.asarray(self.data.x_train[self.chosen["ladder"]])
+        done = {row["width"] for row in self.result["ladder"]}
+        limits = None if done == set(widths) else self._limits(x)
+        # A width costs about in proportion to itself, above a floor of compiling.
+        costs = np.cumsum([0, *(w + 0.3 * max(widths) for w in widths)])
+        for i, width in enumerate(widths):
+            if width in done or limits is None:
+                continue
+            networks_of = Width(config.network, config.depth, width, x)
+            rows = []
+            for seed in range(config.seeds):
+                now = costs[i] + (costs[i + 1] - costs[i]) * seed / config.seeds
+                self.progress(start + (end - start) * float(now / costs[-1]), f"width {width}, draw {seed + 1}")
+                begun = time.perf_counter()
+                key = jax.random.fold_in(jax.random.fold_in(self.key, width), seed)
+                kernels = networks_of.kernels(key, x)
+                if seed == 0:
+                    (self.folder / "kernels").mkdir(exist_ok=True)
+                    write_arrays(self.folder / "kernels" / f"width-{width}.npz", **kernels)
+                seconds = time.perf_counter() - begun
+                rows.append({"width": width, "seed": seed, "errors": errors(kernels, limits), "seconds": seconds})
+            self.result["ladder"] += rows
+            self.write()
+        self.result["slopes"] = {name: self._slope(name) for name in CURVES}
+        self.write()
+
+    def _limits(self, x: Any) -> dict[str, np.ndarray]:
+        self.progress(0.0, "kernels at infinite width")
+        model = Width(self.config.network, self.config.depth, self.config.ladder[0], x)
+        limits = model.limits(x)
+        write_arrays(self.folder / "limits.npz", **limits)
+        self.result["limit_gap"] = limit_gap(limits)
+        self.result["weight_layers"] = weight_layers(model.shapes)
+        return limits
+
+    def _slope(self, curve: str) -> dict[str, Any]:
+        rows = self.result["ladder"]
+        fit = measures.power_law([row["width"] for row in rows], [row["errors"][curve] for row in rows])
+        what, reference, closes = CURVES[curve]
+        return {"of": what, "from": reference, "expected": -0.5 if closes else 0.0, **dataclasses.asdict(fit)}
+
+    # --- how well ---------------------------------------------------------------------------------
+
+    def regression(self, start: float, end: float) -> None:
+        """Ridge regression with each kernel on the same split."""
+        config, data = self.config, self.part("train", "test")
+        done = {(row["kernel"], row["seed"]) for row in self.result["regression"]}
+        count = 4 + 2 * config.gates_seeds
+
+        def say(text: str, share: float = 0.0) -> None:
+            at = min(count - 1, len(self.result["regression"])) + share
+            self.progress(start + (end - start) * at / count, text)
+
+        def add(name: str, seed: int | None, kernel: Any, **more: float) -> None:
+            if (name, seed) not in done:
+                say(f"ridge regression, {_comparison_regression.LABELS[name]}")
+                row = _comparison_regression.classify(kernel, data)
+                self.result["regression"].append({"kernel": name, "seed": seed, **row, **more})
+                self.write()
+
+        for name, kernel in _comparison_regression.fixed_kernels(config.network, config.depth, data):
+            add(name, None, kernel)
+        for seed in range(config.gates_seeds):
+            if ("npk-learned", seed) in done:
+                continue
+            kernels, accuracy = _comparison_regression.gates_of_a_network(
+                self._classifier(config.gates_width),
+                config.seed + seed,
+                data,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                learning_rate=config.learning_rate,
+                say=lambda share: say("learning gates", share),
+            )
+            for name, kernel in kernels.items():
+                add(name, seed, kernel, **({"network_accuracy": accuracy} if name == "npk-learned" else {}))
+
+    def _classifier(self, width: int | None) -> Any:
+        config, outputs = self.config, len(self.data.class_names)
+        return networks.build(config.network, outputs=outputs, width=width, depth=config.depth, use_bias=False)
+
+    # --- does it predict --------------------------------------------------------------------------
+
+    def flow(self, start: float, end: float) -> None:
+        """Real gradient descent beside its prediction, of each kind of gates."""
+        config = self.config
+        done = {row["case"] for row in self.result["flow"]}
+        cases = _comparison_flow.CASES
+        for i, (name, label) in enumerate(cases.items()):
+            if name in done:
+                continue
+
+            def say(share: float, i: int = i, label: str = label) -> None:
+                self.progress(start + (end - start) * (i + 0.1 + 0.9 * share) / len(cases), f"descent, {label}")
+
+            say(0.0)
+            row = _comparison_flow.measure(
+                name,
+                config.network,
+                config.flow_width or config.ladder[-2],
+                config.depth,
+                self.part("flow_train", "flow_test"),
+                len(self.data.class_names),
+                key=jax.random.fold_in(self.key, 1_000_000),
+                beta=config.beta,
+                relative_step=config.flow_step,
+                steps=config.flow_steps,
+                say=say,
+            )
+            self.result["flow"].append(row)
+            self.write()
