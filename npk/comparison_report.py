@@ -84,7 +84,10 @@ def draw_comparison(result: dict[str, Any]) -> dict[str, Figure]:
         >>> draw_comparison.__name__
         'draw_comparison'
     """
-    axes = {"xlabel": f"width ({_unit(result)}, logarithmic)", "ylabel": "relative Frobenius error (logarithmic)"}
+    axes: dict[str, Any] = {
+        "xlabel": f"width ({_unit(result)}, logarithmic)",
+        "ylabel": "relative Frobenius error (logarithmic)",
+    }
     rows = mean_accuracies(result)
     shown = {LABELS[name]: row["test_accuracy"] for name, row in rows.items()}
     groups = {

@@ -230,7 +230,7 @@ def power_law(x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95) -> PowerL
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
     if np.ptp(points[0]) == 0:
         raise ValueError("a slope needs at least two different x.")
-    fit = scipy.stats.linregress(*np.log(points))
+    fit: Any = scipy.stats.linregress(*np.log(points))
     slope, error, constant = float(fit.slope), float(fit.stderr), float(fit.intercept)
     reach = error * float(scipy.stats.t.ppf((1 + confidence) / 2, points.shape[1] - 2))
     return PowerLaw(slope, slope - reach, slope + reach, float(np.exp(constant)))

@@ -6,10 +6,12 @@ is gradient descent on θ with step η·σ²/fan-in. No model has to be written 
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from npk._jaxpr import path_name
@@ -83,8 +85,11 @@ def ntk_parameterised(
     if factors.keys() != split.blocks.keys():
         raise ValueError(f"the split has blocks {sorted(split.blocks)} and params are {sorted(factors)}: not the same.")
     blocks = {name: _scaled(block, factors[name]) for name, block in split.blocks.items()}
-    whole = [sum(getattr(block, part) for block in blocks.values()) for part in ("value", "feature", "cross")]
-    return NTKSplit(*whole, blocks=blocks)
+    value, feature, cross = (
+        functools.reduce(jnp.add, [getattr(block, part) for block in blocks.values()])
+        for part in ("value", "feature", "cross")
+    )
+    return NTKSplit(value, feature, cross, blocks=blocks)
 
 
 def _scaled(split: NTKSplit, factor: Any) -> NTKSplit:

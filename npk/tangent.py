@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from npk import _activations, _checks, _jaxpr
+from npk import _checks
 from npk._pair_blocks import in_blocks
+from npk._tangent_checks import Checks
 from npk._tangent_derivatives import Derivatives, Plan, derivatives, derivatives_apart, plan_of
 from npk._tangent_factors import by_pairs, contributions, inner, own_inner, places_of, sizes_of, squared_norms
 from npk.gating import Function
@@ -185,47 +186,6 @@ def _sums(plan: Plan, pieces: Mapping[str, list[Any]], shape: tuple[int, ...], s
     return _Sums({name: pieces.get(name, zeros) for name in plan.blocks} if split else {}, whole, fine)
 
 
-# -------------------------------------------------------------------------------------------- checks
-
-
-class _Checks:
-    """What every call is checked for; what depends on shapes alone is checked once for each."""
-
-    def __init__(self, f: Function):
-        self.f = f
-        self.seen: set[Any] = set()
-
-    def __call__(self, params: PyTree, x1: Any, x2: Any | None, outputs: str = "trace") -> None:
-        if outputs not in ("trace", "full"):
-            raise ValueError(
-                f"outputs must be 'trace' (summed over outputs) or 'full' ([N1, N2, K, K]), got {outputs!r}."
-            )
-        _checks.check_pair(x1, x2, finite=False)
-        leaves, tree = jax.tree_util.tree_flatten((params, x1))
-        key = (tree, tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves))
-        if key in self.seen:
-            return
-        _checks.check_finite(params, "params")
-        _checks.check_program(_jaxpr.trace(self.f, params, x1, _activations.opens_for_gates), x1.shape[0])
-        if _checks.concrete(params, x1) and jnp.issubdtype(x1.dtype, jnp.floating):
-            _check_independent(self.f, params, x1)
-            self.seen.add(key)
-
-
-def _check_independent(f: Function, params: PyTree, x: Any) -> None:
-    """Samples must not see each other: a change of one must leave the others' outputs as they are."""
-    pair = jnp.concatenate([x[:1], x[-1:]])
-    push = jnp.zeros_like(pair).at[0].set(jnp.linspace(0.5, 1.5, pair[0].size, dtype=x.dtype).reshape(pair[0].shape))
-    with jax.ensure_compile_time_eval():
-        _, change = jax.jvp(lambda t: f(params, t), (pair,), (push,))
-        moved = bool(jnp.any(change[1] != 0))
-    if moved:
-        raise ValueError(
-            "the samples of a batch are not independent: changing the first changes the output of the second. A "
-            "tangent kernel is of single samples; use evaluation mode (batch norm with running statistics)."
-        )
-
-
 def _require_finite(found: _Sums, params: PyTree, x1: Any, x2: Any | None = None) -> None:
     """Raise what made a kernel not finite."""
     if not _checks.concrete(found.fine) or found.fine:
@@ -254,7 +214,7 @@ def _kernel(f: Function, split: bool) -> Callable[..., Any]:
         shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
         return _sums(plan, pieces, shape, split, x1, x2)
 
-    check = _Checks(f)
+    check = Checks(f)
 
     def kernel(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> Any:
         check(params, x1, x2, outputs)
@@ -274,7 +234,7 @@ def _diagonal(f: Function, split: bool) -> Callable[[PyTree, Any], Any]:
         pieces = _diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
         return _sums(plan, pieces, (x.shape[0],), split, x)
 
-    check = _Checks(f)
+    check = Checks(f)
 
     def diagonal(params: PyTree, x: Any) -> Any:
         check(params, x, None)

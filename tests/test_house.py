@@ -34,6 +34,7 @@ FLOORS = {
     "_activations": 5,
     "_walk": 5,
     "_tangent_factors": 5,
+    "_tangent_checks": 12,
     "gating": 10,
     "_tangent_derivatives": 12,
     "_coordinates": 10,

@@ -1,0 +1,48 @@
+"""What parameters, inputs and f must be for a tangent kernel to mean something."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from npk import _activations, _checks, _jaxpr
+from npk.gating import Function
+
+
+class Checks:
+    """What every call is checked for; what depends on shapes alone is checked once for each."""
+
+    def __init__(self, f: Function):
+        self.f = f
+        self.seen: set[Any] = set()
+
+    def __call__(self, params: PyTree, x1: Any, x2: Any | None, outputs: str = "trace") -> None:
+        if outputs not in ("trace", "full"):
+            raise ValueError(
+                f"outputs must be 'trace' (summed over outputs) or 'full' ([N1, N2, K, K]), got {outputs!r}."
+            )
+        _checks.check_pair(x1, x2, finite=False)
+        leaves, tree = jax.tree_util.tree_flatten((params, x1))
+        key = (tree, tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves))
+        if key in self.seen:
+            return
+        _checks.check_finite(params, "params")
+        _checks.check_program(_jaxpr.trace(self.f, params, x1, _activations.opens_for_gates), x1.shape[0])
+        if _checks.concrete(params, x1) and jnp.issubdtype(x1.dtype, jnp.floating):
+            _check_independent(self.f, params, x1)
+            self.seen.add(key)
+
+
+def _check_independent(f: Function, params: PyTree, x: Any) -> None:
+    """Samples must not see each other: a change of one must leave the others' outputs as they are."""
+    pair = jnp.concatenate([x[:1], x[-1:]])
+    push = jnp.zeros_like(pair).at[0].set(jnp.linspace(0.5, 1.5, pair[0].size, dtype=x.dtype).reshape(pair[0].shape))
+    with jax.ensure_compile_time_eval():
+        _, change = jax.jvp(lambda t: f(params, t), (pair,), (push,))
+        moved = bool(jnp.any(change[1] != 0))
+    if moved:
+        raise ValueError(
+            "the samples of a batch are not independent: changing the first changes the output of the second. A "
+            "tangent kernel is of single samples; use evaluation mode (batch norm with running statistics)."
+        )
