@@ -1,5 +1,6 @@
 """Figures of a comparison, from plain arrays: errors against width, and training beside its predictions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,6 +96,9 @@ def descents(
                 look = {"color": INK, "markersize": 3.6, "markeredgecolor": PAPER, "markeredgewidth": 0.4}
                 handles += axes.plot(times, real[quantity], "o", label="the network itself", **look)
                 axes.set_xscale("symlog", linthresh=float(times[1]), linscale=0.3)
+                # Powers of ten well clear of the zero, whose label would run into theirs.
+                lowest, highest = math.ceil(math.log10(3 * times[1])), math.floor(math.log10(times[-1]))
+                axes.set_xticks([0.0, *(10.0**e for e in range(lowest, highest + 1))])
                 axes.xaxis.set_minor_locator(NullLocator())
                 axes.set_ylim(bottom=0)
                 if quantity == "test_error":

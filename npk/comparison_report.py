@@ -225,7 +225,8 @@ def _regression_table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def _flow_table(result: dict[str, Any]) -> str:
-    head = "".join(f"<th scope='col'>{name}, {part}</th>" for name in KERNELS.values() for part in ("train", "test"))
+    names = [name.replace("K^V", "K<sup>V</sup>") for name in KERNELS.values()]
+    head = "".join(f"<th scope='col'>{name}, {part}</th>" for name in names for part in ("train", "test"))
     body = "".join(
         f"<tr><th scope='row'>{CASES[row['case']]}</th>"
         + "".join(f"<td>{row['errors'][kernel][part]:.1%}</td>" for kernel in KERNELS for part in ("train", "test"))
