@@ -25,8 +25,9 @@ from npk._tangent_factors import by_pairs, contributions, inner, own_inner, plac
 from npk.gating import Function
 
 # The share of memory that one block of samples may take for layer inputs, cotangents and gradients: of an
-# accelerator's, and of the machine's, which others use too. Larger blocks derive less twice.
-_DEVICE_SHARE, _HOST_SHARE = 1 / 4, 1 / 16
+# accelerator's, and of the machine's, which others use too. Larger blocks derive less twice. XLA was seen to use a
+# third of what is counted, since it forgets what has been read.
+_DEVICE_SHARE, _HOST_SHARE = 1 / 4, 1 / 8
 
 
 @jax.tree_util.register_dataclass
@@ -117,9 +118,10 @@ def _block_size(plan: Plan, outputs: int, itemsize: int) -> int:
     for use in plan.uses.products:
         groups, positions, fan_in, fan_out = sizes = sizes_of(use)
         kept += math.prod(use.equation.inputs[0 if use.data_first else 1].shape)
-        kept += 2 * cotangents * groups * positions * fan_out
+        b = cotangents * groups * positions * fan_out
+        kept += b
         gradients = 0 if by_pairs(sizes, 64, 64, outputs, plan.modes) else cotangents * groups * fan_in * fan_out
-        passing = max(passing, (groups * positions * fan_in + gradients) // len(places_of(use)))
+        passing = max(passing, b + (groups * positions * fan_in + gradients) // len(places_of(use)))
     kept += sum(cotangents * math.prod(v.shape) for r in plan.uses.reads for v in r.equation.outputs)
     kept += sum(cotangents * math.prod(plan.program.params[n].shape) for n in plan.uses.leaves)
     return max(1, _block_bytes() // (itemsize * max(1, kept + 2 * passing)))
