@@ -162,7 +162,7 @@ def run_comparison(
     data = datasets.load(config.dataset, data_dir=data_dir, seed=config.seed)
     if data.x_train.ndim != 4 and config.network != "mlp":
         raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
-    result = result or begin_run(settings, folder, "compare", _NOTHING)
+    result = result or begin_run(settings, folder, "compare", _nothing())
     run = _Run(config, data, folder, result, progress)
     run.ladder(0.0, 0.4)
     run.regression(0.4, 0.7)
@@ -173,15 +173,17 @@ def run_comparison(
     return result
 
 
-_NOTHING: dict[str, Any] = {
-    "data": None,
-    "weight_layers": None,
-    "limit_gap": None,
-    "ladder": [],
-    "slopes": {},
-    "regression": [],
-    "flow": [],
-}
+def _nothing() -> dict[str, Any]:
+    """What a comparison holds before it has begun; lists of its own, to which it adds."""
+    return {
+        "data": None,
+        "weight_layers": None,
+        "limit_gap": None,
+        "ladder": [],
+        "slopes": {},
+        "regression": [],
+        "flow": [],
+    }
 
 
 class _Run:

@@ -252,7 +252,7 @@ def reproduce(
         >>> with tempfile.TemporaryDirectory() as out:
         ...     result = reproduce("cob-odt", out, Scale(share=0.01, seeds=1))
         >>> [row["label"] for row in result["rows"]][:3]
-        ['ReLU', 'DLGN', 'DLGN-SF']
+        ['ReLU', 'DLGN, constant input', 'DLGN-SF, constant input']
 
     Source: Lakshminarayanan & Singh 2020, section 6; 2021, section 4.
     """

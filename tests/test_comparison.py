@@ -58,20 +58,16 @@ def test_a_comparison_holds_every_draw_kernel_and_prediction(finished):
     assert len(result["flow"]) == 3 and all(np.isfinite(list(error.values())).all() for error in errors)
 
 
-def test_where_gates_are_frozen_gradient_flow_predicts_the_real_network(finished):
-    """K = K^V there, and it does not move: what is left is the size of a gradient step."""
-    frozen = next(row for row in finished[1]["flow"] if row["case"] == "FR-II")
-    assert frozen["errors"]["ntk"] == frozen["errors"]["value"]
-    config = dataclasses.replace(TINY, flow_step=TINY.flow_step / 4, flow_steps=4 * TINY.flow_steps)
-    assert frozen["errors"]["ntk"]["train"] < 0.2, config
+def test_only_where_gates_learn_is_the_tangent_kernel_more_than_its_value_part(finished):
+    errors = {row["case"]: row["errors"] for row in finished[1]["flow"]}
+    assert errors["FR-II"]["ntk"] == errors["FR-II"]["value"]
+    assert errors["ReLU"]["ntk"] == errors["ReLU"]["value"]
+    assert errors["soft"]["ntk"] != errors["soft"]["value"]
 
 
 def test_a_killed_comparison_continues_to_the_same_numbers(finished, tmp_path):
-    seen = []
-
     def stop(fraction, text):
-        seen.append(text)
-        if text.startswith("width 32") or (len(seen) > 40 and text.startswith("descent")):
+        if text.startswith("width 32"):
             raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -127,12 +123,13 @@ def test_bad_flags_are_one_line():
 @pytest.mark.slow
 def test_single_draws_close_in_as_one_over_the_root_of_the_width_and_dependent_gates_do_not(tmp_path):
     """K^V of FR-II about its mean dσ^{2(d-1)}H has slope -1/2; K^V of FR-DI stays at the distance of the limits."""
-    config = dataclasses.replace(TINY, depth=4, widths=(32, 64, 128, 256, 512), seeds=12, inputs=16)
+    # One draw is off by a factor of about e^0.4: 150 of them give the slope a standard error of 0.03.
+    config = dataclasses.replace(TINY, widths=(64, 128, 256, 512, 1024), seeds=30)
     result = run_comparison(config, tmp_path)
     for curve in ("ii-draw", "ntk", "npk", "di"):
         fit = result["slopes"][curve]
         assert abs(fit["slope"] + 0.5) < 0.1, (curve, fit)
     gap = result["limit_gap"]
-    widest = [row["errors"]["di-gap"] for row in result["ladder"] if row["width"] == 512]
+    widest = [row["errors"]["di-gap"] for row in result["ladder"] if row["width"] == 1024]
     assert gap > 0.1 and np.mean(widest) > 0.9 * gap
     assert abs(result["slopes"]["di-gap"]["slope"]) < 0.25 < abs(result["slopes"]["ii-draw"]["slope"])
