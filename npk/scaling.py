@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from npk._jaxpr import path_name
+from npk.infinite import HE
 from npk.tangent import NTKSplit
-
-HE = math.sqrt(2)
 
 
 def variances(params: PyTree, *, weight_std: float = HE, bias_std: float = 0.0) -> PyTree:
