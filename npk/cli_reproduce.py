@@ -27,6 +27,10 @@ def reproduce_command(
     learning_rate: Annotated[
         float | None, typer.Option(help="For runs of far fewer steps.", show_default="the published one")
     ] = None,
+    pool: Annotated[int, typer.Option(help="Average images over squares of so many pixels a side.")] = 1,
+    network: Annotated[
+        list[str] | None, typer.Option(help="Only this network of the table; may be repeated.", show_default="all")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Runs, trained together.")] = 5,
     dataset: Annotated[
         str | None,
@@ -50,7 +54,9 @@ def reproduce_command(
     with one_line_errors():
         try:
             with progress_bar() as progress:
-                chosen = Scale(scale, epochs, samples, learning_rate, seeds, dataset)
+                chosen = Scale(
+                    scale, epochs, samples, learning_rate, pool, tuple(network) if network else None, seeds, dataset
+                )
                 result = reproduce(table, folder, chosen, data_dir=data_dir, progress=progress)
         except KeyboardInterrupt:
             stderr.print(f"\nInterrupted. Finished rows and checkpoints are in {folder}: run the same again to go on.")

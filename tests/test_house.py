@@ -64,6 +64,7 @@ FLOORS = {
     "regime_training": 30,
     "_study_regimes": 35,
     "study": 40,
+    "_published": 35,
     "reproduce": 40,
     "_comparison_widths": 35,
     "_comparison_regression": 35,

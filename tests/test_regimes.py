@@ -74,6 +74,11 @@ def test_gates_of_stage_k_are_those_the_relu_run_had_there(data, relu):
         run = train_regime(network(), quick("FL", stage=stage), data, (0, 1), source=relu)
         assert same(run.params["feature"], relu.stages[stage])
     assert same(relu.stages[-1], relu.params)
+    whole = relu.epochs == np.round(relu.epochs)  # between epochs only the training set is looked at
+    assert not whole.all() and len(relu.test_by_epoch) == whole.sum() == 7
+    for held_out in (relu.test, relu.validation):
+        np.testing.assert_array_equal(np.isfinite(held_out).all(1), whole)
+    assert np.isfinite(relu.train).all() and np.isfinite(relu.selected).all()
     accuracy = [float(np.mean(relu.train[i])) for i in (0, -1)]
     assert accuracy[0] < 0.3 < 0.8 < accuracy[1]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -64,6 +65,41 @@ def test_an_interrupted_run_goes_on_where_it_stood(digits_table, tmp_path):
         reproduce.reproduce(digits_table, tmp_path / "cut", Scale(share=0.3, epochs=1, seeds=1))
 
 
+def test_tables_in_one_folder_train_what_they_share_once(digits_table, tmp_path, monkeypatch):
+    relu, *_, last = TABLES[digits_table].rows
+    monkeypatch.setitem(TABLES, "one", dataclasses.replace(TABLES[digits_table], rows=(relu,)))
+    monkeypatch.setitem(TABLES, "two", dataclasses.replace(TABLES[digits_table], rows=(relu, last)))
+    scale = Scale(share=0.2, epochs=3, seeds=1)
+    records = []
+    first = reproduce.reproduce("one", tmp_path, scale, progress=lambda share, text: records.append(text))
+    assert len([text for text in records if text.startswith("ReLU:")]) == 4
+    records.clear()
+    second = reproduce.reproduce("two", tmp_path, scale, progress=lambda share, text: records.append(text))
+    assert second["rows"][0] == first["rows"][0] and second["rows"][1]["label"] == "FL"
+    assert not [text for text in records if text.startswith("ReLU:")]
+    other = reproduce.reproduce("two", tmp_path / "other", scale)
+    assert other["rows"] == second["rows"]
+
+
+def test_images_can_be_pooled_and_it_is_said(digits_table, tmp_path):
+    data = reproduce._data("digits", Scale(pool=2), None)
+    whole = reproduce._data("digits", Scale(), None)
+    expected = [[whole.x_test[5, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean() for j in range(4)] for i in range(4)]
+    assert data.x_train.shape == (len(whole.x_train), 4, 4, 1)
+    assert data.x_test[5, ..., 0] == pytest.approx(np.array(expected))
+    result = reproduce.reproduce(digits_table, tmp_path, Scale(share=0.2, epochs=1, seeds=1, pool=4))
+    assert "images averaged over 4 × 4 pixels" in result["not as published"]
+    with pytest.raises(ValueError, match="pool = 3 must divide"):
+        reproduce.reproduce(digits_table, tmp_path / "3", Scale(pool=3))
+
+
+def test_some_networks_of_a_table():
+    rows = reproduce._rows_of(TABLES["dlgn-cifar"], Scale(networks=("c4gap",), dataset="cifar10_jpeg"))
+    assert [(row.network, row.config.regime) for row in rows] == [("c4gap", "ReLU"), ("c4gap", "DLGN")]
+    with pytest.raises(ValueError, match="has the networks c4gap, vgg16-bn-average, resnet-bn-110"):
+        reproduce._rows_of(TABLES["dlgn-cifar"], Scale(networks=("mlp",)))
+
+
 def test_the_command_prints_published_beside_ours(tmp_path):
     options = ["--scale", "0.01", "--seeds", "1", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, ["reproduce", "cob-odt", *options], env={"COLUMNS": "200"})
@@ -78,3 +114,5 @@ def test_scales_out_of_range_are_refused():
         Scale(share=0.0)
     with pytest.raises(ValueError, match="at least 1"):
         Scale(seeds=0)
+    with pytest.raises(ValueError, match="pool must be"):
+        Scale(pool=0)
