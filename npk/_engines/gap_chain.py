@@ -152,7 +152,9 @@ class _Reading:
             term, biases = _parts(layer.inputs)
             _require(not term.summed and all(_alike(b, term) for b in biases))
             is_input = isinstance(term.base, Source)
-            candidates = [self.inputs] if is_input else [g[0] if g.ndim == 4 else np.zeros((0, 0, 0)) for g in self.gates]
+            candidates = (
+                [self.inputs] if is_input else [g[0] if g.ndim == 4 else np.zeros((0, 0, 0)) for g in self.gates]
+            )
             matches = [(i, p) for i, p in enumerate(_padding(layer, term, c) for c in candidates) if p is not None]
             _require(len(matches) == 1)
             if found[-1].window != (1, 1):

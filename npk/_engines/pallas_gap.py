@@ -12,15 +12,12 @@ wide as the largest radius: what a gate of 0 multiplies does not matter. Gates a
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from npk._engines.gap_chain import GapChain
 
@@ -64,8 +61,9 @@ class _Table:
 class Layout:
     """How a chain is cut into threads.
 
-    `rows`, `columns` is the period of the images with their margins, `height` the rows that are summed over,
-    `radii` those of the windows, `planes` how many planes of gates each layer has.
+    `rows`, `columns` is the period: the image with its margin of zeros, if any; `height` rows are summed over.
+    `radii` are those of the windows, `channels` those of the image and of every layer's gates, `shifts` what
+    biases add. A thread owns `strip` columns.
     """
 
     rows: int
@@ -235,6 +233,8 @@ class _Pair:
     """What the lanes of one block read: two images at each lane's displacement and strip."""
 
     def __init__(self, one: Layout, refs: Sequence[Any]):
+        from jax.experimental import pallas as pl
+
         lane = pl.program_id(0) * np.int32(_LANES) + jnp.arange(_LANES, dtype=jnp.int32)
         self.inside = lane < one.lanes
         lane = jnp.where(self.inside, lane, 0)
@@ -272,9 +272,7 @@ class _Pair:
         """The number of channels of a layer that are on in both images."""
         a, b = self.cursors(row, False)
         planes = self.layout.planes(layer)
-        counts = (
-            _total([jax.lax.population_count(a(p, c) & b(p, c)) for p in planes], jnp.int32) for c in columns
-        )
+        counts = (_total([jax.lax.population_count(a(p, c) & b(p, c)) for p in planes], jnp.int32) for c in columns)
         return [count.astype(dtype) for count in counts]
 
 
@@ -309,6 +307,11 @@ def _kernel(one: Layout, dtype: Any, *refs: Any) -> None:
     out[0] = jnp.sum(jnp.where(pair.inside, total, jnp.zeros_like(total)))
 
 
+def most_images(one: Layout) -> int:
+    """The number of images of one batch that the kernel's addresses reach."""
+    return _ADDRESSES // max(one.table(True, image).size for image in (False, True)) - 1
+
+
 def pooled_sums(one: Layout, left: dict[str, Any], right: dict[str, Any], *, interpret: bool = False) -> Any:
     """Σ over all pairs of positions of the last layer's gated kernel, without scales: [n1, n2].
 
@@ -318,11 +321,13 @@ def pooled_sums(one: Layout, left: dict[str, Any], right: dict[str, Any], *, int
         right: `tables` of the columns' batch.
         interpret: run by XLA on any device instead of compiling for a GPU.
     """
+    from jax.experimental import pallas as pl  # late: not every build of jaxlib has them
+    from jax.experimental.pallas import triton
+
     read = [left["gates"][0], right["gates"][1], left["images"][0], right["images"][1]]
     dtype = read[2].dtype
     n1, n2 = len(read[0]), len(read[1])
-    if max(math.prod(r.shape) for r in read) > _ADDRESSES - max(r.shape[1] for r in read):
-        raise ValueError(f"{n1} x {n2} images are more than the kernel's addresses reach; use smaller blocks.")
+    assert max(n1, n2) <= most_images(one)
     partial = pl.pallas_call(
         functools.partial(_kernel, one, dtype),
         out_shape=jax.ShapeDtypeStruct((n1, n2, one.blocks), dtype),
