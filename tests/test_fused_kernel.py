@@ -20,12 +20,13 @@ HAS_GPU = jax.default_backend() == "gpu"
 gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU, and JAX has none")
 
 # The kernel is unrolled: without optimisation XLA compiles it for a CPU in half the time.
+KERNEL = gap_gpu.kernel
 _FAST = {"xla_backend_optimization_level": 0}
 
 
 def interpreted(chain, one, two, dtype, **options):
     """The fused kernel, run by XLA."""
-    compute = functools.partial(gap_gpu.kernel, chain, dtype=dtype, interpret=True, **options)
+    compute = functools.partial(KERNEL, chain, dtype=dtype, interpret=True, **options)
     return jax.jit(compute, compiler_options=_FAST)(one, two)
 
 
@@ -113,8 +114,13 @@ class Tail(nn.Module):
 
 def case(model, image=(4, 5, 2), n=3, dtype=jnp.float32):
     x = jax.random.normal(jax.random.key(0), (n, *image), dtype)
-    params = model.init(jax.random.key(1), x)
-    return model.apply, jax.tree.map(lambda a: a + 0.1 * jnp.ones_like(a), params), x
+    params = model.init(jax.random.key(1), x.astype(jnp.float32))
+    return model.apply, jax.tree.map(lambda a: a.astype(dtype), params), x
+
+
+def ones_like(model, x):
+    """Parameters of ones."""
+    return jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), jax.eval_shape(model.init, jax.random.key(0), x))
 
 
 def chain_of(f, params, x, normalize=True):
@@ -128,18 +134,18 @@ def laid_out(f, params, x):
 
 
 COVERED = {
-    "wrapped": networks.C4GAP(channels=3, outputs=2, padding="CIRCULAR", use_bias=False),
-    "zeros outside, biases, a dense tail": Tail(),
-    "wrapped, biases, sum": Tail("CIRCULAR", windows=((3, 1), (1, 1), (1, 3)), sizes=(), pool="sum"),
+    "wrapped": (networks.C4GAP(channels=3, outputs=2, padding="CIRCULAR", use_bias=False), True),
+    "zeros outside, biases, a dense tail": (Tail(), True),
+    "counts, zeros outside, biases, a dense tail": (Tail(windows=((3, 3),)), False),
+    "counts, wrapped, biases, sum": (Tail("CIRCULAR", windows=((1, 1), (1, 3)), sizes=(), pool="sum"), False),
 }
 
 
 @pytest.mark.parametrize("name", COVERED)
-@pytest.mark.parametrize("normalize", [True, False])
-def test_equals_the_plain_rules(name, normalize, narrow):
-    f, params, x = case(COVERED[name])
-    if not normalize:
-        x = jnp.round(x)
+def test_equals_the_plain_rules(name, narrow):
+    model, normalize = COVERED[name]
+    f, params, x = case(model)
+    x = x if normalize else jnp.round(x)
     expected = npk.path_kernel(f)(params, x, normalize=normalize)
     chain, batch = chain_of(f, params, x, normalize), laid_out(f, params, x)
     assert chain is not None and gap_gpu.covers(chain, batch[1], jnp.float32)
@@ -147,7 +153,7 @@ def test_equals_the_plain_rules(name, normalize, narrow):
 
 
 def test_float64(x64, narrow):
-    f, params, x = case(Tail("CIRCULAR", sizes=()), dtype=jnp.float64)
+    f, params, x = case(Tail("CIRCULAR", windows=((3, 3),), sizes=()), dtype=jnp.float64)
     chain, batch = chain_of(f, params, x), laid_out(f, params, x)
     h = interpreted(chain, batch, batch, jnp.float64)
     assert h.dtype == jnp.float64
@@ -170,7 +176,7 @@ REFUSED = {
     "max-pooling": lambda p, x: pooled(p, nn.max_pool(jax.nn.relu(convolved(p, x)), (2, 2))),
     "a skip": lambda p, x: pooled(p, jax.nn.relu(convolved(p, x))) + x.mean((1, 2)) @ p["c"],
     "no gates": lambda p, x: pooled(p, convolved(p, x)),
-    "gates of a shift": lambda p, x: pooled(p, jnp.roll(jax.nn.relu(convolved(p, x)), 1, 1) * p["d"]),
+    "a learned factor": lambda p, x: pooled(p, jax.nn.relu(convolved(p, x)) * p["d"]),
 }
 
 
@@ -185,7 +191,7 @@ def test_other_networks_are_refused(name):
 )
 def test_other_models_are_refused(model):
     x = jnp.ones((2, 8, 8, 3))
-    assert chain_of(model.apply, model.init(jax.random.key(0), x), x) is None
+    assert chain_of(model.apply, ones_like(model, x), x) is None
 
 
 def test_deep_chains_and_large_sums_are_refused():
@@ -206,14 +212,14 @@ def test_deep_chains_and_large_sums_are_refused():
 def test_lowers_for_cuda(dtype, request):
     if dtype == "float64":
         request.getfixturevalue("x64")
-    f, params, x = case(COVERED["wrapped"], (32, 32, 3), 2, jnp.dtype(dtype))
-    compute = jax.jit(functools.partial(gap_gpu.kernel, chain_of(f, params, x), dtype=jnp.dtype(dtype)))
-    batch = laid_out(f, params, x)
+    chain = GapChain((32, 32, 3), False, tuple(Convolution((3, 3), 1.0, 1.0, i) for i in range(4)), 1.0, ())
+    x = jax.ShapeDtypeStruct((2, 1, 32, 32, 3), dtype)
+    batch = x, (jax.ShapeDtypeStruct((2, 1, 32, 32, 96), dtype),) * 4
+    assert gap_gpu.covers(chain, batch[1], dtype)
+    compute = jax.jit(functools.partial(gap_gpu.kernel, chain, dtype=dtype))
     text = compute.trace(batch, batch).lower(lowering_platforms=("cuda",)).as_text()
-    assert "triton" in text
-    if "tt.func" in text or "ir = " in text:  # some versions hand over compiled code
-        # Triton itself lowers `math.ctpop` no further: bits must be counted by libdevice.
-        assert "__nv_popc" in text and "ctpop" not in text
+    # Of the ways to count bits that JAX lowers, Triton compiles libdevice's alone.
+    assert "triton" in text and "__nv_popc" in text and "ctpop" not in text
 
 
 def test_usable_needs_numbers_on_one_gpu():

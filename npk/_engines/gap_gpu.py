@@ -54,12 +54,7 @@ def kernel(
         symmetric: whether both are the same; then half of the pairs are computed.
         interpret: run by XLA on any device instead of compiling for a GPU.
     """
-    return _kernel(chain, *_flat(one), *_flat(two), dtype=jnp.dtype(dtype), symmetric=symmetric, interpret=interpret)
-
-
-def _flat(batch: Batch) -> tuple[Any, tuple[Any, ...]]:
-    x, gates = batch
-    return jnp.asarray(x), tuple(jnp.asarray(g) for g in gates)
+    return _kernel(chain, *one, *two, dtype=jnp.dtype(dtype), symmetric=symmetric, interpret=interpret)
 
 
 @functools.partial(jax.jit, static_argnames=("chain", "dtype", "symmetric", "interpret"))
