@@ -24,10 +24,15 @@ KERNEL = gap_gpu.kernel
 _FAST = {"xla_backend_optimization_level": 0}
 
 
-def interpreted(chain, one, two, dtype, **options):
+@functools.cache
+def _interpreter(chain, dtype, symmetric, strip):
+    compute = functools.partial(KERNEL, chain, dtype=dtype, symmetric=symmetric, interpret=True)
+    return jax.jit(compute, compiler_options=_FAST)
+
+
+def interpreted(chain, one, two, dtype, symmetric=False):
     """The fused kernel, run by XLA."""
-    compute = functools.partial(KERNEL, chain, dtype=dtype, interpret=True, **options)
-    return jax.jit(compute, compiler_options=_FAST)(one, two)
+    return _interpreter(chain, jnp.dtype(dtype), symmetric, pallas_gap._WIDEST_STRIP)(one, two)
 
 
 @pytest.fixture
@@ -58,11 +63,10 @@ def counted(x1, gates1, x2, gates2, windows, circular, biases):
 
 
 COUNTED = {
-    "one layer": ((4, 4, 1), (3,), ((3, 3),), True, (0,)),
-    "zeros outside, 70 channels": ((5, 3, 5), (33, 70), ((3, 3), (3, 3)), False, (0, 1)),
-    "wrapped, windows of all kinds": ((5, 4, 3), (1, 97, 2), ((3, 1), (1, 1), (3, 5)), True, (1, 0, 1)),
-    "zeros outside, windows of all kinds": ((3, 7, 2), (1, 130, 2), ((1, 3), (1, 1), (5, 3)), False, (0, 1, 1)),
-    "window beyond the image": ((2, 3, 1), (2,), ((5, 3),), True, (0,)),
+    "wrapped, window beyond the image": ((2, 3, 1), (2,), ((5, 3),), True, (0,)),
+    "wrapped, biases": ((4, 3, 3), (1, 97), ((3, 1), (3, 3)), True, (1, 0)),
+    "zeros outside, 70 channels": ((4, 5, 5), (33, 70), ((3, 3), (3, 3)), False, (0, 1)),
+    "zeros outside, windows of all kinds": ((3, 5, 2), (1, 130, 2), ((1, 3), (1, 1), (5, 1)), False, (0, 1, 1)),
 }
 
 
@@ -141,7 +145,7 @@ COVERED = {
 }
 
 
-@pytest.mark.parametrize("name", COVERED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "wrapped")) for n in COVERED])
 def test_equals_the_plain_rules(name, narrow):
     model, normalize = COVERED[name]
     f, params, x = case(model)
@@ -208,6 +212,10 @@ def test_deep_chains_and_large_sums_are_refused():
 # ----------------------------------------------------------------------- for GPUs, without one
 
 
+@pytest.mark.skipif(
+    tuple(map(int, jax.__version__.split(".")[:2])) > (0, 10),
+    reason="newer versions of JAX compile for the GPU while they lower, which takes its plugin",
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_lowers_for_cuda(dtype, request):
     if dtype == "float64":
@@ -250,8 +258,8 @@ def test_path_kernel_takes_the_fused_kernel_once_it_agrees(pretended, monkeypatc
     kernel = npk.path_kernel(f)
     h = kernel(params, x)
     assert pretended == [2, 3]  # a pair to check, then the batch
-    assert_close(kernel(params, x[:2], x[2:]), h[:2, 2:])
-    assert pretended == [2, 3, 2]
+    assert_close(kernel(params, x), h)
+    assert pretended == [2, 3, 3]  # checked once
     monkeypatch.setattr(gap_gpu, "usable", lambda *values: False)
     assert_close(h, npk.path_kernel(f)(params, x))
     assert len(pretended) == 3
