@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk import _checks, _jaxpr, _path_rules
-from npk._engines import dense_chain, packed
+from npk._engines import dense_chain, gap_chain, gap_gpu, packed
 from npk._pair_blocks import in_blocks
 from npk._second_moment import Moments, output_moment
 from npk.gating import (
@@ -165,6 +165,16 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
             return None  # the general path tells where it overflows
         return dense_chain.kernel(chain, left, right)
 
+    def fused_kernel(params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any) -> Any | None:
+        """H of laid out batches by the fused GPU kernel, or None where it is not made for them, or not trusted."""
+        x = one[0]
+        chain = network.gap_chain(params, x, normalize) if gap_gpu.usable(params, one, two) else None
+        if chain is None:
+            return None
+        whole = functools.partial(compute, params, normalize=normalize, binary=True, symmetric=True, dtype=dtype)
+        once = functools.partial(network.once, f"fused, {normalize}, {dtype}", params, x.shape[1:], x)
+        return gap_gpu.fused(chain, one, two, dtype, symmetric=symmetric, plain=lambda b: whole(b, b), once=once)
+
     def kernel(
         params: PyTree,
         x1: Any,
@@ -204,7 +214,9 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         two = one if symmetric else network.laid_out(params, *two)
         if not normalize and binary and _checks.concrete(params) and _whole_numbers(one[0], two[0]):
             _check_counts(max(float(largest_count(params, s, dtype=dtype)) for s in (one, two)), dtype)
-        h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
+        h = fused_kernel(params, one, two, normalize, symmetric, dtype) if binary else None
+        if h is None:
+            h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
         if _checks.concrete(h) and not _checks.known_true(jnp.isfinite, jnp.min(h), jnp.max(h)):
             raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
         return h
@@ -247,6 +259,14 @@ class _Network:
         shapes = [g.shape for g in gate_shapes(program)]
         name = f"chain, normalize={normalize}"
         return self.once(name, params, x.shape[1:], x, lambda: dense_chain.dense_chain(program, shapes, normalize))
+
+    def gap_chain(self, params: PyTree, laid: Any, normalize: bool) -> gap_chain.GapChain | None:
+        """How the fused GPU kernel computes f's kernel of inputs laid out as [n, 1, ...], if it can."""
+        x = jax.ShapeDtypeStruct((laid.shape[0], *laid.shape[2:]), laid.dtype)
+        program = self.program(params, x)
+        shapes = [g.shape for g in gate_shapes(program)]
+        find = functools.partial(gap_chain.gap_chain, program, shapes, normalize)
+        return self.once(f"pooled chain, normalize={normalize}", params, x.shape[1:], x, find)
 
     def laid_out(self, params: PyTree, x: Any, gates: Gates) -> tuple[Any, tuple[Any, ...]]:
         """Inputs [n, 1, ...] and gates [n, *their shape for one sample]."""
