@@ -183,6 +183,8 @@ def read_ahead(array: TileArray, tiles: Iterable[Tile], strict: bool = True) -> 
 def _arrived(array: TileArray, tile: Tile, future: Any, strict: bool) -> tuple[Tile, Any]:
     if future is not None:
         try:
+            if wrong := array.wrong_size(tile):
+                raise ValueError(wrong)
             return tile, future.result().astype(array.leaf.dtype, copy=False)
         except ValueError as error:
             if "PERMISSION_DENIED" in str(error):

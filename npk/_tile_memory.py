@@ -50,10 +50,8 @@ def _container_bytes() -> int | None:
     return max(0, limit - used)
 
 
-def result_of(
-    kernel: Kernel, one: Batch, two: Batch, dtype: Any, symmetric: bool, device: Device
-) -> tuple[tuple[Leaf, ...], Any]:
-    """Names, dtypes and further axes of what a kernel returns, and how they hang together.
+def result_of(kernel: Kernel, one: Batch, two: Batch, dtype: Any, symmetric: bool, device: Device) -> tuple[Leaf, ...]:
+    """Names, dtypes and further axes of what a kernel returns.
 
     It is traced by shapes alone where that tells the same as a call: it can be traced, and its inputs keep their
     dtypes. Else it is called with one sample of each batch.
@@ -66,7 +64,7 @@ def result_of(
             found = None
     if found is None:
         found = kernel(one.block(0, 1, device), two.block(0, 1, device))
-    return leaves_of(found, (1, 1), dtype, symmetric), jax.tree_util.tree_structure(found)
+    return leaves_of(found, (1, 1), dtype, symmetric)
 
 
 def choose_side(

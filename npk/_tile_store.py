@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ _PACKED = {
     "configuration": {"cname": "lz4", "clevel": 1, "shuffle": "bitshuffle", "typesize": 4, "blocksize": 0},
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PART = ".part"
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -92,8 +94,7 @@ def find(path: Path) -> Record | None:
     try:
         content = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        leftovers = (".__lock", "zarr.json")
-        if path.is_dir() and any(not entry.name.endswith(leftovers) for entry in path.iterdir()):
+        if path.is_dir() and any(not entry.name.endswith((_PART, "zarr.json")) for entry in path.iterdir()):
             raise FileExistsError(f"{path} is not empty and holds no kernel: choose another folder.") from None
         return None
     except ValueError as error:
@@ -159,12 +160,24 @@ def complete_nodes(path: Path, record: Record) -> None:
 
 
 def _write_once(folder: Path, content: dict[str, Any]) -> None:
-    """Write `zarr.json` whole, unless there is one already."""
-    store = ts.KvStore.open({"driver": "file", "path": f"{folder.absolute()}/"}).result()
-    missing = store.read("zarr.json").result()
-    if missing.state == "missing":
-        text = json.dumps(content, indent=1, ensure_ascii=False).encode()
-        store.write("zarr.json", text, if_equal=missing.stamp.generation).result()
+    """Write `zarr.json` whole, unless there is one already: of several processes the first one decides."""
+    target = folder / "zarr.json"
+    temporary = folder / f"zarr.json.{os.urandom(8).hex()}{_PART}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, target)  # fails where there is one
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not target.exists():
+                temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _synchronise(folder)
 
 
 def _synchronise(folder: Path) -> None:
@@ -267,12 +280,19 @@ class TileArray:
     @functools.cached_property
     def array(self) -> ts.TensorStore:
         """The array as TensorStore opens it; nothing is cached but its description."""
-        spec = {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{self.path.absolute()}/"},
-            "store_data_equal_to_fill_value": True,
-        }
-        return ts.open(spec, open=True, read=True, write=True).result()
+        return ts.open(self._spec(), open=True, read=True, write=True).result()
+
+    @functools.cached_property
+    def padded(self) -> ts.TensorStore:
+        """The same up to the end of its last tiles, so that each is written whole, without reading what it replaces."""
+        metadata = dict(self.array.spec().to_json()["metadata"])
+        sides = [count * side for count, side in zip(self.plan.grid, self.plan.tile)]
+        metadata["shape"] = [*sides, *self.leaf.axes]
+        return ts.open({**self._spec(), "metadata": metadata}, open=True, assume_metadata=True).result()
+
+    def _spec(self) -> dict[str, Any]:
+        kvstore = {"driver": "file", "path": f"{self.path.absolute()}/"}
+        return {"driver": "zarr3", "kvstore": kvstore, "store_data_equal_to_fill_value": True}
 
     def file(self, tile: Tile) -> Path:
         """Where the chunk of a tile is."""
@@ -282,14 +302,29 @@ class TileArray:
         """Whether the chunk is there."""
         return self.file(tile).exists()
 
+    def wrong_size(self, tile: Tile) -> str:
+        """What is wrong with the size of a chunk that is there; a checksum does not see what follows it."""
+        size = self.file(tile).stat().st_size
+        if self.leaf.dtype.name == "bfloat16":
+            with self.file(tile).open("rb") as file:
+                content = int.from_bytes(file.read(16)[12:], "little")  # Blosc's own header
+        else:
+            content = math.prod((*self.plan.tile, *self.leaf.axes)) * self.leaf.dtype.itemsize
+        return "" if size == content + 4 else f"{size} bytes instead of {content + 4}"
+
     def write(self, tile: Tile, block: np.ndarray) -> list[Any]:
         """Begin to write a tile, and the mirrored one; futures that are done once both are durable."""
-        block = block if self.leaf.dtype.name != "bfloat16" else block.astype(np.float32)
-        parts = [block, mirrored(block)]
-        return [
-            self.array[self.plan.places(copy)].write(part, can_reference_source_data_indefinitely=True)
-            for copy, part in zip(self.plan.copies(tile), parts)
-        ]
+        wide = np.float32 if self.leaf.dtype.name == "bfloat16" else self.leaf.dtype
+        block = block.astype(wide, copy=False)
+        missing = [side - size for side, size in zip(self.plan.tile, block.shape)]
+        if any(missing):
+            edge = [(0, number) for number in missing] + [(0, 0)] * len(self.leaf.axes)
+            block = np.pad(block, edge, constant_values=np.nan)
+        futures = []
+        for copy, part in zip(self.plan.copies(tile), (block, mirrored(block))):
+            place = tuple(slice(number * side, (number + 1) * side) for number, side in zip(copy, self.plan.tile))
+            futures.append(self.padded[place].write(part, can_reference_source_data_indefinitely=True))
+        return futures
 
     def read(self, tile: Tile) -> Any:
         """A future of the numbers of a tile."""

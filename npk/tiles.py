@@ -61,7 +61,8 @@ def tiled(
         progress: called with a `Progress` after every tile, in the caller's thread.
 
     Returns:
-        A function (one, two=None) → [N1, N2, ...] as NumPy array, or the kernel's tree of such arrays.
+        A function (one, two=None) → [N1, N2, ...] as NumPy array. Of a kernel that returns a tree: a
+        dictionary of such arrays by name, e.g. `value`, `feature`, `cross`.
 
     Raises:
         ValueError: a batch is empty or its arrays do not match; the kernel does not return floating numbers
@@ -80,7 +81,7 @@ def tiled(
     def whole(one: PyTree, two: PyTree | None = None) -> PyTree:
         batches = _Batches.of(one, two)
         devices = _tile_devices.devices_of(mesh)
-        leaves, structure = batches.result_of(kernel, dtype, devices[0])
+        leaves = batches.result_of(kernel, dtype, devices[0])
         side, why = (tile, "as given") if tile else batches.choose_side(kernel, leaves, devices)
         plan = _tile_plan.plan_of(batches.shape, batches.symmetric, side)
         _check_fits(plan, leaves)
@@ -96,7 +97,8 @@ def tiled(
         meter = Meter(progress, len(tiles))
         meter.say(_chosen(plan, why))
         compute(batches.work(kernel, plan, keep), plan, tiles, devices, meter, 0)
-        return jax.tree_util.tree_unflatten(structure, results)
+        named = {leaf.name: result for leaf, result in zip(leaves, results, strict=True)}
+        return named.get("", named)
 
     return whole
 
@@ -162,7 +164,7 @@ def stored(
         )
         there, why = _tile_store.find(path), "as in the store"
         if there is None:
-            leaves, _ = batches.result_of(kernel, dtype, devices[0])
+            leaves = batches.result_of(kernel, dtype, devices[0])
             _check_storable(leaves)
             side, why = (tile, "as given") if tile else batches.choose_side(kernel, leaves, devices)
             plan = _tile_plan.plan_of(batches.shape, batches.symmetric, side)
@@ -269,7 +271,7 @@ class _Batches:
         one, two = (None if tree is None else fingerprint(tree) for tree in trees)
         return {"one": one, "two": two}
 
-    def result_of(self, kernel: Kernel, dtype: Any, device: Device) -> tuple[tuple[Leaf, ...], Any]:
+    def result_of(self, kernel: Kernel, dtype: Any, device: Device) -> tuple[Leaf, ...]:
         return _tile_memory.result_of(kernel, self.one, self.other, dtype, self.symmetric, device)
 
     def choose_side(self, kernel: Kernel, leaves: Sequence[Leaf], devices: Sequence[Device]) -> tuple[int, str]:
