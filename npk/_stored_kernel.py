@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from npk._tile_plan import Tile
+from npk._tile_plan import Tile, mirrored
 from npk._tile_store import Record, TileArray
 
 _AHEAD = 3  # tiles that are read while one is used
 _SLAB = 1 << 19  # float64 numbers converted at a time: 4 MiB stay near the cache
-_SHOWN = 5
+_FEW = 16  # of as many rows or columns at most one is asked for: reading what is between would take longer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,11 +81,19 @@ class StoredKernel:
         plan = self._tiles.plan
         touched = [np.unique(p // side) for p, side in zip(places, plan.tile)]
         result = np.empty((*map(len, places), *self._tiles.leaf.axes), self.dtype)
-        for tile, block in read_ahead(self._tiles, itertools.product(*(t.tolist() for t in touched))):
+        few = min(map(len, places)) * _FEW < min(self.shape)
+        for tile, block in self._blocks([(i, j) for i in touched[0].tolist() for j in touched[1].tolist()], few):
             here = [np.flatnonzero(p // side == t) for p, side, t in zip(places, plan.tile, tile)]
             inside = [p[h] - t * side for p, h, t, side in zip(places, here, tile, plan.tile)]
             result[np.ix_(*here)] = block[np.ix_(*inside)]
         return result
+
+    def _blocks(self, tiles: list[Tile], few: bool) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Tiles and their numbers; for a few of them, of tiles that were checked before, as they lie on disk."""
+        direct = self._tiles.checked if few and self._tiles.raw else set()
+        known = {t for t in tiles if t in direct and self._tiles.exists(t) and not self._tiles.wrong_size(t)}
+        yield from ((tile, self._tiles.mapped(tile)) for tile in tiles if tile in known)
+        yield from read_ahead(self._tiles, [tile for tile in tiles if tile not in known])
 
     def product(self, v: ArrayLike) -> Float[np.ndarray, "n1 k"]:
         """K v, one pass over the tiles (over the upper triangle of a symmetric kernel), summed in float64.
@@ -118,7 +126,10 @@ class StoredKernel:
         return result
 
     def columns(self, places: Int[np.ndarray, " r"]) -> np.ndarray:
-        """Some columns. A tile is read whole, so ask for many at once.
+        """Some columns; of a symmetric kernel read as rows.
+
+        A tile is read whole, to compare its checksum, the first time that this object meets it; from then on only
+        what is asked for is read.
 
         Args:
             places: their numbers, [r].
@@ -130,7 +141,10 @@ class StoredKernel:
             IndexError: a number lies outside.
             ValueError: a tile of them is missing or damaged.
         """
-        return self.read(columns=np.asarray(places))
+        places = np.asarray(places)
+        if self.symmetric:
+            return mirrored(self.read(rows=places))
+        return self.read(columns=places)
 
     def diagonal(self) -> np.ndarray:
         """The kernel of every sample with itself.
@@ -185,7 +199,9 @@ def _arrived(array: TileArray, tile: Tile, future: Any, strict: bool) -> tuple[T
         try:
             if wrong := array.wrong_size(tile):
                 raise ValueError(wrong)
-            return tile, future.result().astype(array.leaf.dtype, copy=False)
+            numbers = future.result().astype(array.leaf.dtype, copy=False)
+            array.checked.add(tile)
+            return tile, numbers
         except ValueError as error:
             if "PERMISSION_DENIED" in str(error):
                 raise PermissionError(f"{array.file(tile)} cannot be read: {error}") from error

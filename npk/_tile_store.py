@@ -271,11 +271,13 @@ class TileArray:
         path: its folder.
         plan: its tiles.
         leaf: its dtype and further axes.
+        checked: tiles whose checksums this process has compared.
     """
 
     path: Path
     plan: Plan
     leaf: Leaf
+    checked: set[Tile] = dataclasses.field(default_factory=set)
 
     @functools.cached_property
     def array(self) -> ts.TensorStore:
@@ -305,7 +307,7 @@ class TileArray:
     def wrong_size(self, tile: Tile) -> str:
         """What is wrong with the size of a chunk that is there; a checksum does not see what follows it."""
         size = self.file(tile).stat().st_size
-        if self.leaf.dtype.name == "bfloat16":
+        if not self.raw:
             with self.file(tile).open("rb") as file:
                 content = int.from_bytes(file.read(16)[12:], "little")  # Blosc's own header
         else:
@@ -314,7 +316,7 @@ class TileArray:
 
     def write(self, tile: Tile, block: np.ndarray) -> list[Any]:
         """Begin to write a tile, and the mirrored one; futures that are done once both are durable."""
-        wide = np.float32 if self.leaf.dtype.name == "bfloat16" else self.leaf.dtype
+        wide = self.leaf.dtype if self.raw else np.float32
         block = block.astype(wide, copy=False)
         missing = [side - size for side, size in zip(self.plan.tile, block.shape)]
         if any(missing):
@@ -325,6 +327,16 @@ class TileArray:
             place = tuple(slice(number * side, (number + 1) * side) for number, side in zip(copy, self.plan.tile))
             futures.append(self.padded[place].write(part, can_reference_source_data_indefinitely=True))
         return futures
+
+    @property
+    def raw(self) -> bool:
+        """Whether the numbers lie on disk as they are."""
+        return self.leaf.dtype.name != "bfloat16"
+
+    def mapped(self, tile: Tile) -> np.ndarray:
+        """The chunk as it lies on disk, without looking at its checksum."""
+        shape = (*self.plan.tile, *self.leaf.axes)
+        return np.memmap(self.file(tile), self.leaf.dtype.newbyteorder("<"), "r", shape=shape)
 
     def read(self, tile: Tile) -> Any:
         """A future of the numbers of a tile."""

@@ -307,6 +307,23 @@ def test_the_kernel_operator(tmp_path):
         kernel.columns(np.array([9]))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_columns_of_checked_tiles_are_read_alone(tmp_path, dtype):
+    x, y = whole_numbers(50), whole_numbers(37, 1)
+    for two in (None, y):
+        dense = exact(x, x if two is None else two).astype(jnp.dtype(dtype))
+        outer_store(tmp_path / str(two is None), x, two, dtype=dtype, tile=7)
+        kernel = open_kernel(tmp_path / str(two is None))
+        places = np.array([36, 3])
+        for _ in range(2):  # by whole tiles first
+            assert np.array_equal(kernel.columns(places), dense[:, places])
+            assert np.array_equal(kernel.read(rows=places[:1]), dense[places[:1]])
+        removed(tmp_path / str(two is None) / "c.5.0")
+        removed(tmp_path / str(two is None) / "c.0.5")
+        with pytest.raises(ValueError, match="is missing"):
+            kernel.columns(places)
+
+
 def test_products_are_summed_in_float64(tmp_path):
     x = np.ones((5, 1), np.float32)
     kernel = stored(lambda a, b: np.outer(a, b) * np.float32(0.1), tmp_path / "k", identity=IDENTITY, tile=2)(x)
