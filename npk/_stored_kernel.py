@@ -15,7 +15,7 @@ from npk._tile_plan import Tile, mirrored
 from npk._tile_store import Record, TileArray
 
 _AHEAD = 3  # tiles that are read while one is used
-_SLAB = 1 << 19  # float64 numbers converted at a time: 4 MiB stay near the cache
+_SLAB = 1 << 22  # numbers converted to float64 at a time, in 32 MiB that are used again; few and large BLAS calls
 _FEW = 16  # of as many rows or columns at most one is asked for: reading what is between would take longer
 
 
@@ -113,12 +113,15 @@ class StoredKernel:
             raise ValueError(f"v must be [{self.shape[1]}, K], got shape {list(v.shape)}.")
         result = np.zeros((self.shape[0], v.shape[1]))
         plan = self._tiles.plan
+        step = min(plan.tile[0], max(1, _SLAB // plan.tile[1]))
+        memory = np.empty(step * plan.tile[1])
         for tile, block in read_ahead(self._tiles, plan.tiles()):
             rows, columns = plan.places(tile)
             mirror = plan.symmetric and tile[0] != tile[1]
-            step = max(1, _SLAB // block.shape[1])
             for start in range(0, len(block), step):
-                slab = block[start : start + step].astype(np.float64)
+                numbers = block[start : start + step]
+                slab = memory[: numbers.size].reshape(numbers.shape)
+                slab[...] = numbers
                 part = slice(rows.start + start, rows.start + start + len(slab))
                 result[part] += slab @ v[columns]
                 if mirror:
