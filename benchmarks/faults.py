@@ -66,7 +66,11 @@ def child(options: dict[str, Any]) -> None:
     params = model.init(jax.random.key(1), x[:1])
     path_kernel = npk.path_kernel(model.apply)
 
-    compiled = jax.jit(lambda a, b: path_kernel(params, a, b))
+    one = {"x": x, "gates": [np.asarray(g) for g in npk.gates(model.apply)(params, x)]}
+
+    @jax.jit
+    def compiled(a: Any, b: Any) -> Any:
+        return path_kernel(params, a["x"], b["x"], gates1=a["gates"], gates2=b["gates"])
 
     def kernel(a: Any, b: Any) -> Any:
         time.sleep(options["pause"])
@@ -77,7 +81,7 @@ def child(options: dict[str, Any]) -> None:
             print(progress.message, flush=True)
 
     try:
-        stored(kernel, options["folder"], identity={"params": fingerprint(params)}, tile=TILE, progress=show)(x)
+        stored(kernel, options["folder"], identity={"params": fingerprint(params)}, tile=TILE, progress=show)(one)
     except (OSError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         sys.exit(1)
@@ -116,9 +120,11 @@ def hash_of(folder: pathlib.Path) -> str:
     return found.hexdigest()
 
 
-def wait_for(folder: pathlib.Path, number: int) -> None:
+def wait_for(folder: pathlib.Path, number: int, process: Any) -> None:
     """Until so many chunks are there."""
     while len(chunks(folder)) < number:
+        if process.poll() is not None:
+            raise RuntimeError(f"it ended before {number} chunks were there: {told(folder, process)}")
         time.sleep(0.01)
 
 
@@ -182,7 +188,7 @@ def read_only(folder: pathlib.Path, size: int) -> str:
     with small_disk(disk, 2 * size) as mounted:
         where = disk / "k" if mounted else folder
         process = start(where, pause=0.1)
-        wait_for(where, 20)
+        wait_for(where, 20, process)
         process.kill()
         process.communicate()
         if mounted:
@@ -222,7 +228,7 @@ def clocked(folder: pathlib.Path) -> str:
     jumping = _quietly("cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl")
     environment = {"LD_PRELOAD": str(library)} if jumping else {}
     process = start(folder, pause=0.05, environment=environment)
-    wait_for(folder, 60)
+    wait_for(folder, 60, process)
     process.kill()
     process.communicate()
     for number, path in enumerate(chunks(folder)):

@@ -108,7 +108,7 @@ def whole(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     return {
         "data": name,
         "N": len(x),
-        "tile": h._tiles.plan.tile,
+        "tile": h.tile,
         "seconds": seconds,
         "all pairs GFLOP/s": operations(len(x), len(x), x.shape[1]) / seconds / 1e9,
         "test kernel seconds": test_seconds,

@@ -48,6 +48,11 @@ class StoredKernel:
     _tiles: TileArray = dataclasses.field(repr=False)
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """Samples of a tile, which is a chunk of the store."""
+        return self._tiles.plan.tile
+
+    @property
     def tiles(self) -> tuple[int, int]:
         """How many tiles are done, and how many there are."""
         every = _every(self._tiles)

@@ -157,19 +157,26 @@ def test_progress_counts_pairs():
 
 
 def test_tangent_split_as_a_tree(x64):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((7, 3)))
-
-    def f(params, x):
-        return npk.soft_relu(x @ params["w"]) @ params["v"]
-
-    params = {"w": jnp.asarray(np.random.default_rng(1).standard_normal((3, 4))), "v": jnp.ones((4, 2))}
-    split = npk.split_ntk(f)
-    whole = split(params, x)
-    parts = tiled(lambda a, b: split(params, a, b), tile=3)(x)
-    assert set(parts) == {f"{b}{k}" for b in ("", "blocks.w.", "blocks.v.") for k in ("value", "feature", "cross")}
-    for name in ("value", "feature", "cross"):
-        assert np.allclose(parts[name], getattr(whole, name), rtol=1e-12, atol=1e-12)
-        assert np.allclose(parts[f"blocks.w.{name}"], getattr(whole.blocks["w"], name), rtol=1e-12, atol=1e-12)
+    """One hidden layer a(q) = q·γ(q): all parts in closed form, by plain NumPy."""
+    random = np.random.default_rng(0)
+    x, w, v = random.standard_normal((5, 3)), random.standard_normal((3, 4)), random.standard_normal((4, 1))
+    params = {"w": jnp.asarray(w), "v": jnp.asarray(v)}
+    split = npk.split_ntk(lambda params, x: npk.soft_relu(x @ params["w"], 4.0) @ params["v"])
+    parts = tiled(lambda a, b: split(params, a, b), tile=3)(jnp.asarray(x))
+    q = x @ w
+    gate = 1 / (1 + np.exp(-4.0 * q))
+    fixed, through = gate * v[:, 0], 4.0 * q * gate * (1 - gate) * v[:, 0]
+    mixed = fixed @ through.T
+    expected = {
+        "blocks.v.value": (q * gate) @ (q * gate).T,
+        "blocks.w.value": (x @ x.T) * (fixed @ fixed.T),
+        "feature": (x @ x.T) * (through @ through.T),
+        "cross": (x @ x.T) * (mixed + mixed.T),
+    }
+    expected["value"] = expected["blocks.v.value"] + expected["blocks.w.value"]
+    assert set(expected) < set(parts) and len(parts) == 9
+    for name, numbers in expected.items():
+        assert np.allclose(parts[name], numbers, rtol=1e-12, atol=1e-12), name
 
 
 @pytest.mark.parametrize("outputs", [(), (2,), (2, 2)])
@@ -532,6 +539,19 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
     assert caught.value.errno == 28
     monkeypatch.undo()
     assert outer_store(tmp_path / "k", whole_numbers(10)).verify() == ()
+
+
+def test_a_store_that_cannot_be_written(tmp_path, monkeypatch):
+    x = whole_numbers(10)
+    whole = outer_store(tmp_path / "k", x).read()
+    monkeypatch.setattr("os.access", lambda *args: False)
+    assert np.array_equal(outer_store(tmp_path / "k", x).read(), whole)  # nothing is to be written
+    (tmp_path / "k" / "c.0.1").unlink()
+    with pytest.raises(PermissionError, match="cannot be written .*5 of 6 tiles are kept"):
+        outer_store(tmp_path / "k", x)
+    with pytest.raises(PermissionError, match="nothing was begun"):
+        outer_store(tmp_path / "new", x)
+    assert not (tmp_path / "new").exists()
 
 
 class Failing:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -90,6 +91,18 @@ def test_a_run_that_is_killed_goes_on(tmp_path, whole):
     (report,) = finish(start(folder=str(folder)))
     assert chunks(folder) == whole[1][0]
     assert missing and sorted(tiles_of(report)) == missing
+
+
+def test_a_limit_of_the_disk_is_told_and_loses_nothing(tmp_path, whole):
+    """The system's own limit on files: as on a full disk, a chunk can be written by half only."""
+    folder = tmp_path / "k"
+    process = start(folder=str(folder), limit=50)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    found = re.search(r"the disk is full \(File too large\); (\d+) of 55 tiles are kept, and safe. Make room", errors)
+    assert found and int(found.group(1)) == len(TILES) - len(not_done(folder)) > 0
+    (report,) = finish(start(folder=str(folder)))
+    assert chunks(folder) == whole[1][0] and len(report["computed"]) == len(TILES) - int(found.group(1))
 
 
 def test_two_processes_that_do_not_know_of_each_other_share_one_store(tmp_path, whole):

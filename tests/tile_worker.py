@@ -5,11 +5,12 @@
 
 import json
 import os
+import resource
 import sys
 import time
 
 
-def main(folder, n=40, tile=4, pause=0.0, devices=1, meshes=(), distributed=None, columns=None):
+def main(folder, n=40, tile=4, pause=0.0, devices=1, meshes=(), distributed=None, columns=None, limit=None):
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     import jax
     import numpy as np
@@ -28,6 +29,8 @@ def main(folder, n=40, tile=4, pause=0.0, devices=1, meshes=(), distributed=None
 
     def kernel(a, b):
         if len(a["place"]) == tile:
+            if limit and len(computed) == 6:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             computed.append((int(a["place"][0]) // tile, int(b["place"][0]) // tile))
         time.sleep(pause)
         result = numbers(a["x"], b["x"])
