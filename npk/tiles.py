@@ -1,0 +1,348 @@
+"""Kernels of whole data sets, tile by tile: of any size, on many devices, in memory or on disk, never computed twice.
+
+A kernel here is any function of two batches, `kernel(a, b)` → [n1, n2]: batches are arrays, or trees of arrays,
+whose first axis is the sample. What it computes is not known here; it must not mix samples.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from npk import _tile_devices, _tile_memory, _tile_plan, _tile_store
+from npk._stored_kernel import StoredKernel as StoredKernel
+from npk._stored_kernel import stored_kernels
+from npk._tile_filling import Filling, compute
+from npk._tile_plan import Batch, Device, Leaf, Plan, Tile
+from npk._tile_progress import Meter
+from npk._tile_progress import Progress as Progress
+from npk._tile_progress import progress_bar as progress_bar
+from npk._tile_store import Record
+
+Kernel = Callable[[Any, Any], Any]
+Stored = StoredKernel | dict[str, StoredKernel]
+
+_HASHED = 1 << 24  # bytes hashed at a time: an array may be a memory map
+
+
+def tiled(
+    kernel: Kernel,
+    *,
+    tile: int | None = None,
+    dtype: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Callable[..., PyTree]:
+    """Transform a kernel of two batches into one of two batches of any size, computed tile by tile into memory.
+
+    K[s, s'] of all pairs; where the second batch is left out, K[s', s] = K[s, s'] and only tiles of the upper triangle
+    are computed; the result is symmetric bit for bit. Every tile has the same size, the last ones are filled up with
+    repeated samples and cut, so that a kernel is compiled once. While a tile is computed, the inputs of the next one
+    are put on the device and the result before it is copied.
+
+    Args:
+        kernel: `kernel(a, b)` → [n1, n2, ...], or a tree of such arrays; traceable or plain Python. On a CPU, NumPy
+            arrays reach it as such; else it gets arrays of JAX.
+        tile: the largest number of samples a side of a tile. None: chosen from the memory that is free and from what
+            the compiled kernel needs of it, which takes two small compilations.
+        dtype: of the result; None for what the kernel returns.
+        mesh: the tiles are spread over its devices (those of this process); None is the first device. The numbers do
+            not depend on it, as far as devices are alike.
+        progress: called with a `Progress` after every tile, in the caller's thread.
+
+    Returns:
+        A function (one, two=None) → [N1, N2, ...] as NumPy array. Of a kernel that returns a tree: a
+        dictionary of such arrays by name, e.g. `value`, `feature`, `cross`.
+
+    Raises:
+        ValueError: a batch is empty or its arrays do not match; the kernel does not return floating numbers
+            [n1, n2, ...], returns some that are not finite or leave the dtype, or is not symmetric when two is None.
+        MemoryError: the result does not fit the memory that is free.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.tiles import tiled
+        >>> x = np.arange(5, dtype=np.float32)
+        >>> tiled(np.multiply.outer, tile=2)(x).tolist() == np.outer(x, x).tolist()
+        True
+    """
+    _check_arguments(tile, dtype, None)
+
+    def whole(one: PyTree, two: PyTree | None = None) -> PyTree:
+        batches = _Batches.of(one, two)
+        devices = _tile_devices.devices_of(mesh)
+        leaves = batches.result_of(kernel, dtype, devices[0])
+        side, why = (tile, "as given") if tile else batches.choose_side(kernel, leaves, devices)
+        plan = _tile_plan.plan_of(batches.shape, batches.symmetric, side)
+        _check_fits(plan, leaves)
+        results = [np.empty((*plan.shape, *leaf.axes), leaf.dtype) for leaf in leaves]
+
+        def keep(place: Tile, block: Any) -> None:
+            parts = _tile_plan.kept(plan, leaves, place, block)
+            for leaf, result in zip(leaves, results, strict=True):
+                for copy, part in zip(plan.copies(place), (parts[leaf.name], _tile_plan.mirrored(parts[leaf.name]))):
+                    result[plan.places(copy)] = part
+
+        tiles = plan.tiles()
+        meter = Meter(progress, len(tiles))
+        meter.say(_chosen(plan, why))
+        compute(batches.work(kernel, plan, keep), plan, tiles, devices, meter, 0)
+        named = {leaf.name: result for leaf, result in zip(leaves, results, strict=True)}
+        return named.get("", named)
+
+    return whole
+
+
+def stored(
+    kernel: Kernel,
+    path: str | os.PathLike[str],
+    *,
+    identity: Mapping[str, Any],
+    tile: int | None = None,
+    dtype: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Callable[..., Stored]:
+    """Transform a kernel of two batches into one of any size on disk, which may be interrupted at any moment.
+
+    As `tiled`, into a Zarr store (version 3, a chunk a tile, with checksums). A tile is written beside, synchronised
+    and renamed: it is there whole or not at all, and nothing else records that it is done. Given again, the same
+    command checks the tiles that are there, computes what is missing or damaged, and ends with the same bits. Several
+    processes may work on one store: those of `jax.distributed` share the tiles (tile t is of process t mod P), others
+    begin at different tiles; each then goes on with what the others have not done, so a lost one is made up for.
+
+    Args:
+        kernel: as of `tiled`.
+        path: folder of the store; made if it is not there. An array lies in it, or one array a name in folders of their
+            own where the kernel returns a tree.
+        identity: what the kernel is, in plain values: its name, and `fingerprint`s of its parameters and of whatever
+            else its numbers depend on. The batches, the shape and the versions of npk and JAX are added.
+        tile: as of `tiled`; None for that of the store, where there is one.
+        dtype: float32, float64 or bfloat16; None for what the kernel returns, or that of the store. bfloat16 numbers
+            lie on disk as compressed float32, which any Zarr reader reads.
+        mesh: as of `tiled`; the tiles are spread over its processes as well. None: over all processes of
+            `jax.distributed`, on the first device of each.
+        progress: as of `tiled`.
+
+    Returns:
+        A function (one, two=None) → `StoredKernel`, or a dictionary of them by name, once all tiles
+        are there.
+
+    Raises:
+        ValueError: as `tiled`; the store is of another configuration (all that differs is named).
+        FileExistsError: the folder holds something else.
+        OSError: the store cannot be written, or the disk is full; the tiles that are done are safe.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> from npk.tiles import stored
+        >>> x = np.arange(5, dtype=np.float32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = stored(np.multiply.outer, f"{folder}/k", identity={"name": "outer"}, tile=2)
+        ...     run(x).read(rows=slice(3, 5)).tolist()
+        [[0.0, 3.0, 6.0, 9.0, 12.0], [0.0, 4.0, 8.0, 12.0, 16.0]]
+    """
+    _check_arguments(tile, dtype, identity)
+    path = Path(path)
+    identity = json.loads(json.dumps(dict(identity)))
+
+    def whole(one: PyTree, two: PyTree | None = None) -> Stored:
+        batches = _Batches.of(one, two)
+        devices = _tile_devices.devices_of(mesh)
+        here = Record(
+            Plan(batches.shape, batches.shape, batches.symmetric), (), identity, batches.data(), _versions(devices[0])
+        )
+        there, why = _tile_store.find(path), "as in the store"
+        if there is None:
+            leaves = batches.result_of(kernel, dtype, devices[0])
+            _check_storable(leaves)
+            side, why = (tile, "as given") if tile else batches.choose_side(kernel, leaves, devices)
+            plan = _tile_plan.plan_of(batches.shape, batches.symmetric, side)
+            _tile_store.check_writable(path, lambda: "nothing was begun")
+            there = _tile_store.begin(path, dataclasses.replace(here, plan=plan, leaves=leaves))
+        _tile_store.refuse_other(path, there, _wanted(here, there, tile, dtype))
+        run = Filling(path, there, Meter(progress, len(there.plan.tiles())))
+        run.meter.say(_chosen(there.plan, why))
+        run.fill(batches.work(kernel, there.plan, run.keep), devices, _tile_devices.process_of(mesh))
+        return stored_kernels(path, there, run.arrays)
+
+    return whole
+
+
+def open_kernel(path: str | os.PathLike[str]) -> Stored:
+    """Open a stored kernel to read it.
+
+    Args:
+        path: the folder that was given to `stored`.
+
+    Returns:
+        A `StoredKernel`, or a dictionary of them by name.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        FileExistsError: there is something else.
+        ValueError: its description is damaged.
+
+    Example:
+        >>> from npk.tiles import open_kernel
+        >>> open_kernel("nowhere")
+        Traceback (most recent call last):
+        FileNotFoundError: nowhere holds no kernel: make one with npk.tiles.stored.
+    """
+    path = Path(path)
+    record = _tile_store.find(path)
+    if record is None:
+        raise FileNotFoundError(f"{path} holds no kernel: make one with npk.tiles.stored.")
+    return stored_kernels(path, record, _tile_store.arrays_of(path, record))
+
+
+def fingerprint(tree: PyTree) -> str:
+    """A hash of all numbers of a tree, with their names, dtypes and shapes: SHA-256.
+
+    Args:
+        tree: a tree of arrays, e.g. parameters.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: a leaf is not an array or number.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.tiles import fingerprint
+        >>> fingerprint({"w": np.ones(2)}) == fingerprint({"w": np.ones(2)}) != fingerprint({"v": np.ones(2)})
+        True
+    """
+    found = hashlib.sha256()
+    for place, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        if array.dtype == object:
+            raise ValueError(f"{jax.tree_util.keystr(place)} must be an array or number, got {type(leaf).__name__}.")
+        found.update(f"{jax.tree_util.keystr(place)} {array.dtype} {array.shape};".encode())
+        rows = max(1, _HASHED // max(1, array[:1].nbytes)) if array.ndim else 1
+        for start in range(0, len(array) if array.ndim else 1, rows):
+            part = np.ascontiguousarray(array[start : start + rows] if array.ndim else array)
+            found.update(part.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------- inputs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Batches:
+    """The batches of a kernel; `two` is None for `one`."""
+
+    one: Batch
+    two: Batch | None
+
+    @staticmethod
+    def of(one: PyTree, two: PyTree | None) -> "_Batches":
+        return _Batches(_tile_plan.batch(one, "one"), None if two is None else _tile_plan.batch(two, "two"))
+
+    @property
+    def symmetric(self) -> bool:
+        return self.two is None
+
+    @property
+    def other(self) -> Batch:
+        return self.one if self.two is None else self.two
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.one.samples, self.other.samples
+
+    def data(self) -> dict[str, str | None]:
+        """Fingerprints, with None for a second batch that is the first."""
+        trees = [None if b is None else jax.tree_util.tree_unflatten(b.tree, b.leaves) for b in (self.one, self.two)]
+        one, two = (None if tree is None else fingerprint(tree) for tree in trees)
+        return {"one": one, "two": two}
+
+    def result_of(self, kernel: Kernel, dtype: Any, device: Device) -> tuple[Leaf, ...]:
+        return _tile_memory.result_of(kernel, self.one, self.other, dtype, self.symmetric, device)
+
+    def choose_side(self, kernel: Kernel, leaves: Sequence[Leaf], devices: Sequence[Device]) -> tuple[int, str]:
+        return _tile_memory.choose_side(kernel, self.one, self.other, leaves, devices)
+
+    def work(self, kernel: Kernel, plan: Plan, keep: Callable[[Tile, Any], None]) -> _tile_devices.Work:
+        def load(tile: Tile, device: Device) -> tuple[Any, Any]:
+            return _tile_plan.inputs(plan, self.one, self.two, tile, device)
+
+        return _tile_devices.Work(lambda tile: False, load, kernel, keep)
+
+
+def _check_arguments(tile: Any, dtype: Any, identity: Any) -> None:
+    if tile is not None:
+        _tile_plan.check_tile(tile)
+    if dtype is not None and not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        raise ValueError(f"dtype must be a floating one or None, got {dtype}.")
+    if identity is None:
+        return
+    if dtype is not None and jnp.dtype(dtype).name not in _tile_store.DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_tile_store.DTYPES)}, got {dtype}.")
+    try:
+        json.dumps(dict(identity), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"identity must be a mapping of plain values (strings, numbers, fingerprints), got {identity!r} ({error})."
+        ) from None
+
+
+def _check_storable(leaves: Sequence[Leaf]) -> None:
+    for leaf in leaves:
+        if leaf.dtype.name not in _tile_store.DTYPES:
+            raise ValueError(
+                f"the kernel returns {leaf.dtype}, a store holds {', '.join(_tile_store.DTYPES)}: give dtype=."
+            )
+
+
+def _check_fits(plan: Plan, leaves: Sequence[Leaf]) -> None:
+    needed = math.prod(plan.shape) * sum(leaf.dtype.itemsize * math.prod(leaf.axes) for leaf in leaves)
+    free = _tile_memory.host_bytes()
+    if needed > free:
+        raise MemoryError(
+            f"the kernel {list(plan.shape)} takes {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free: keep it on "
+            "disk by npk.tiles.stored, or choose a smaller dtype."
+        )
+
+
+# ---------------------------------------------------------------------------------------------- store
+
+
+def _versions(device: Device) -> dict[str, str]:
+    """What bits depend on besides the kernel and its data."""
+    return {
+        **{name: importlib.metadata.version(name) for name in ("npk", "jax", "jaxlib")},
+        "platform": device.platform,
+    }
+
+
+def _wanted(here: Record, there: Record, tile: int | None, dtype: Any) -> Record:
+    """The record that a store must have to be gone on with: what is not given is the store's own."""
+    if tile is None:
+        plan = dataclasses.replace(here.plan, tile=there.plan.tile)
+    else:
+        plan = _tile_plan.plan_of(here.plan.shape, here.plan.symmetric, tile)
+    leaves = there.leaves
+    if dtype is not None:
+        leaves = tuple(dataclasses.replace(leaf, dtype=np.dtype(jnp.dtype(dtype))) for leaf in leaves)
+    return dataclasses.replace(here, plan=plan, leaves=leaves)
+
+
+def _chosen(plan: Plan, why: str) -> str:
+    rows, columns = plan.grid
+    number = len(plan.tiles())
+    return f"tiles of {plan.tile[0]:,} x {plan.tile[1]:,} samples, {rows} x {columns}, {number:,} to compute: {why}"
