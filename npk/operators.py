@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, PyTree, Shaped
 from numpy.typing import ArrayLike
 
 from npk._accumulate import threads
+from npk._operator_checks import check_symmetric, finite, indices, square, vectors
 
 # Bytes of an array that are read at a time: what a pass over an array on disk holds.
 _BAND = 1 << 26
@@ -225,7 +226,7 @@ class _Recomputed:
         tile = _checked(tile, (self.one.block, self.two.block))
         tile = tile[: rows.stop - rows.start, : columns.stop - columns.start]
         if self.one is self.two and rows == columns:
-            _check_symmetric(tile)
+            check_symmetric(tile)
         return rows, columns, tile
 
     def _tile(self, a: PyTree, b: PyTree, shape: tuple[int, int]) -> np.ndarray:
@@ -412,117 +413,3 @@ def joined(products: Any, entries: Any) -> KernelOperator:
     if tuple(first.shape) != tuple(second.shape):
         raise ValueError(f"the two must be one kernel, got shapes {list(first.shape)} and {list(second.shape)}.")
     return _Joined(first, second)
-
-
-# ------------------------------------------------------------------------------- checks, for all who use operators
-
-
-def square(operator: Any) -> int:
-    """The N of a square kernel.
-
-    Args:
-        operator: a `KernelOperator`.
-
-    Returns:
-        N.
-
-    Raises:
-        ValueError: it is not square.
-
-    Example:
-        >>> import numpy as np
-        >>> from npk.operators import operator_of, square
-        >>> square(operator_of(np.eye(3)))
-        3
-    """
-    n1, n2 = operator.shape
-    if n1 != n2:
-        raise ValueError(f"kernel must be square [N, N], got shape {[n1, n2]}.")
-    return n1
-
-
-def vectors(v: Any, size: int, name: str = "v") -> Float[np.ndarray, "n k"]:
-    """Finite float64 vectors [N, K], one a column.
-
-    Args:
-        v: anything that NumPy can turn into an array.
-        size: N.
-        name: what to call it in an error.
-
-    Returns:
-        The array.
-
-    Raises:
-        ValueError: another shape, or a number that is not finite.
-
-    Example:
-        >>> from npk.operators import vectors
-        >>> vectors([[1], [2]], 2).dtype
-        dtype('float64')
-    """
-    array = np.asarray(v, dtype=np.float64)
-    if array.ndim != 2 or len(array) != size:
-        raise ValueError(f"{name} must be [{size}, K], got shape {list(array.shape)}.")
-    return finite(array, name)
-
-
-def indices(places: Any, size: int) -> Int[np.ndarray, " r"]:
-    """Places 0 … N - 1 along an axis.
-
-    Args:
-        places: whole numbers, of shape (r,).
-        size: N.
-
-    Returns:
-        The array.
-
-    Raises:
-        ValueError: not one axis of whole numbers in that range.
-
-    Example:
-        >>> from npk.operators import indices
-        >>> indices([2, 0], 3).tolist()
-        [2, 0]
-    """
-    array = np.asarray(places)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"places must be whole numbers [r], got {array.dtype}{list(array.shape)}.")
-    if array.size and not (0 <= array.min() and array.max() < size):
-        raise ValueError(f"places must lie in 0 … {size - 1}, got {array.min()} … {array.max()}.")
-    return array
-
-
-def finite(array: np.ndarray, name: str) -> np.ndarray:
-    """The array, every number of which is finite.
-
-    Args:
-        array: of any shape.
-        name: what to call it in an error.
-
-    Returns:
-        The array.
-
-    Raises:
-        ValueError: NaN or infinite entries.
-
-    Example:
-        >>> import numpy as np
-        >>> from npk.operators import finite
-        >>> finite(np.ones(1), "x").tolist()
-        [1.0]
-    """
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, but holds NaN or infinite entries.")
-    return array
-
-
-def _check_symmetric(tile: np.ndarray) -> None:
-    """A tile of the diagonal is symmetric up to rounding."""
-    eps = float(jax.numpy.finfo(tile.dtype).eps) if tile.dtype.kind != "i" else 0.0
-    wide = tile.astype(np.float64) if tile.dtype.itemsize < 4 else tile
-    gap = float(np.abs(wide - wide.T).max())
-    if gap > 64 * eps * float(np.abs(wide).max()):
-        raise ValueError(
-            f"the kernel is not symmetric: kernel(a, a) differs from its transpose by {gap:.3g}. "
-            "Give the second batch (two=) to use all tiles as they are."
-        )
