@@ -28,10 +28,10 @@ class State:
 
 
 def begin(right: np.ndarray) -> State:
-    """Before the first step, for A X = right [N, K], columns of norm 1 or less; X = 0."""
+    """Before the first step, for A X = right [N, K]; X = 0."""
     basis, sizes, rotation = np.linalg.svd(right, full_matrices=False)
-    # Targets that sum to zero are dependent; so are one-hot columns of one class.
-    kept = sizes > 4 * np.finfo(np.float64).eps * max(1.0, float(sizes.max(initial=0.0)))
+    # Targets that sum to zero are dependent, and more targets than samples are.
+    kept = sizes > 4 * np.finfo(np.float64).eps * sizes.max(initial=0.0)
     basis = np.ascontiguousarray(basis[:, kept])
     return State(np.zeros_like(right), basis, basis, sizes[kept, None] * rotation[kept])
 

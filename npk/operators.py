@@ -354,7 +354,8 @@ def part_of(kernel: Any, rows: Sequence[int] | np.ndarray, columns: Any = None) 
     """
     operator = operator_of(kernel)
     places = [
-        indices(np.asarray(chosen), size) for chosen, size in zip((rows, rows if columns is None else columns), operator.shape)
+        indices(np.asarray(chosen), size)
+        for chosen, size in zip((rows, rows if columns is None else columns), operator.shape)
     ]
     for chosen in places:
         if len(chosen) == 0 or len(np.unique(chosen)) != len(chosen):
