@@ -1,13 +1,18 @@
-"""A regularised kernel K + λI made nearly a multiple of the identity by its low-rank approximation F Fᵀ + λI."""
+"""A regularised kernel K + λI made nearly a multiple of the identity by its low-rank approximation F Fᵀ + μI.
+
+μ is λ plus the mean eigenvalue of what F Fᵀ leaves of K. With μ = λ, and a kernel that decays slowly, the
+preconditioner would make the small eigenvalues that it does not know into the largest, and passes more instead of fewer.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Preconditioner:
-    """S = (I + F Fᵀ/λ)^(-1/2) = I + F · down · Fᵀ, and its inverse I + F · up · Fᵀ; without a factor, I."""
+    """S = (I + F Fᵀ/μ)^(-1/2) = I + F · down · Fᵀ, and its inverse I + F · up · Fᵀ; without a factor, I."""
 
     factor: np.ndarray | None = None
     down: np.ndarray | None = None
@@ -22,8 +27,8 @@ class Preconditioner:
         return v if self.factor is None else v + self.factor @ (self.up @ (self.factor.T @ v))
 
 
-def preconditioners(factor: np.ndarray | None, shifts: list[float]) -> list[Preconditioner]:
-    """One for each λ; they share F and one eigendecomposition of FᵀF [r, r] (Woodbury's identity)."""
+def preconditioners(factor: np.ndarray | None, shifts: Sequence[float]) -> list[Preconditioner]:
+    """One for each μ; they share F and one eigendecomposition of FᵀF [r, r] (Woodbury's identity)."""
     if factor is None or factor.shape[1] == 0:
         return [Preconditioner() for _ in shifts]
     values, vectors = np.linalg.eigh(factor.T @ factor)

@@ -23,7 +23,7 @@ from npk import _dense_solve, _krylov
 from npk._memory import available_memory
 from npk._operator_checks import diagonal_of, vectors
 from npk._passes import Passes
-from npk._preconditioner import preconditioners
+from npk._preconditioner import Preconditioner, preconditioners
 from npk.low_rank import LowRank, pivoted_cholesky
 from npk.operators import KernelOperator, operator_of, part_of
 from npk.regression import CANDIDATES, Ridge, accuracy, held_out, one_hot
@@ -218,8 +218,8 @@ def kernel_ridges(
     chosen, why = _choice(method, problem, memory)
     if chosen == "cholesky":
         return _exact(problem, why)
-    found = _factor(operator, rank, preconditioner, memory, seed)
-    return _iterative(problem, found, why, limit, start, callback)
+    approximation = _approximation(operator, rank, preconditioner, memory, seed)
+    return _iterative(problem, approximation, why, limit, start, callback)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -294,21 +294,21 @@ def _choice(method: str, problem: _Problem, memory: int) -> tuple[str, str]:
     return ("cholesky" if needed <= memory else "cg"), why
 
 
-def _factor(
+def _approximation(
     operator: KernelOperator, rank: int | None, given: LowRank | None, memory: int, seed: int
-) -> np.ndarray | None:
+) -> LowRank | None:
     n = operator.shape[0]
     if given is not None:
         if rank is not None:
             raise ValueError("give rank or preconditioner, not both.")
         if given.factor.shape[0] != n:
             raise ValueError(f"the preconditioner must be of {n} samples, got {given.factor.shape[0]}.")
-        return given.factor
+        return given
     if rank is None:
         rank = min(n, round(10 * np.sqrt(n)), memory // (4 * 8 * n))
     if rank < 0:
         raise ValueError(f"rank must not be negative, got {rank}.")
-    return pivoted_cholesky(operator, rank, seed=seed).factor if rank else None
+    return pivoted_cholesky(operator, rank, seed=seed) if rank else None
 
 
 def _exact(problem: _Problem, why: str) -> tuple[Solved, ...]:
@@ -324,14 +324,15 @@ def _exact(problem: _Problem, why: str) -> tuple[Solved, ...]:
 
 def _iterative(
     problem: _Problem,
-    factor: np.ndarray | None,
+    approximation: LowRank | None,
     why: str,
     limit: int,
     start: Any,
     callback: Callable[[Iterate], None] | None,
 ) -> tuple[Solved, ...]:
     passes = Passes(problem.operator)
-    systems = _krylov.Systems(passes, problem.shifts, preconditioners(factor, problem.shifts), problem.right)
+    prepared = _prepared(approximation, problem.shifts)
+    systems = _krylov.Systems(passes, problem.shifts, prepared, problem.right)
 
     def iterate(progress: _krylov.Progress) -> Iterate:
         duals = tuple(problem.dual(x) for x in progress.solutions(systems.preconditioners))
@@ -345,8 +346,16 @@ def _iterative(
         failure = _indefinite(problem.regularizations[error.system])
         failure.iterate = iterate(error.progress)
         raise failure from error
-    rank = 0 if factor is None else factor.shape[1]
+    rank = 0 if approximation is None else approximation.factor.shape[1]
     return problem.solved(found.bases, found.residuals, method="cg", why=why, products=passes.count, rank=rank)
+
+
+def _prepared(approximation: LowRank | None, shifts: list[float]) -> list[Preconditioner]:
+    if approximation is None:
+        return preconditioners(None, shifts)
+    n, rank = approximation.factor.shape
+    rest = approximation.residual / max(n - rank, 1)
+    return preconditioners(approximation.factor, [shift + rest for shift in shifts])
 
 
 def _started(systems: _krylov.Systems, problem: _Problem, start: Any) -> _krylov.Progress:
