@@ -7,6 +7,7 @@ spend longer in waking a library's own threads than in multiplying.
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -31,7 +32,7 @@ class Threads:
             for low, wide in _widened(tile[start:stop]):
                 out[start + low : start + low + len(wide)] += wide @ v
 
-        self._share(len(tile), rows)
+        self._share(len(tile), tile.size, rows)
 
     def add_transposed_product(self, out: np.ndarray, tile: np.ndarray, v: np.ndarray) -> None:
         """out [n2, k] += tileᵀ · v, tile [n1, n2] and v [n1, k]."""
@@ -42,19 +43,32 @@ class Threads:
             for low, wide in _widened(tile[:, start:stop]):
                 part += wide.T @ v[low : low + len(wide)]
 
-        self._share(tile.shape[1], columns)
+        self._share(tile.shape[1], tile.size, columns)
 
-    def _share(self, size: int, task: Callable[[int, int], None]) -> None:
-        cuts = np.linspace(0, size, min(self._number, size) + 1).astype(int)
-        list(self._pool.map(task, cuts[:-1], cuts[1:]))
+    def _share(self, size: int, elements: int, task: Callable[[int, int], None]) -> None:
+        def quiet(start: int, stop: int) -> None:
+            with np.errstate(invalid="ignore", over="ignore"):  # whoever asked looks at the sums
+                task(start, stop)
+
+        if elements <= _CHUNK:
+            return quiet(0, size)
+        cuts = np.linspace(0, size, min(self._number, size) + 1).astype(int).tolist()
+        list(self._pool.map(quiet, cuts[:-1], cuts[1:]))
 
 
 @contextlib.contextmanager
 def threads() -> Iterator[Threads]:
     """As many workers as this process may use cores, for the length of a pass."""
     number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with threadpoolctl.threadpool_limits(1, user_api="blas"), concurrent.futures.ThreadPoolExecutor(number) as pool:
+    single = _libraries().limit(limits=1, user_api="blas")
+    with single, concurrent.futures.ThreadPoolExecutor(number) as pool:
         yield Threads(pool, number)
+
+
+@functools.cache
+def _libraries() -> threadpoolctl.ThreadpoolController:
+    """Those that are loaded; finding them takes longer than a small product."""
+    return threadpoolctl.ThreadpoolController()
 
 
 def _widened(tile: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

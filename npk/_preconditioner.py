@@ -1,7 +1,7 @@
 """A regularised kernel K + λI made nearly a multiple of the identity by its low-rank approximation F Fᵀ + μI.
 
 μ is λ plus the mean eigenvalue of what F Fᵀ leaves of K. With μ = λ, and a kernel that decays slowly, the
-preconditioner would make the small eigenvalues that it does not know into the largest, and passes more instead of fewer.
+small eigenvalues that the preconditioner does not know would become the largest, and passes more instead of fewer.
 """
 
 import dataclasses

@@ -264,8 +264,8 @@ class _Problem:
         converged = bool((residuals <= self.tolerance).all())
         if not converged:
             warnings.warn(
-                f"{rest['method']} at regularization {r:g}: after {rest['products']} passes over the kernel the largest "
-                f"residual is {residuals.max():.2e}, not {self.tolerance:.0e} or less.",
+                f"{rest['method']} at regularization {r:g}: the largest residual is {residuals.max():.2e} after "
+                f"{rest['products']} passes over the kernel, not {self.tolerance:.0e} or less.",
                 NotConverged,
                 stacklevel=5,
             )

@@ -112,7 +112,9 @@ def moments(
     second = np.square(images).sum(axis=0)
     # The two intervals of the ratio hold together with the wanted confidence.
     both = confidence if exact else (1 + confidence) / 2
-    traces = [_known(diagonal_of(operator).sum())] * 2 if exact else [starts.total(first, c) for c in (confidence, both)]
+    traces = (
+        [_known(diagonal_of(operator).sum())] * 2 if exact else [starts.total(first, c) for c in (confidence, both)]
+    )
     squares = [starts.total(second, c) for c in (confidence, both)]
     norm = Estimate(*np.sqrt([squares[0].value, squares[0].low, squares[0].high]).tolist())
     ratio = Estimate(
