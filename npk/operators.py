@@ -95,7 +95,7 @@ class _Array:
         return np.asarray(self.array[places, places])
 
 
-def operator_of(kernel: Any, *, symmetric: bool = False) -> KernelOperator:
+def operator_of(kernel: Any, *, symmetric: bool = False) -> Any:
     """A kernel operator of an array; an operator is returned as it is.
 
     Args:

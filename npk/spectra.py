@@ -197,6 +197,7 @@ class Spectrum:
     weights: Float[np.ndarray, "starts steps"]
     _starts: _Starts
     _radau: tuple[np.ndarray, np.ndarray]
+    _ended: np.ndarray
 
     def trace_of(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
         """Σ f(λ) over all eigenvalues λ.
@@ -294,19 +295,22 @@ class Spectrum:
         return [self._count(float(level)) for level in levels]
 
     def _count(self, level: float) -> Estimate:
-        bounds = np.array([_above(nodes, weights, level) for nodes, weights in zip(self.nodes, self.weights)])
+        rules = zip(self.nodes, self.weights, self._ended)
+        bounds = np.array([_above(nodes, weights, level, ended) for nodes, weights, ended in rules])
         (least, few, few_reach), (most, many, many_reach) = (self._starts.spread(side) for side in bounds.T)
         low, high = least + few - few_reach, most + many + many_reach
         value = (least + few + most + many) / 2
         return Estimate(*(float(np.clip(v, 0, self.size)) for v in (value, low, high)))
 
 
-def _above(nodes: np.ndarray, weights: np.ndarray, level: float) -> tuple[float, float]:
-    """Bounds of the weight above a level that a Gauss rule allows."""
+def _above(nodes: np.ndarray, weights: np.ndarray, level: float, ended: bool) -> tuple[float, float]:
+    """Bounds of the weight above a level that a Gauss rule allows; where Lanczos ended the nodes are eigenvalues."""
     total = weights.sum()
     carried = weights > _NO_WEIGHT * total
     nodes, sums = nodes[carried], np.r_[0.0, np.cumsum(weights[carried])]
     below = int(np.searchsorted(nodes, level, side="right"))
+    if ended:
+        return total - sums[below], total - sums[below]
     return total - sums[min(below + 1, len(nodes))], total - sums[max(below - 1, 0)]
 
 
@@ -358,4 +362,4 @@ def spectrum_of(
     radau = _lanczos.radau(matrix, min(0.0, float(nodes.min())) - 1e-12 * max(largest, np.finfo(np.float64).tiny))
     exact = hasattr(operator, "diagonal")
     trace = _known(diagonal_of(operator).sum()) if exact else starts.total((nodes * weights).sum(axis=1))
-    return Spectrum(n, trace, nodes, weights, starts, radau)
+    return Spectrum(n, trace, nodes, weights, starts, radau, (matrix.below == 0).any(axis=1))
