@@ -9,7 +9,8 @@ import concurrent.futures
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import threadpoolctl
@@ -26,34 +27,34 @@ class Threads:
 
     def add_product(self, out: np.ndarray, tile: np.ndarray, v: np.ndarray) -> None:
         """out [n1, k] += tile [n1, n2] · v [n2, k]."""
-        v = np.ascontiguousarray(v)
-
-        def rows(start: int, stop: int) -> None:
-            for low, wide in _widened(tile[start:stop]):
-                out[start + low : start + low + len(wide)] += wide @ v
-
-        self._share(len(tile), tile.size, rows)
+        self._share(len(tile), _rows, out, tile, np.ascontiguousarray(v))
 
     def add_transposed_product(self, out: np.ndarray, tile: np.ndarray, v: np.ndarray) -> None:
         """out [n2, k] += tileᵀ · v, tile [n1, n2] and v [n1, k]."""
-        v = np.ascontiguousarray(v)
+        self._share(tile.shape[1], _columns, out, tile, np.ascontiguousarray(v))
 
-        def columns(start: int, stop: int) -> None:
-            part = out[start:stop]
-            for low, wide in _widened(tile[:, start:stop]):
-                part += wide.T @ v[low : low + len(wide)]
-
-        self._share(tile.shape[1], tile.size, columns)
-
-    def _share(self, size: int, elements: int, task: Callable[[int, int], None]) -> None:
-        def quiet(start: int, stop: int) -> None:
-            with np.errstate(invalid="ignore", over="ignore"):  # whoever asked looks at the sums
-                task(start, stop)
-
-        if elements <= _CHUNK:
-            return quiet(0, size)
+    def _share(self, size: int, task: Any, out: np.ndarray, tile: np.ndarray, v: np.ndarray) -> None:
+        if tile.size <= _CHUNK:
+            return task(out, tile, v, 0, size)
         cuts = np.linspace(0, size, min(self._number, size) + 1).astype(int).tolist()
-        list(self._pool.map(quiet, cuts[:-1], cuts[1:]))
+        list(self._pool.map(functools.partial(task, out, tile, v), cuts[:-1], cuts[1:]))
+
+
+# Sums that overflow or are not numbers are told of by whoever asked for them, once, and not by every thread.
+_quiet = np.errstate(invalid="ignore", over="ignore")
+
+
+@_quiet
+def _rows(out: np.ndarray, tile: np.ndarray, v: np.ndarray, start: int, stop: int) -> None:
+    for low, wide in _widened(tile[start:stop]):
+        out[start + low : start + low + len(wide)] += wide @ v
+
+
+@_quiet
+def _columns(out: np.ndarray, tile: np.ndarray, v: np.ndarray, start: int, stop: int) -> None:
+    part = out[start:stop]
+    for low, wide in _widened(tile[:, start:stop]):
+        part += wide.T @ v[low : low + len(wide)]
 
 
 @contextlib.contextmanager

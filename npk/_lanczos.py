@@ -8,6 +8,7 @@ Source: Golub & Meurant 2010, chapters 4 and 6.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -64,13 +65,21 @@ def radau(matrix: Tridiagonal, lower: float) -> tuple[np.ndarray, np.ndarray]:
     for d, b in zip(matrix.diagonal, matrix.below):
         last = np.zeros(len(d))
         last[-1] = b[-1] ** 2
-        banded = np.stack([d - lower, np.r_[b[:-1], 0.0]])
-        reach = scipy.linalg.solveh_banded(banded, last, lower=True)[-1]
+        reach = _last(d - lower, b[:-1], last)
         rules.append(_rule(np.r_[d, lower + reach], b))
     nodes, weights = (np.stack(part) for part in zip(*rules))
     return nodes, weights * matrix.sizes[:, None]
 
 
+def _last(diagonal: np.ndarray, below: np.ndarray, right: np.ndarray) -> Any:
+    """The last entry of the solution of a tridiagonal system; LAPACK's wrapper wants an entry beside the diagonal."""
+    if len(diagonal) == 1:
+        return right[0] / diagonal[0]
+    return scipy.linalg.solveh_banded(np.stack([diagonal, np.r_[below, 0.0]]), right, lower=True)[-1]
+
+
 def _rule(diagonal: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(diagonal) == 1:
+        return diagonal, np.ones(1)
     nodes, vectors = scipy.linalg.eigh_tridiagonal(diagonal, below)
     return nodes, np.square(vectors[0])

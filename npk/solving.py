@@ -308,7 +308,11 @@ def _approximation(
         rank = min(n, round(10 * np.sqrt(n)), memory // (4 * 8 * n))
     if rank < 0:
         raise ValueError(f"rank must not be negative, got {rank}.")
-    return pivoted_cholesky(operator, rank, seed=seed) if rank else None
+    try:
+        return pivoted_cholesky(operator, rank, seed=seed) if rank else None
+    except ValueError:
+        Passes(operator)(np.empty((n, 0)))  # if it is not even symmetric, that is the error to report
+        raise
 
 
 def _exact(problem: _Problem, why: str) -> tuple[Solved, ...]:

@@ -1,8 +1,8 @@
 """Trace, norm, effective rank, log-determinant and eigenvalue counts of a kernel, without forming it.
 
 Each is a trace tr f(K). A few directions Q, found by one pass, take the largest eigenvalues out of it, and their share
-is computed as it is; of the rest, random probes estimate the mean. Intervals are Student's, over the probes, and where
-functions of K are computed by Lanczos they also hold what that leaves uncertain.
+is computed as it is; of the rest, random probes estimate the mean. Intervals are Student's over the probes, corrected
+for skewness (Hall 1992), and where functions of K are computed by Lanczos they also hold what that leaves uncertain.
 
 `npk.measures` has the same quantities of a matrix that is there. For the host's operators, in float64, Lanczos is ours:
 matfree computes in JAX's dtype, float32 unless x64 is enabled.
@@ -143,17 +143,33 @@ class _Starts:
 
     def total(self, values: np.ndarray, confidence: float | None = None) -> Estimate:
         """A trace from vᵀ f(K) v of every start; f(K) is positive semi-definite, so that Q's share is the least."""
-        certain, middle, reach = self.spread(values, confidence)
-        return Estimate(certain + middle, certain + max(middle - reach, 0.0), certain + middle + reach)
+        value, low, high = self.spread(values, confidence)
+        return Estimate(value, max(low, float(values[: self.sketch].sum())), high)
 
     def spread(self, values: np.ndarray, confidence: float | None = None) -> tuple[float, float, float]:
-        """Q's share, the mean of the probes, and the half width of its interval."""
+        """The same of any f: the estimate, and the ends of its interval."""
         certain, samples = float(values[: self.sketch].sum()), values[self.sketch :]
-        if samples.size == 0:
-            return certain, 0.0, 0.0
-        level = (1 + (self.confidence if confidence is None else confidence)) / 2
-        error = float(np.std(samples, ddof=1)) / np.sqrt(len(samples))
-        return certain, float(samples.mean()), float(scipy.stats.t.ppf(level, len(samples) - 1)) * error
+        low, high = _interval(samples, self.confidence if confidence is None else confidence)
+        middle = float(samples.mean()) if samples.size else 0.0
+        return certain + middle, certain + low, certain + high
+
+
+def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Of the mean of few samples, which may be skewed: where few eigenvalues matter, a probe gives nearly a χ²."""
+    number = len(samples)
+    spread = float(np.std(samples, ddof=1)) if number else 0.0
+    middle = float(samples.mean()) if number else 0.0
+    if spread <= 1e-14 * abs(middle):
+        return middle, middle
+    skew = float(np.mean((samples - middle) ** 3)) / spread**3
+    reach, root = float(scipy.stats.t.ppf((1 + confidence) / 2, number - 1)), np.sqrt(number)
+    below, above = (_unskewed(side - skew / (6 * root), skew / root) for side in (reach, -reach))
+    return middle - below * spread / root, middle - above * spread / root
+
+
+def _unskewed(u: float, slope: float) -> float:
+    """Hall's transformation, turned around: t of u = t + slope t²/3 + slope² t³/27."""
+    return u if abs(slope) < 1e-6 else float(3 / slope * (np.cbrt(1 + slope * u) - 1))
 
 
 def _starts(product: Passes, sketch: int, probes: int, confidence: float, seed: int) -> _Starts:
@@ -215,10 +231,8 @@ class Spectrum:
         Raises:
             ValueError: f is not finite on the nodes.
         """
-        certain, middle, reach = zip(*(self._starts.spread(values) for values in self._rules(function)))
-        centres = np.add(certain, middle)
-        low, high = float((centres - reach).min()), float((centres + reach).max())
-        return Estimate(float(centres.mean()), low, high)
+        values, lows, highs = zip(*(self._starts.spread(rule) for rule in self._rules(function)))
+        return Estimate(sum(values) / 2, min(lows), max(highs))
 
     def _rules(self, function: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
         """zᵀ f(K) z of every start by the Gauss and by the Radau rule."""
@@ -296,10 +310,9 @@ class Spectrum:
 
     def _count(self, level: float) -> Estimate:
         rules = zip(self.nodes, self.weights, self._ended)
-        bounds = np.array([_above(nodes, weights, level, ended) for nodes, weights, ended in rules])
-        (least, few, few_reach), (most, many, many_reach) = (self._starts.spread(side) for side in bounds.T)
-        low, high = least + few - few_reach, most + many + many_reach
-        value = (least + few + most + many) / 2
+        bounds = np.array([_above(nodes, weights, level, bool(ended)) for nodes, weights, ended in rules])
+        (least, low, _), (most, _, high) = (self._starts.spread(side) for side in bounds.T)
+        value = (least + most) / 2
         return Estimate(*(float(np.clip(v, 0, self.size)) for v in (value, low, high)))
 
 

@@ -33,7 +33,8 @@ def by_numpy(kernel, y, regularization):
 
 def residuals(system, y, dual):
     right = y - y.mean(0)
-    return np.linalg.norm(right - system @ dual, axis=0) / np.linalg.norm(right, axis=0)
+    norms = np.linalg.norm(right, axis=0)
+    return np.linalg.norm(right - system @ dual, axis=0) / np.where(norms > 0, norms, 1)
 
 
 class Counted:
@@ -210,12 +211,12 @@ def test_an_interrupted_run_continues_to_the_same_bits(digits):
 
 def test_the_method_follows_the_memory():
     kernel, y = gaussian(300), targets(300)
-    large = kernel_ridge(kernel, y, memory=2**20)
+    large = kernel_ridge(kernel, y, memory=2**19)
     assert large.method == "cg" and large.converged and "GiB may be used" in large.why
-    assert 0 < large.rank <= 2**20 / (4 * 8 * 300)
-    assert kernel_ridge(kernel, y, memory=2**21).method == "cholesky"
+    assert 0 < large.rank <= 2**19 / (4 * 8 * 300)
+    assert kernel_ridge(kernel, y, memory=2**20).method == "cholesky"
     with pytest.raises(ValueError, match="does not fit into memory: Cholesky needs 0.000"):
-        kernel_ridge(kernel, y, memory=2**19, method="cholesky")
+        kernel_ridge(kernel, y, memory=2**18, method="cholesky")
 
 
 def test_sixty_thousand_samples_choose_conjugate_gradients_before_they_ask_for_anything():
@@ -267,12 +268,12 @@ def test_the_choice_is_that_of_the_dense_regression(digits, method):
     assert found == expected
 
 
-@pytest.mark.parametrize("method", ["cholesky", "cg"])
-def test_an_asymmetric_kernel_is_refused(method):
+@pytest.mark.parametrize("options", [{"method": "cholesky"}, {"method": "cg"}, {"method": "cg", "rank": 0}])
+def test_an_asymmetric_kernel_is_refused(options):
     kernel = gaussian(80)
     kernel[3, 5] += 0.01
     with pytest.raises(ValueError, match="the kernel is not symmetric: two random vectors"):
-        kernel_ridge(kernel, targets(80), method=method)
+        kernel_ridge(kernel, targets(80), **options)
 
 
 @pytest.mark.parametrize("options", [{"method": "cholesky"}, {"method": "cg", "rank": 0}])
