@@ -7,6 +7,7 @@ for module, flags in (
     ("benchmarks.path_kernel", []),
     ("benchmarks.infinite", []),
     ("benchmarks.training", []),
+    ("benchmarks.solving", []),
     ("benchmarks.ntk", sys.argv[1:]),
 ):
     subprocess.run([sys.executable, "-m", module, *flags], check=True)

@@ -30,12 +30,13 @@ def solve(operator: KernelOperator, shifts: Sequence[float], right: np.ndarray) 
     """X [N, K] for every λ. The upper triangle keeps K while the lower one is factored."""
     matrix = _filled(operator)
     diagonal = matrix.diagonal().copy()
+    (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (matrix,))
     solutions = []
     for number, shift in enumerate(shifts):
         if number:
             _mirror(matrix)
         np.fill_diagonal(matrix, diagonal + shift)
-        _, info = scipy.linalg.lapack.dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
+        _, info = potrf(matrix, lower=1, clean=0, overwrite_a=1)
         if info > 0:
             raise Indefinite(number)
         solutions.append(scipy.linalg.cho_solve((matrix, True), right, check_finite=False))

@@ -190,7 +190,8 @@ def nystrom(kernel: Any, landmarks: ArrayLike | int, *, seed: int = 0) -> LowRan
     columns = finite(np.asarray(operator.columns(places), dtype=np.float64), "the kernel")
     eps = epsilon(operator.dtype)
     gram = columns[places]
-    lower, order, rank, _ = scipy.linalg.lapack.dpstrf((gram + gram.T) / 2, tol=100 * eps * gram.max(), lower=1)
+    (pstrf,) = scipy.linalg.get_lapack_funcs(("pstrf",), (gram,))
+    lower, order, rank, _ = pstrf((gram + gram.T) / 2, tol=100 * eps * gram.max(), lower=1)
     used = order[:rank] - 1
     factor = scipy.linalg.solve_triangular(lower[:rank, :rank], columns[:, used].T, lower=True).T
     _check_positive(diagonal - np.square(factor).sum(axis=1), diagonal, eps)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from npk import _dense_solve, _krylov
@@ -24,6 +23,10 @@ from npk._memory import available_memory
 from npk._operator_checks import diagonal_of, vectors
 from npk._passes import Passes
 from npk._preconditioner import Preconditioner, preconditioners
+from npk._solved import Iterate as Iterate
+from npk._solved import NotConverged as NotConverged
+from npk._solved import NotPositiveDefinite as NotPositiveDefinite
+from npk._solved import Solved as Solved
 from npk.low_rank import LowRank, pivoted_cholesky
 from npk.operators import KernelOperator, operator_of, part_of
 from npk.regression import CANDIDATES, Ridge, accuracy, held_out, one_hot
@@ -32,97 +35,6 @@ Method = Literal["auto", "cholesky", "cg"]
 
 # Part of the available memory that may be used.
 _SHARE = 0.8
-
-
-class NotConverged(UserWarning):
-    """Conjugate gradients have stopped before the wanted residual; the result says where they are."""
-
-
-class NotPositiveDefinite(ValueError):
-    """K + r·k̄·I is not positive definite: there is no regression.
-
-    Attributes:
-        iterate: what conjugate gradients had when they found out, or None.
-    """
-
-    iterate: "Iterate | None" = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Iterate:
-    """What conjugate gradients have after some passes; pickled, it is a checkpoint.
-
-    Attributes:
-        products: passes over the kernel so far.
-        regularizations: as they were given.
-        duals: coefficients of the training samples, one array [N, K] a regularization.
-        residuals: by recursion, ‖b - A x‖/‖b‖ of every output, one array [K] a regularization.
-        progress: what `start` needs to continue as if never interrupted.
-
-    Example:
-        >>> import numpy as np
-        >>> from npk.solving import kernel_ridge
-        >>> seen = []
-        >>> fit = kernel_ridge(np.diag([1.0, 2, 3]), np.eye(3), method="cg", rank=0, callback=seen.append)
-        >>> seen[0].products, seen[0].duals[0].shape
-        (1, (3, 3))
-    """
-
-    products: int
-    regularizations: tuple[float, ...]
-    duals: tuple[np.ndarray, ...]
-    residuals: tuple[np.ndarray, ...]
-    progress: _krylov.Progress
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Solved:
-    """A fitted kernel ridge regression, and how well it was fitted.
-
-    Attributes:
-        fit: the regression, as `npk.regression.ridge` gives it.
-        residuals: ‖b - (K + r·k̄·I) dual‖ / ‖b‖ of every output, computed from the kernel at the end, of shape (K,).
-        converged: whether none is above the tolerance.
-        method: "cholesky" or "cg".
-        why: the reason for the method: memory needed and available.
-        products: passes over the kernel, those that checked residuals included.
-        rank: columns of the preconditioner.
-
-    Example:
-        >>> import numpy as np
-        >>> from npk.solving import kernel_ridge
-        >>> solved = kernel_ridge(np.eye(3), np.eye(3))
-        >>> solved.method, solved.converged
-        ('cholesky', True)
-    """
-
-    fit: Ridge
-    residuals: Float[np.ndarray, " k"]
-    converged: bool
-    method: str
-    why: str
-    products: int
-    rank: int
-
-    def predict(self, kernel: Any) -> Float[np.ndarray, "m k"]:
-        """Targets of new samples: K(new, training) · dual + mean, in one pass.
-
-        Args:
-            kernel: kernel of new samples with those of training, an operator or array of shape (M, N).
-
-        Returns:
-            Scores, of shape (M, K).
-
-        Raises:
-            ValueError: the kernel does not have one column a training sample.
-        """
-        operator = operator_of(kernel)
-        if operator.shape[1] != len(self.fit.dual):
-            raise ValueError(
-                f"kernel must be [new samples, {len(self.fit.dual)} training samples], got shape "
-                f"{list(operator.shape)}."
-            )
-        return operator.product(self.fit.dual) + self.fit.mean
 
 
 def kernel_ridge(kernel: Any, targets: ArrayLike, *, regularization: float = 1e-3, **options: Any) -> Solved:
@@ -143,7 +55,11 @@ def kernel_ridge(kernel: Any, targets: ArrayLike, *, regularization: float = 1e-
     Example:
         >>> import numpy as np
         >>> from npk.operators import kernel_operator
-        >>> from npk.regression import one_hot
+        >>> from npk._solved import Iterate as Iterate
+    from npk._solved import NotConverged as NotConverged
+    from npk._solved import NotPositiveDefinite as NotPositiveDefinite
+    from npk._solved import Solved as Solved
+    from npk.regression import one_hot
         >>> from npk.solving import kernel_ridge
         >>> x = np.random.default_rng(0).normal(size=(40, 5))
         >>> kernel = kernel_operator(lambda a, b: (1 + a @ b.T) ** 2, x, tile=16)

