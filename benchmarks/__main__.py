@@ -8,6 +8,7 @@ for module, flags in (
     ("benchmarks.infinite", []),
     ("benchmarks.training", []),
     ("benchmarks.gpu", []),
+    ("benchmarks.solving", []),
     ("benchmarks.ntk", sys.argv[1:]),
 ):
     subprocess.run([sys.executable, "-m", module, *flags], check=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 CANDIDATES = tuple(10.0**e for e in range(-7, 2))
@@ -155,7 +155,7 @@ def choose_regularization(
     if not candidates or min(candidates) <= 0:
         raise ValueError(f"candidates must be positive numbers, got {list(candidates)}.")
     labels = np.asarray(labels)
-    held = _held_out(labels, validation, seed)
+    held = held_out(labels, validation, seed)
     fit = ~held
     mean = targets[fit].mean(axis=0)
     values, vectors = np.linalg.eigh(kernel[np.ix_(fit, fit)])
@@ -226,7 +226,26 @@ def accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(np.mean(scores.argmax(axis=1) == labels))
 
 
-def _held_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def held_out(labels: ArrayLike, fraction: float, seed: int = 0) -> Bool[np.ndarray, " n"]:
+    """Which samples are held out for validation: a fraction of every class, drawn at random.
+
+    Args:
+        labels: class numbers, of shape (N,).
+        fraction: of each class; at least one sample is held out, and one kept.
+        seed: of the draw.
+
+    Returns:
+        Booleans, of shape (N,).
+
+    Raises:
+        ValueError: a side of the split is empty.
+
+    Example:
+        >>> from npk.regression import held_out
+        >>> int(held_out([0, 0, 0, 0, 1, 1, 1, 1], 0.25).sum())
+        2
+    """
+    labels = np.asarray(labels)
     generator = np.random.default_rng(seed)
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):

@@ -47,7 +47,7 @@ def test_no_regularization_to_speak_of_interpolates_and_too_much_gives_the_mean(
 def test_choice_equals_fitting_every_candidate(seed):
     kernel, _, labels = problem(seed)
     best, accuracies = regression.choose_regularization(kernel, labels, candidates=(1e-4, 1e-1, 10.0), seed=3)
-    held = regression._held_out(labels, 0.25, 3)
+    held = regression.held_out(labels, 0.25, 3)
     for candidate, found in accuracies.items():
         inner = kernel[np.ix_(~held, ~held)]
         # The same absolute regularisation: that of the whole kernel's diagonal.
@@ -60,10 +60,10 @@ def test_choice_equals_fitting_every_candidate(seed):
 
 def test_the_held_out_part_is_stratified_and_repeatable():
     labels = np.repeat([0, 1, 2], [40, 20, 3])
-    held = regression._held_out(labels, 0.25, 0)
+    held = regression.held_out(labels, 0.25, 0)
     assert [int(held[labels == c].sum()) for c in range(3)] == [10, 5, 1]
-    assert np.array_equal(held, regression._held_out(labels, 0.25, 0))
-    assert not np.array_equal(held, regression._held_out(labels, 0.25, 1))
+    assert np.array_equal(held, regression.held_out(labels, 0.25, 0))
+    assert not np.array_equal(held, regression.held_out(labels, 0.25, 1))
 
 
 def test_a_kernel_positive_only_up_to_rounding_is_chosen_for_without_trouble():

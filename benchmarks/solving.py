@@ -1,0 +1,138 @@
+"""Kernel ridge regression: exact Cholesky against conjugate gradients, with and without a preconditioner.
+
+The kernel is the exact path kernel of an MLP (128 × 6) with random gates, on random inputs, in float32; ten outputs.
+A pass over a kernel is measured three ways: from an array, from a memory map (a file in the page cache), and computed
+anew tile by tile. What 60,000 samples would take is a pass's time scaled by pairs, times the passes counted here.
+"""
+
+import argparse
+import pathlib
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import npk
+from benchmarks import _harness
+from benchmarks.path_kernel import dense_case
+from npk.operators import KernelOperator, kernel_operator, operator_of
+from npk.solving import NotConverged, kernel_ridge
+
+OUTPUTS, TILE, WHOLE = 10, 4000, 60_000
+
+
+def recomputed(n: int) -> KernelOperator:
+    """The path kernel of n inputs, tile by tile."""
+    f, params, x, gates = dense_case(n)
+    kernel = npk.path_kernel(f)
+    samples = jax.tree_util.tree_map(np.asarray, {"x": x, "gates": gates})
+
+    def tile(a: Any, b: Any) -> Any:
+        a, b = jax.tree_util.tree_map(jax.numpy.asarray, (a, b))
+        return kernel(params, a["x"], b["x"], gates1=a["gates"], gates2=b["gates"])
+
+    return kernel_operator(tile, samples, tile=TILE)
+
+
+def targets(n: int) -> np.ndarray:
+    """Ten smooth functions of the inputs and noise."""
+    x = np.asarray(jax.random.normal(jax.random.key(0), (n, 128)))
+    random = np.random.default_rng(0)
+    return np.tanh(x @ random.normal(size=(128, OUTPUTS)) / 8) + 0.1 * random.normal(size=(n, OUTPUTS))
+
+
+def fastest(function: Callable[[], Any], repeats: int) -> float:
+    """Seconds of the fastest of some calls, after one that is not counted."""
+    function()
+    return min(_harness.timed(function) for _ in range(repeats))
+
+
+def passes(n: int, repeats: int, folder: pathlib.Path) -> tuple[dict[str, float], np.ndarray]:
+    """Seconds of one pass for ten vectors, by where the kernel is; and the kernel."""
+    operator, v = recomputed(n), np.random.default_rng(1).normal(size=(n, OUTPUTS))
+    array = np.concatenate([operator.columns(np.arange(i, min(i + TILE, n))) for i in range(0, n, TILE)], axis=1)
+    array = np.ascontiguousarray(array)
+    np.save(folder / "kernel.npy", array)
+    ways = {
+        "array": operator_of(array),
+        "memory map": operator_of(np.load(folder / "kernel.npy", mmap_mode="r"), symmetric=True),
+        "recomputed": operator,
+    }
+    return {name: fastest(lambda way=way: way.product(v), repeats) for name, way in ways.items()}, array
+
+
+def solved(kernel: Any, y: np.ndarray, **options: Any) -> dict[str, Any]:
+    """One regression: seconds, passes, residual."""
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConverged)
+        found = kernel_ridge(kernel, y, **options)
+    return {
+        "seconds": time.perf_counter() - start,
+        "passes": found.products,
+        "rank": found.rank,
+        "residual": float(found.residuals.max()),
+        "converged": found.converged,
+    }
+
+
+def runs(n: int, kernel: np.ndarray, tolerances: list[float], ranks: list[int], dense: bool) -> list[dict[str, Any]]:
+    """Every way to solve one system."""
+    y, found = targets(n), []
+    if dense:
+        found.append({"N": n, "method": "Cholesky", "tolerance": None, **solved(kernel, y, method="cholesky")})
+    for tolerance in tolerances:
+        for rank in ranks:
+            options = {"method": "cg", "rank": rank, "tolerance": tolerance}
+            name = f"CG, rank {rank}" if rank else "CG, plain"
+            found.append({"N": n, "method": name, "tolerance": tolerance, **solved(kernel, y, **options)})
+    return found
+
+
+def main() -> None:
+    """Run all sizes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4000, 10_000, 20_000])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[0, 300, 1000])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one small size")
+    args = parser.parse_args()
+    if args.quick:
+        args.sizes, args.ranks, args.repeats = [2000], [0, 200], 2
+    measured, one_pass = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for n in args.sizes:
+            one_pass[n], kernel = passes(n, args.repeats, pathlib.Path(folder))
+            measured += runs(n, kernel, [1e-2, 1e-3, 1e-6], args.ranks, dense=8 * n**2 < 4 * 2**30)
+    rows = [
+        [f"N = {n:,}, one pass, {name}", f"{1e3 * s:.0f} ms", "–", f"{4 * n**2 / s / 1e9:.1f} GB/s of float32", "–"]
+        for n, times in one_pass.items()
+        for name, s in times.items()
+    ]
+    rows += [
+        [
+            f"N = {r['N']:,}, {r['method']}" + ("" if r["tolerance"] is None else f", to {r['tolerance']:.0e}"),
+            f"{r['seconds']:.1f} s",
+            str(r["passes"]),
+            f"{r['residual']:.1e}",
+            "yes" if r["converged"] else "no",
+        ]
+        for r in measured
+    ]
+    largest = args.sizes[-1]
+    whole = {name: s * (WHOLE / largest) ** 2 for name, s in one_pass[largest].items()}
+    rows += [
+        [f"{WHOLE:,}: one pass, {name} (scaled from {largest:,})", f"{s:.0f} s", "–", "–", "–"]
+        for name, s in whole.items()
+    ]
+    columns = ["what", "time", "passes", "largest residual", "converged"]
+    data = {"one pass s": one_pass, "runs": measured, f"one pass at {WHOLE} s": whole, "outputs": OUTPUTS, "tile": TILE}
+    _harness.report("solving", "Kernel ridge regression, r = 1e-3, ten outputs", columns, rows, data)
+
+
+if __name__ == "__main__":
+    main()

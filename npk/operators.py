@@ -1,0 +1,385 @@
+"""Kernels as operators: products, columns and the diagonal, without a matrix that has to fit into memory.
+
+Solvers, low-rank approximations and estimates of spectra ask a kernel for nothing else. An array, a stored kernel and
+a kernel that is computed anew at every product all answer.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, PyTree, Shaped
+from numpy.typing import ArrayLike
+
+from npk._accumulate import threads
+from npk._batch_blocks import Side, side_of
+from npk._operator_checks import check_symmetric, finite, indices, square, vectors
+
+# Bytes of an array that are read at a time: what a pass over an array on disk holds.
+_BAND = 1 << 26
+# Samples a side of the tiles whose diagonal alone is wanted.
+_DIAGONAL_SIDE = 64
+
+
+@runtime_checkable
+class KernelOperator(Protocol):
+    """A kernel matrix [N1, N2] by what it does. Anything with these five names is one; nothing has to inherit.
+
+    Attributes:
+        shape: (N1, N2).
+        dtype: of the kernel's entries, which says how exact they are.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.operators import KernelOperator, operator_of
+        >>> isinstance(operator_of(np.eye(2)), KernelOperator)
+        True
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N1, N2)."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """Of the entries."""
+        ...
+
+    def product(self, v: Float[np.ndarray, "n2 k"]) -> Float[np.ndarray, "n1 k"]:
+        """K v in float64, one pass over the kernel for all k vectors."""
+        ...
+
+    def columns(self, places: Int[np.ndarray, " r"]) -> Shaped[np.ndarray, "n1 r"]:
+        """K[:, places]."""
+        ...
+
+    def diagonal(self) -> Shaped[np.ndarray, " n"]:
+        """The diagonal of a square kernel."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Array:
+    """An array, read a band of rows at a time."""
+
+    array: Any
+    symmetric: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        v = vectors(v, self.shape[1])
+        out = np.zeros((self.shape[0], v.shape[1]))
+        rows = max(1, _BAND // (self.array.dtype.itemsize * self.shape[1]))
+        with threads() as pool:
+            for start in range(0, self.shape[0], rows):
+                pool.add_product(out[start : start + rows], np.asarray(self.array[start : start + rows]), v)
+        return finite(out, "the kernel")
+
+    def columns(self, places: np.ndarray) -> np.ndarray:
+        places = indices(places, self.shape[1])
+        return np.asarray(self.array[places]).T if self.symmetric else np.asarray(self.array[:, places])
+
+    def diagonal(self) -> np.ndarray:
+        square(self)
+        places = np.arange(self.shape[0])
+        return np.asarray(self.array[places, places])
+
+
+def operator_of(kernel: Any, *, symmetric: bool = False) -> Any:
+    """A kernel operator of an array; an operator is returned as it is.
+
+    Args:
+        kernel: of shape (N1, N2): a NumPy or JAX array, or a memory map, which is read in bands of rows.
+        symmetric: whether columns may be read as rows, which are together on disk.
+
+    Returns:
+        A `KernelOperator`.
+
+    Raises:
+        ValueError: neither an operator nor a real array of two axes that are not empty; or symmetric but not square.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.operators import operator_of
+        >>> operator_of(np.array([[2.0, 1.0], [1.0, 2.0]])).product(np.ones((2, 1))).tolist()
+        [[3.0], [3.0]]
+    """
+    if callable(getattr(kernel, "product", None)):
+        return kernel
+    array = kernel if isinstance(kernel, np.ndarray | jax.Array) else np.asarray(kernel)
+    real = array.dtype.kind in "fiub" or jax.numpy.issubdtype(array.dtype, jax.numpy.floating)
+    if array.ndim != 2 or array.size == 0 or not real:
+        raise ValueError(
+            f"kernel must be real [N1, N2] and not empty, or have product, columns and diagonal; got "
+            f"{array.dtype}{list(array.shape)}."
+        )
+    operator = _Array(array, symmetric)
+    if symmetric:
+        square(operator)
+    return operator
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Recomputed:
+    """A kernel of two batches, computed tile by tile at every use."""
+
+    kernel: Callable[[PyTree, PyTree], Any]
+    one: Side
+    two: Side
+    given_diagonal: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.one.size, self.two.size
+
+    @functools.cached_property
+    def dtype(self) -> Any:
+        return self._tile(self.one.taken(np.zeros(1, int)), self.two.taken(np.zeros(1, int)), (1, 1)).dtype
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        v = vectors(v, self.shape[1])
+        out = np.zeros((self.shape[0], v.shape[1]))
+        with threads() as pool:
+            for rows, columns, tile in self._tiles():
+                pool.add_product(out[rows], tile, v[columns])
+                if self.one is self.two and rows != columns:
+                    pool.add_transposed_product(out[columns], tile, v[rows])
+        return finite(out, "the kernel")
+
+    def columns(self, places: np.ndarray) -> np.ndarray:
+        places = indices(places, self.shape[1])
+        out = np.empty((self.shape[0], len(places)), self.dtype)
+        for start in range(0, len(places), self.two.block):
+            some = places[start : start + self.two.block]
+            taken = self.two.taken(some)
+            for rows, samples in self.one.blocks():
+                tile = self._tile(samples, taken, (self.one.block, len(some)))
+                out[rows, start : start + len(some)] = tile[: rows.stop - rows.start]
+        return out
+
+    def diagonal(self) -> np.ndarray:
+        square(self)
+        return self._diagonal
+
+    @functools.cached_property
+    def _diagonal(self) -> np.ndarray:
+        if self.given_diagonal is not None:
+            return np.asarray(self.given_diagonal)
+        side = min(_DIAGONAL_SIDE, self.one.block)
+        one, two = (dataclasses.replace(s, block=side) for s in (self.one, self.two))
+        parts = []
+        for (places, a), (_, b) in zip(one.blocks(), two.blocks(), strict=True):
+            parts.append(np.diagonal(self._tile(a, b, (side, side)))[: places.stop - places.start])
+        return np.concatenate(parts)
+
+    def _tiles(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """(rows, columns, tile) of every tile, of the upper triangle alone where the kernel is symmetric.
+
+        A tile is asked for before the one before it is read: JAX computes it while that one is multiplied.
+        """
+        pending = None
+        for rows, columns, tile in self._asked():
+            if pending is not None:
+                yield self._read(*pending)
+            pending = (rows, columns, tile)
+        if pending is not None:
+            yield self._read(*pending)
+
+    def _asked(self) -> Iterator[tuple[slice, slice, Any]]:
+        for rows, a in self.one.blocks():
+            for start in range(rows.start if self.one is self.two else 0, self.two.size, self.two.block):
+                b = a if self.one is self.two and start == rows.start else self.two.samples(start)
+                yield rows, slice(start, min(start + self.two.block, self.two.size)), self.kernel(a, b)
+
+    def _read(self, rows: slice, columns: slice, tile: Any) -> tuple[slice, slice, np.ndarray]:
+        tile = _checked(tile, (self.one.block, self.two.block))
+        tile = tile[: rows.stop - rows.start, : columns.stop - columns.start]
+        if self.one is self.two and rows == columns:
+            check_symmetric(tile)
+        return rows, columns, tile
+
+    def _tile(self, a: PyTree, b: PyTree, shape: tuple[int, int]) -> np.ndarray:
+        return _checked(self.kernel(a, b), shape)
+
+
+def _checked(tile: Any, shape: tuple[int, int]) -> np.ndarray:
+    tile = np.asarray(tile)
+    if tile.shape != shape:
+        raise ValueError(
+            f"kernel(a, b) must be [n1, n2], one entry a pair of samples: expected {list(shape)}, got "
+            f"{list(tile.shape)}."
+        )
+    return tile
+
+
+def kernel_operator(
+    kernel: Callable[[PyTree, PyTree], Any],
+    one: PyTree,
+    two: PyTree | None = None,
+    *,
+    tile: int,
+    diagonal: ArrayLike | None = None,
+) -> KernelOperator:
+    """The operator of a kernel of two batches, which computes every tile anew at each product.
+
+    No more than two tiles are in memory. With two=None the kernel is symmetric: only tiles of the upper triangle are
+    computed, and each is used twice. Batches are cut into blocks of equal size, at most `tile`; the last block is
+    filled up by repeating a sample, so that `kernel` meets one shape alone.
+
+    Args:
+        kernel: (a, b) → [n1, n2] for two batches of samples; it must not mix samples. A function of JAX or of the
+            host.
+        one: a tree of arrays whose leading axis is the sample, of N1 samples.
+        two: the same of N2 samples, None for `one`.
+        tile: the largest number of samples a side of a tile.
+        diagonal: the kernel's diagonal, of shape (N1,), where it is known; None computes it by small tiles.
+
+    Returns:
+        A `KernelOperator` of shape (N1, N2).
+
+    Raises:
+        ValueError: an empty batch, arrays of different lengths, a tile below 1, or a diagonal of another shape. When
+            the operator is used: the kernel's result is not [n1, n2], is not finite, or (two=None) is not symmetric.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.operators import kernel_operator
+        >>> x = np.arange(5.0)[:, None]
+        >>> kernel_operator(lambda a, b: a @ b.T, x, tile=2).product(np.ones((5, 1))).ravel().tolist()
+        [0.0, 10.0, 20.0, 30.0, 40.0]
+    """
+    if tile < 1:
+        raise ValueError(f"tile must be at least 1, got {tile}.")
+    left = side_of(one, tile, "one")
+    right = left if two is None else side_of(two, tile, "two")
+    if diagonal is not None and np.shape(diagonal) != (left.size,):
+        raise ValueError(f"diagonal must have shape [{left.size}], got {list(np.shape(diagonal))}.")
+    return _Recomputed(kernel, left, right, diagonal)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """Some rows and columns of another operator."""
+
+    whole: KernelOperator
+    rows: np.ndarray
+    chosen: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), len(self.chosen)
+
+    @property
+    def dtype(self) -> Any:
+        return self.whole.dtype
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        v = vectors(v, self.shape[1])
+        spread = np.zeros((self.whole.shape[1], v.shape[1]))
+        spread[self.chosen] = v
+        return self.whole.product(spread)[self.rows]
+
+    def columns(self, places: np.ndarray) -> np.ndarray:
+        return self.whole.columns(self.chosen[indices(places, self.shape[1])])[self.rows]
+
+    def diagonal(self) -> np.ndarray:
+        if not np.array_equal(self.rows, self.chosen):
+            raise ValueError("a part of a kernel has a diagonal only where its rows are its columns.")
+        return self.whole.diagonal()[self.rows]
+
+
+def part_of(kernel: Any, rows: Sequence[int] | np.ndarray, columns: Any = None) -> KernelOperator:
+    """Some rows and columns of a kernel, e.g. the samples that are fitted while others are held out.
+
+    A product costs a pass over the whole kernel.
+
+    Args:
+        kernel: an operator or array of shape (N1, N2).
+        rows: different places below N1, of shape (n1,).
+        columns: different places below N2, of shape (n2,); None for the rows.
+
+    Returns:
+        A `KernelOperator` of shape (n1, n2).
+
+    Raises:
+        ValueError: no places, places outside the kernel, or a place given twice.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.operators import part_of
+        >>> part_of(np.diag([1.0, 2.0, 3.0]), [0, 2]).product(np.ones((2, 1))).ravel().tolist()
+        [1.0, 3.0]
+    """
+    operator = operator_of(kernel)
+    places = [
+        indices(np.asarray(chosen), size)
+        for chosen, size in zip((rows, rows if columns is None else columns), operator.shape)
+    ]
+    for chosen in places:
+        if len(chosen) == 0 or len(np.unique(chosen)) != len(chosen):
+            raise ValueError("rows and columns must be different places, at least one of each.")
+    return _Part(operator, *places)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Joined:
+    """Products of one operator, columns and diagonal of another."""
+
+    products: KernelOperator
+    entries: KernelOperator
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.products.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.products.dtype
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        return self.products.product(v)
+
+    def columns(self, places: np.ndarray) -> np.ndarray:
+        return self.entries.columns(places)
+
+    def diagonal(self) -> np.ndarray:
+        return self.entries.diagonal()
+
+
+def joined(products: Any, entries: Any) -> KernelOperator:
+    """One kernel with two ways to it: products from a store, columns and diagonal computed anew.
+
+    A few columns of a kernel stored in tiles cost a pass over all tiles; computed anew they cost next to nothing.
+
+    Args:
+        products: an operator or array of shape (N1, N2).
+        entries: the same kernel, whose columns and diagonal are used.
+
+    Returns:
+        A `KernelOperator`.
+
+    Raises:
+        ValueError: the two differ in shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.operators import joined, kernel_operator
+        >>> x = np.arange(4.0)[:, None]
+        >>> joined(x @ x.T, kernel_operator(lambda a, b: a @ b.T, x, tile=4)).diagonal().tolist()
+        [0.0, 1.0, 4.0, 9.0]
+    """
+    first, second = operator_of(products), operator_of(entries)
+    if tuple(first.shape) != tuple(second.shape):
+        raise ValueError(f"the two must be one kernel, got shapes {list(first.shape)} and {list(second.shape)}.")
+    return _Joined(first, second)

@@ -1,0 +1,354 @@
+"""Kernel ridge regression for kernels of any size: exact Cholesky while it fits, else conjugate gradients.
+
+The same regression as `npk.regression.ridge`, for kernels that need not fit into memory: of a kernel operator
+(`npk.operators`) only products, columns and the diagonal are asked for. Conjugate gradients run on all outputs, and on
+several regularizations, side by side, so that a pass over the kernel serves them all; a low-rank approximation of the
+kernel makes the passes few. Whatever the method, residuals are computed from the kernel once more at the end.
+
+Why not a library's solver: SciPy's `cg` takes one right-hand side, and all outputs stacked into one share a step
+length but no directions, which takes several times the passes; lineax's needs JAX 0.10 and computes in JAX's dtype,
+float32 unless x64 is enabled.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from npk import _dense_solve, _krylov
+from npk._memory import available_memory
+from npk._operator_checks import diagonal_of, vectors
+from npk._passes import Passes
+from npk._preconditioner import Preconditioner, preconditioners
+from npk._solved import Iterate as Iterate
+from npk._solved import NotConverged as NotConverged
+from npk._solved import NotPositiveDefinite as NotPositiveDefinite
+from npk._solved import Solved as Solved
+from npk.low_rank import LowRank, pivoted_cholesky
+from npk.operators import KernelOperator, operator_of, part_of
+from npk.regression import CANDIDATES, Ridge, accuracy, held_out, one_hot
+
+Method = Literal["auto", "cholesky", "cg"]
+
+# Part of the available memory that may be used.
+_SHARE = 0.8
+
+
+def kernel_ridge(kernel: Any, targets: ArrayLike, *, regularization: float = 1e-3, **options: Any) -> Solved:
+    """Fit (K + r·k̄·I) dual = targets - mean, with k̄ the mean diagonal of K.
+
+    Args:
+        kernel: of the training samples, an operator or array of shape (N, N).
+        targets: of shape (N, K), e.g. from `npk.regression.one_hot`; centred here.
+        regularization: r > 0, relative to the mean diagonal, so that it means the same for every kernel.
+        options: as of `kernel_ridges`.
+
+    Returns:
+        A `Solved`.
+
+    Raises:
+        ValueError: as `kernel_ridges`.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.operators import kernel_operator
+        >>> from npk._solved import Iterate as Iterate
+    from npk._solved import NotConverged as NotConverged
+    from npk._solved import NotPositiveDefinite as NotPositiveDefinite
+    from npk._solved import Solved as Solved
+    from npk.regression import one_hot
+        >>> from npk.solving import kernel_ridge
+        >>> x = np.random.default_rng(0).normal(size=(40, 5))
+        >>> kernel = kernel_operator(lambda a, b: (1 + a @ b.T) ** 2, x, tile=16)
+        >>> solved = kernel_ridge(kernel, one_hot(np.arange(40) % 2), method="cg", rank=10)
+        >>> solved.converged, solved.fit.dual.shape
+        (True, (40, 2))
+
+    Source: Rasmussen & Williams 2006, algorithm 2.1; Díaz, Epperly, Frangella, Tropp & Webber 2023.
+    """
+    return kernel_ridges(kernel, targets, regularizations=(regularization,), **options)[0]
+
+
+def kernel_ridges(
+    kernel: Any,
+    targets: ArrayLike,
+    *,
+    regularizations: Sequence[float],
+    method: Method = "auto",
+    tolerance: float = 1e-6,
+    rank: int | None = None,
+    preconditioner: LowRank | None = None,
+    limit: int = 500,
+    start: ArrayLike | Iterate | None = None,
+    callback: Callable[[Iterate], None] | None = None,
+    memory: int | None = None,
+    seed: int = 0,
+) -> tuple[Solved, ...]:
+    """`kernel_ridge` for several regularizations; conjugate gradients share their passes over the kernel.
+
+    Cholesky holds the kernel in float64, 8N² bytes; whether that fits is found out before anything is computed.
+    Conjugate gradients hold the preconditioner's factor, 8·N·rank bytes, and about 10 arrays [N, K] a regularization.
+
+    Args:
+        kernel: of the training samples, an operator or array of shape (N, N).
+        targets: of shape (N, K), e.g. from `npk.regression.one_hot`; centred here.
+        regularizations: values of r > 0, relative to the mean diagonal.
+        method: "cholesky", "cg", or "auto": Cholesky if it fits.
+        tolerance: for ‖b - A x‖/‖b‖ of every output, b its centred targets.
+        rank: of the preconditioner, a randomly pivoted Cholesky factor; 0 for none, None for 10√N or what a quarter of
+            the memory holds.
+        preconditioner: a low-rank approximation that is there already, in place of `rank`.
+        limit: the most passes over the kernel, those that check residuals included.
+        start: for conjugate gradients: coefficients to start from, of shape (N, K); or an `Iterate` of an earlier run
+            with the same arguments, which is continued as if it had not been interrupted.
+        callback: called with an `Iterate` after every pass of conjugate gradients.
+        memory: bytes that may be used; None is 0.8 of what is available.
+        seed: of the pivots.
+
+    Returns:
+        One `Solved` a regularization. If its `converged` is False, the limit was reached or rounding allows no smaller
+        residual: a `NotConverged` warning says so, and it holds the best there is.
+
+    Raises:
+        ValueError: shapes do not match, an entry is not finite, r is not positive, the kernel is not symmetric, or
+            Cholesky is asked for and does not fit.
+        NotPositiveDefinite: a regularised kernel is not positive definite.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.solving import kernel_ridges
+        >>> [round(s.fit.dual[0, 0], 3) for s in kernel_ridges(np.eye(2), np.eye(2), regularizations=(1.0, 3.0))]
+        [0.25, 0.125]
+
+    Source: Rasmussen & Williams 2006, algorithm 2.1; Díaz, Epperly, Frangella, Tropp & Webber 2023.
+    """
+    operator = operator_of(kernel)
+    diagonal = diagonal_of(operator)
+    targets = vectors(targets, len(diagonal), "targets")
+    _check_options(regularizations, method, tolerance, limit)
+    problem = _Problem(operator, targets, tuple(map(float, regularizations)), float(diagonal.mean()), tolerance)
+    memory = int(_SHARE * available_memory()) if memory is None else memory
+    chosen, why = _choice(method, problem, memory)
+    if chosen == "cholesky":
+        return _exact(problem, why)
+    approximation = _approximation(operator, rank, preconditioner, memory, seed)
+    return _iterative(problem, approximation, why, limit, start, callback)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Problem:
+    """(K + r·k̄·I) X = centred targets, for every r. Solved with every column scaled to norm 1."""
+
+    operator: KernelOperator
+    targets: np.ndarray
+    regularizations: tuple[float, ...]
+    scale: float
+    tolerance: float
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.targets.mean(axis=0)
+
+    @property
+    def shifts(self) -> list[float]:
+        return [r * self.scale for r in self.regularizations]
+
+    @property
+    def norms(self) -> np.ndarray:
+        norms = np.linalg.norm(self.targets - self.mean, axis=0)
+        # A constant target is its own mean: what centring leaves of it is rounding.
+        rounding = np.finfo(np.float64).eps * np.linalg.norm(self.targets, axis=0)
+        return np.where(norms > 4 * rounding, norms, np.inf)
+
+    @property
+    def right(self) -> np.ndarray:
+        return (self.targets - self.mean) / self.norms
+
+    def dual(self, solution: np.ndarray) -> np.ndarray:
+        return solution * np.where(np.isinf(self.norms), 0.0, self.norms)
+
+    def solved(self, solutions: Sequence[np.ndarray], residuals: Sequence[np.ndarray], **rest: Any) -> tuple:
+        return tuple(
+            self._one(r, x, np.linalg.norm(left, axis=0), rest)
+            for r, x, left in zip(self.regularizations, solutions, residuals)
+        )
+
+    def _one(self, r: float, solution: np.ndarray, residuals: np.ndarray, rest: dict[str, Any]) -> Solved:
+        converged = bool((residuals <= self.tolerance).all())
+        if not converged:
+            warnings.warn(
+                f"{rest['method']} at regularization {r:g}: the largest residual is {residuals.max():.2e} after "
+                f"{rest['products']} passes over the kernel, not {self.tolerance:.0e} or less.",
+                NotConverged,
+                stacklevel=5,
+            )
+        return Solved(Ridge(self.dual(solution), self.mean, r), residuals, converged, **rest)
+
+
+def _check_options(regularizations: Sequence[float], method: str, tolerance: float, limit: int) -> None:
+    if not len(regularizations) or not all(0 < r < np.inf for r in regularizations):
+        raise ValueError(f"regularization must be positive, got {list(regularizations)}.")
+    if method not in ("auto", "cholesky", "cg"):
+        raise ValueError(f"method must be 'auto', 'cholesky' or 'cg', got {method!r}.")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}.")
+    if limit < 2:
+        raise ValueError(f"limit must be at least 2 passes, one of which checks the residuals; got {limit}.")
+
+
+def _choice(method: str, problem: _Problem, memory: int) -> tuple[str, str]:
+    n, k = problem.targets.shape
+    needed = _dense_solve.needed_memory(n, k * len(problem.regularizations))
+    why = f"Cholesky needs {needed / 2**30:.3g} GiB, {memory / 2**30:.3g} GiB may be used"
+    if method == "cholesky" and needed > memory:
+        raise ValueError(f"method 'cholesky' does not fit into memory: {why}. Conjugate gradients ('cg') need less.")
+    if method != "auto":
+        return method, f"asked for; {why}"
+    return ("cholesky" if needed <= memory else "cg"), why
+
+
+def _approximation(
+    operator: KernelOperator, rank: int | None, given: LowRank | None, memory: int, seed: int
+) -> LowRank | None:
+    n = operator.shape[0]
+    if given is not None:
+        if rank is not None:
+            raise ValueError("give rank or preconditioner, not both.")
+        if given.factor.shape[0] != n:
+            raise ValueError(f"the preconditioner must be of {n} samples, got {given.factor.shape[0]}.")
+        return given
+    if rank is None:
+        rank = min(n, round(10 * np.sqrt(n)), memory // (4 * 8 * n))
+    if rank < 0:
+        raise ValueError(f"rank must not be negative, got {rank}.")
+    try:
+        return pivoted_cholesky(operator, rank, seed=seed) if rank else None
+    except ValueError:
+        Passes(operator)(np.empty((n, 0)))  # if it is not even symmetric, that is the error to report
+        raise
+
+
+def _exact(problem: _Problem, why: str) -> tuple[Solved, ...]:
+    try:
+        solutions = _dense_solve.solve(problem.operator, problem.shifts, problem.right)
+    except _dense_solve.Indefinite as error:
+        raise _indefinite(problem.regularizations[error.shift]) from error
+    plain = preconditioners(None, problem.shifts)
+    systems = _krylov.Systems(Passes(problem.operator), problem.shifts, plain, problem.right)
+    checked = systems.checked(solutions)
+    return problem.solved(solutions, checked.residuals, method="cholesky", why=why, products=1, rank=0)
+
+
+def _iterative(
+    problem: _Problem,
+    approximation: LowRank | None,
+    why: str,
+    limit: int,
+    start: Any,
+    callback: Callable[[Iterate], None] | None,
+) -> tuple[Solved, ...]:
+    passes = Passes(problem.operator)
+    prepared = _prepared(approximation, problem.shifts)
+    systems = _krylov.Systems(passes, problem.shifts, prepared, problem.right)
+
+    def iterate(progress: _krylov.Progress) -> Iterate:
+        duals = tuple(problem.dual(x) for x in progress.solutions(systems.preconditioners))
+        residuals = tuple(np.linalg.norm(left, axis=0) for left in progress.residuals)
+        return Iterate(passes.count, problem.regularizations, duals, residuals, progress)
+
+    on_step = (lambda progress: None) if callback is None else (lambda progress: callback(iterate(progress)))
+    try:
+        found = _krylov.solve(systems, _started(systems, problem, start), problem.tolerance, limit, on_step)
+    except _krylov.Breakdown as error:
+        failure = _indefinite(problem.regularizations[error.system])
+        failure.iterate = iterate(error.progress)
+        raise failure from error
+    rank = 0 if approximation is None else approximation.factor.shape[1]
+    return problem.solved(found.bases, found.residuals, method="cg", why=why, products=passes.count, rank=rank)
+
+
+def _prepared(approximation: LowRank | None, shifts: list[float]) -> list[Preconditioner]:
+    if approximation is None:
+        return preconditioners(None, shifts)
+    n, rank = approximation.factor.shape
+    rest = approximation.residual / max(n - rank, 1)
+    return preconditioners(approximation.factor, [shift + rest for shift in shifts])
+
+
+def _started(systems: _krylov.Systems, problem: _Problem, start: Any) -> _krylov.Progress:
+    if start is None:
+        return systems.zero()
+    if not isinstance(start, Iterate):
+        dual = vectors(start, len(problem.targets), "start")
+        if dual.shape != problem.targets.shape:
+            raise ValueError(f"start must be {list(problem.targets.shape)}, got {list(dual.shape)}.")
+        return systems.checked([dual / problem.norms] * len(problem.shifts))
+    if start.regularizations != problem.regularizations or start.duals[0].shape != problem.targets.shape:
+        raise ValueError(
+            f"start is of regularizations {start.regularizations} and targets {list(start.duals[0].shape)}, not of "
+            f"{problem.regularizations} and {list(problem.targets.shape)}."
+        )
+    return start.progress
+
+
+def _indefinite(regularization: float) -> NotPositiveDefinite:
+    return NotPositiveDefinite(
+        f"the kernel is not positive definite at regularization {regularization:g} "
+        "(rounding, or no kernel at all): raise the regularization."
+    )
+
+
+def choose_ridge(
+    kernel: Any,
+    labels: ArrayLike,
+    *,
+    candidates: Sequence[float] = CANDIDATES,
+    validation: float = 0.25,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[float, dict[float, float]]:
+    """The regularization that classifies a held-out part of the training samples best.
+
+    As `npk.regression.choose_regularization`, with the same held-out part, for kernels of any size: all candidates are
+    fitted side by side on the other samples, which takes the passes of the smallest, and one more that predicts.
+
+    Args:
+        kernel: of the training samples, an operator or array of shape (N, N).
+        labels: class numbers, of shape (N,).
+        candidates: values of r, relative to the mean diagonal of the whole kernel.
+        validation: fraction of samples held out, split within each class.
+        seed: of the split.
+        options: as of `kernel_ridges`. A tolerance of 1e-3 is enough to tell candidates apart.
+
+    Returns:
+        The best candidate (of equals the largest: the smoothest), and the validation accuracy of each.
+
+    Raises:
+        ValueError: as `kernel_ridges`, or the split leaves a side empty.
+
+    Example:
+        >>> from npk.measures import label_kernel
+        >>> from npk.solving import choose_ridge
+        >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
+        >>> choose_ridge(label_kernel(labels), labels, candidates=(0.1, 10.0))[0]
+        10.0
+    """
+    operator, targets, labels = operator_of(kernel), one_hot(labels), np.asarray(labels)
+    scale = diagonal_of(operator).mean()
+    if len(labels) != operator.shape[0]:
+        raise ValueError(f"labels must be [{operator.shape[0]}], one a sample, got shape {list(labels.shape)}.")
+    held = held_out(labels, validation, seed)
+    fitted, left = np.flatnonzero(~held), np.flatnonzero(held)
+    part = part_of(operator, fitted)
+    ordered = sorted(map(float, candidates))
+    relative = [r * scale / diagonal_of(part).mean() for r in ordered]
+    solved = kernel_ridges(part, targets[fitted], regularizations=relative, **options)
+    scores = part_of(operator, left, fitted).product(np.hstack([s.fit.dual for s in solved]))
+    accuracies = {
+        r: accuracy(score + s.fit.mean, labels[left])
+        for r, s, score in zip(ordered, solved, np.split(scores, len(solved), axis=1))
+    }
+    return max(accuracies, key=lambda r: (accuracies[r], r)), accuracies

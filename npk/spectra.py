@@ -1,0 +1,378 @@
+"""Trace, norm, effective rank, log-determinant and eigenvalue counts of a kernel, without forming it.
+
+Each is a trace tr f(K). A few directions Q, found by one pass, take the largest eigenvalues out of it, and their share
+is computed as it is; of the rest, random probes estimate the mean. Intervals are Student's over the probes, corrected
+for skewness (Hall 1992), and where functions of K are computed by Lanczos they also hold what that leaves uncertain.
+
+`npk.measures` has the same quantities of a matrix that is there. For the host's operators, in float64, Lanczos is ours:
+matfree computes in JAX's dtype, float32 unless x64 is enabled.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from npk import _lanczos
+from npk._memory import available_memory
+from npk._operator_checks import diagonal_of, square
+from npk._passes import Passes
+from npk.operators import operator_of
+
+# Weights of a rule that are rounding.
+_NO_WEIGHT = 1e-14
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number and its confidence interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval.
+        high: upper end. Where nothing was left to chance both are the value.
+
+    Example:
+        >>> from npk.spectra import Estimate
+        >>> Estimate(2.0, 1.5, 2.5).high
+        2.5
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """The first two moments of a spectrum.
+
+    Attributes:
+        trace: Σ λ.
+        frobenius_norm: √Σ λ².
+        participation_ratio: (Σ λ)² / Σ λ², an effective rank that large eigenvalues dominate.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.spectra import moments
+        >>> round(moments(np.eye(4)).participation_ratio.value, 6)
+        4.0
+    """
+
+    trace: Estimate
+    frobenius_norm: Estimate
+    participation_ratio: Estimate
+
+
+def moments(
+    kernel: Any,
+    *,
+    sketch: int = 32,
+    probes: int = 32,
+    confidence: float = 0.95,
+    seed: int = 0,
+    use_diagonal: bool = True,
+) -> Moments:
+    """Trace, Frobenius norm and participation ratio by Hutch++, in two passes over the kernel.
+
+    Args:
+        kernel: symmetric and positive semi-definite, an operator or array of shape (N, N). An operator without a
+            `diagonal` will do.
+        sketch: directions that are taken out of the spectrum; 0 is Hutchinson's estimate.
+        probes: random vectors for the rest, at least 2.
+        confidence: of the intervals, in (0, 1).
+        seed: of the random vectors.
+        use_diagonal: whether the trace is read off the diagonal, exactly, where there is one.
+
+    Returns:
+        `Moments`.
+
+    Raises:
+        ValueError: the kernel is not square, finite or symmetric; sketch, probes or confidence are out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.spectra import moments
+        >>> found = moments(np.diag([3.0, 4.0]), sketch=2)
+        >>> round(found.trace.value, 6), round(found.frobenius_norm.value, 6)
+        (7.0, 5.0)
+
+    Source: Meyer, Musco, Musco & Woodruff 2021; Epperly, Tropp & Webber 2024 (probes of equal length).
+    """
+    operator = operator_of(kernel)
+    product = Passes(operator)
+    starts = _starts(product, sketch, probes, confidence, seed)
+    images = product(starts.vectors)
+    exact = use_diagonal and hasattr(operator, "diagonal")
+    first = np.einsum("ns,ns->s", starts.vectors, images)
+    second = np.square(images).sum(axis=0)
+    # The two intervals of the ratio hold together with the wanted confidence.
+    both = confidence if exact else (1 + confidence) / 2
+    traces = (
+        [_known(diagonal_of(operator).sum())] * 2 if exact else [starts.total(first, c) for c in (confidence, both)]
+    )
+    squares = [starts.total(second, c) for c in (confidence, both)]
+    norm = Estimate(*np.sqrt([squares[0].value, squares[0].low, squares[0].high]).tolist())
+    ratio = Estimate(
+        _ratio(traces[1].value, squares[1].value),
+        _ratio(traces[1].low, squares[1].high),
+        _ratio(traces[1].high, squares[1].low),
+    )
+    return Moments(traces[0], norm, ratio)
+
+
+def _ratio(trace: float, square: float) -> float:
+    return float(trace**2 / square) if square > 0 else 0.0
+
+
+def _known(value: Any) -> Estimate:
+    return Estimate(*[float(value)] * 3)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Starts:
+    """Directions Q, then probes orthogonal to them, all of length √(N - sketch): [N, sketch + probes]."""
+
+    vectors: np.ndarray
+    sketch: int
+    confidence: float
+
+    def total(self, values: np.ndarray, confidence: float | None = None) -> Estimate:
+        """A trace from vᵀ f(K) v of every start; f(K) is positive semi-definite, so that Q's share is the least."""
+        value, low, high = self.spread(values, confidence)
+        return Estimate(value, max(low, float(values[: self.sketch].sum())), high)
+
+    def spread(self, values: np.ndarray, confidence: float | None = None) -> tuple[float, float, float]:
+        """The same of any f: the estimate, and the ends of its interval."""
+        certain, samples = float(values[: self.sketch].sum()), values[self.sketch :]
+        low, high = _interval(samples, self.confidence if confidence is None else confidence)
+        middle = float(samples.mean()) if samples.size else 0.0
+        return certain + middle, certain + low, certain + high
+
+
+def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Of the mean of few samples, which may be skewed: where few eigenvalues matter, a probe gives nearly a χ²."""
+    number = len(samples)
+    spread = float(np.std(samples, ddof=1)) if number else 0.0
+    middle = float(samples.mean()) if number else 0.0
+    if spread <= 1e-14 * abs(middle):
+        return middle, middle
+    skew = float(np.mean((samples - middle) ** 3)) / spread**3
+    reach, root = float(scipy.stats.t.ppf((1 + confidence) / 2, number - 1)), np.sqrt(number)
+    below, above = (_unskewed(side - skew / (6 * root), skew / root) for side in (reach, -reach))
+    return middle - below * spread / root, middle - above * spread / root
+
+
+def _unskewed(u: float, slope: float) -> float:
+    """Hall's transformation, turned around: t of u = t + slope t²/3 + slope² t³/27."""
+    return u if abs(slope) < 1e-6 else float(3 / slope * (np.cbrt(1 + slope * u) - 1))
+
+
+def _starts(product: Passes, sketch: int, probes: int, confidence: float, seed: int) -> _Starts:
+    n = square(product.operator)
+    if sketch < 0 or probes < 2:
+        raise ValueError(f"sketch must not be negative and probes at least 2, got {sketch} and {probes}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
+    random, sketch = np.random.default_rng(seed), min(sketch, n)
+    directions = np.linalg.qr(product(random.normal(size=(n, sketch))))[0] if sketch else np.empty((n, 0))
+    if sketch == n:
+        return _Starts(directions, sketch, confidence)
+    rest = random.normal(size=(n, probes))
+    for _ in range(2):
+        rest = rest - directions @ (directions.T @ rest)
+    rest *= np.sqrt(n - sketch) / np.linalg.norm(rest, axis=0)
+    return _Starts(np.hstack([directions, rest]), sketch, confidence)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spectrum:
+    """What Lanczos has found out about a kernel's eigenvalues; made by `spectrum_of`.
+
+    Attributes:
+        size: N.
+        trace: Σ λ.
+        nodes: of the Gauss rules, of shape (starts, steps).
+        weights: their weights, so that zᵀ f(K) z ≈ Σ weights · f(nodes) for every start z.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.spectra import spectrum_of
+        >>> found = spectrum_of(np.diag([1.0, 2.0, 3.0, 4.0]))
+        >>> round(found.log_determinant(0.0).value, 6), round(float(np.log(24)), 6)
+        (3.178054, 3.178054)
+    """
+
+    size: int
+    trace: Estimate
+    nodes: Float[np.ndarray, "starts steps"]
+    weights: Float[np.ndarray, "starts steps"]
+    _starts: _Starts
+    _radau: tuple[np.ndarray, np.ndarray]
+    _ended: np.ndarray
+
+    def trace_of(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+        """Σ f(λ) over all eigenvalues λ.
+
+        The interval holds the statistical one of two quadrature rules, between which the truth lies where the
+        derivatives of f of even order have one sign and those of odd order the other, as of logarithms, powers below 1,
+        λ log λ, exp(-λ) and 1/(λ + r).
+
+        Args:
+            function: f, from an array of eigenvalues to one of the same shape. Rounding may put them slightly below 0.
+
+        Returns:
+            An `Estimate`.
+
+        Raises:
+            ValueError: f is not finite on the nodes.
+        """
+        values, lows, highs = zip(*(self._starts.spread(rule) for rule in self._rules(function)))
+        return Estimate(sum(values) / 2, min(lows), max(highs))
+
+    def _rules(self, function: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+        """zᵀ f(K) z of every start by the Gauss and by the Radau rule."""
+        found = []
+        for nodes, weights in ((self.nodes, self.weights), self._radau):
+            with np.errstate(all="ignore"):
+                values = np.asarray(function(nodes), dtype=np.float64)
+            carried = weights > _NO_WEIGHT * weights.sum(axis=1, keepdims=True)
+            if not np.isfinite(values[carried]).all():
+                raise ValueError("the function must be finite on the spectrum, but is NaN or infinite at a node.")
+            found.append(np.where(carried, weights * np.where(carried, values, 0.0), 0.0).sum(axis=1))
+        return found
+
+    def log_determinant(self, shift: float) -> Estimate:
+        """log det(K + shift · I).
+
+        Args:
+            shift: not negative, e.g. r times the mean diagonal.
+
+        Returns:
+            An `Estimate`.
+
+        Raises:
+            ValueError: the shift is negative, or so small that K + shift · I is singular up to rounding.
+        """
+        if not shift >= 0:
+            raise ValueError(f"shift must not be negative, got {shift}.")
+        return self.trace_of(lambda values: np.log(values + shift))
+
+    def effective_rank(self) -> Estimate:
+        """The number of directions that carry the spectrum, exp of its entropy: `npk.measures.effective_rank`.
+
+        Returns:
+            An `Estimate`, between 1 and N.
+
+        Raises:
+            ValueError: no eigenvalue is positive.
+        """
+        trace = self.trace.value
+        if not trace > 0:
+            raise ValueError("effective_rank needs at least one positive eigenvalue.")
+
+        def entropy(values: np.ndarray) -> np.ndarray:
+            share = np.maximum(values, 0.0) / trace
+            return -share * np.log(np.where(share > 0, share, 1.0))
+
+        found = self.trace_of(entropy)
+        if self.trace.low < self.trace.high:
+            # To first order an error δ of the trace moves the entropy by δ/trace · (1 - entropy): taken together.
+            inner = found.value
+            moved = self.trace_of(lambda values: entropy(values) + (1 - inner) * np.maximum(values, 0.0) / trace)
+            found = Estimate(inner, inner + moved.low - moved.value, inner + moved.high - moved.value)
+        low, value, high = np.clip(np.exp([found.low, found.value, found.high]), 1.0, self.size)
+        return Estimate(float(value), float(low), float(high))
+
+    def counts(self, thresholds: ArrayLike) -> list[Estimate]:
+        """How many eigenvalues exceed each threshold; differences give the spectral density.
+
+        Between two nodes a Gauss rule says how much of the spectrum lies below only up to their weights
+        (Chebyshev, Markov, Stieltjes): the interval holds that too.
+
+        Args:
+            thresholds: of shape (t,).
+
+        Returns:
+            An `Estimate` for each threshold.
+
+        Raises:
+            ValueError: thresholds are not one axis of numbers.
+        """
+        levels = np.asarray(thresholds, dtype=np.float64)
+        if levels.ndim != 1 or np.isnan(levels).any():
+            raise ValueError(f"thresholds must be numbers [t], got shape {list(levels.shape)}.")
+        return [self._count(float(level)) for level in levels]
+
+    def _count(self, level: float) -> Estimate:
+        rules = zip(self.nodes, self.weights, self._ended)
+        bounds = np.array([_above(nodes, weights, level, bool(ended)) for nodes, weights, ended in rules])
+        (least, low, _), (most, _, high) = (self._starts.spread(side) for side in bounds.T)
+        value = (least + most) / 2
+        return Estimate(*(float(np.clip(v, 0, self.size)) for v in (value, low, high)))
+
+
+def _above(nodes: np.ndarray, weights: np.ndarray, level: float, ended: bool) -> tuple[float, float]:
+    """Bounds of the weight above a level that a Gauss rule allows; where Lanczos ended the nodes are eigenvalues."""
+    total = weights.sum()
+    carried = weights > _NO_WEIGHT * total
+    nodes, sums = nodes[carried], np.r_[0.0, np.cumsum(weights[carried])]
+    below = int(np.searchsorted(nodes, level, side="right"))
+    if ended:
+        return total - sums[below], total - sums[below]
+    return total - sums[min(below + 1, len(nodes))], total - sums[max(below - 1, 0)]
+
+
+def spectrum_of(
+    kernel: Any, *, steps: int = 30, sketch: int = 16, probes: int = 16, confidence: float = 0.95, seed: int = 0
+) -> Spectrum:
+    """Stochastic Lanczos quadrature: the spectrum of a kernel in `steps` + 1 passes.
+
+    Holds 8·N·steps·(sketch + probes) bytes: all vectors are kept, and made orthogonal to each other.
+
+    Args:
+        kernel: symmetric and positive semi-definite, an operator or array of shape (N, N). An operator without a
+            `diagonal` will do.
+        steps: of Lanczos; more tell small eigenvalues apart.
+        sketch: directions that are taken out of the spectrum.
+        probes: random vectors for the rest, at least 2.
+        confidence: of the intervals, in (0, 1).
+        seed: of the random vectors.
+
+    Returns:
+        A `Spectrum`, which answers questions about the eigenvalues without further passes.
+
+    Raises:
+        ValueError: the kernel is not square, finite or symmetric; a number is out of range, or the vectors do not fit
+            into memory.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.spectra import spectrum_of
+        >>> [round(c.value) for c in spectrum_of(np.eye(5)).counts([0.5, 1.5])]
+        [5, 0]
+
+    Source: Ubaru, Chen & Saad 2017; Chen, Trogdon & Ubaru 2021 (counts); Meyer et al. 2021 (the directions).
+    """
+    operator = operator_of(kernel)
+    n, product = square(operator), Passes(operator)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    needed, free = 8 * n * min(steps, n) * (min(sketch, n) + probes), available_memory()
+    if needed > free:
+        raise ValueError(
+            f"Lanczos would hold {needed / 2**30:.3g} GiB of {free / 2**30:.3g} GiB available: ask for fewer steps, a "
+            "smaller sketch or fewer probes."
+        )
+    starts = _starts(product, sketch, probes, confidence, seed)
+    matrix = _lanczos.lanczos(product, starts.vectors, min(steps, n))
+    nodes, weights = _lanczos.gauss(matrix)
+    largest = float(np.abs(nodes).max())
+    radau = _lanczos.radau(matrix, min(0.0, float(nodes.min())) - 1e-12 * max(largest, np.finfo(np.float64).tiny))
+    exact = hasattr(operator, "diagonal")
+    trace = _known(diagonal_of(operator).sum()) if exact else starts.total((nodes * weights).sum(axis=1))
+    return Spectrum(n, trace, nodes, weights, starts, radau, (matrix.below == 0).any(axis=1))

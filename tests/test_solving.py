@@ -1,0 +1,333 @@
+"""Kernel ridge regression by Cholesky and by block conjugate gradients, against dense NumPy."""
+
+import pickle
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import npk
+from npk import datasets, low_rank, regression, solving
+from npk.operators import kernel_operator, operator_of
+from npk.solving import kernel_ridge, kernel_ridges
+
+
+def gaussian(n, seed=0, width=20.0):
+    x = np.random.default_rng(seed).normal(size=(n, 5))
+    return np.exp(-((x[:, None] - x[None]) ** 2).sum(-1) / width)
+
+
+def targets(n, k=3, seed=1):
+    return np.random.default_rng(seed).normal(size=(n, k))
+
+
+def by_numpy(kernel, y, regularization):
+    """(dual, true residuals) from the normal equations."""
+    kernel = np.asarray(kernel, np.float64)
+    system = kernel + regularization * np.trace(kernel) / len(kernel) * np.eye(len(kernel))
+    return np.linalg.solve(system, y - y.mean(0)), system
+
+
+def residuals(system, y, dual):
+    right = y - y.mean(0)
+    norms = np.linalg.norm(right, axis=0)
+    return np.linalg.norm(right - system @ dual, axis=0) / np.where(norms > 0, norms, 1)
+
+
+class Counted:
+    """An operator that counts its passes and lets nobody see the matrix."""
+
+    def __init__(self, kernel):
+        self.inner, self.products, self.asked = operator_of(kernel), 0, 0
+        self.shape, self.dtype = self.inner.shape, self.inner.dtype
+
+    def product(self, v):
+        self.products += 1
+        return self.inner.product(v)
+
+    def columns(self, places):
+        self.asked += len(places)
+        return self.inner.columns(places)
+
+    def diagonal(self):
+        return self.inner.diagonal()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """H of a trained-size MLP with its own random gates, on 400 digits: (H, H of 100 others with them, labels)."""
+    data = datasets.load("digits")
+    x = data.x_train.reshape(len(data.x_train), -1).astype(np.float32)[:500]
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = ((64, 32), (32, 32), (32, 32), (32, 10))
+    p = [np.sqrt(2 / s[0]) * np.asarray(jax.random.normal(k, s)) for k, s in zip(keys, shapes)]
+
+    def f(p, x):
+        for w in p[:-1]:
+            x = jax.nn.relu(x @ w)
+        return x @ p[-1]
+
+    kernel = np.asarray(npk.path_kernel(f)(p, x))
+    return kernel[:400, :400], kernel[400:, :400], data.y_train[:500]
+
+
+@pytest.mark.parametrize("regularization", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("options", [{"method": "cholesky"}, {"method": "cg"}, {"method": "cg", "rank": 0}])
+def test_path_kernel_of_digits(digits, regularization, options):
+    kernel, new, labels = digits
+    y = regression.one_hot(labels[:400])
+    operator = Counted(kernel)
+    solved = kernel_ridge(operator, y, regularization=regularization, tolerance=1e-8, limit=2000, **options)
+    dual, system = by_numpy(kernel, y, regularization)
+    assert kernel.dtype == np.float32 and solved.converged
+    assert solved.products == operator.products and solved.method == options["method"]
+    true = residuals(system, y, solved.fit.dual)
+    assert true.max() <= 1.01e-8
+    np.testing.assert_allclose(solved.residuals, true, rtol=0.05, atol=1e-11)
+    expected = new.astype(np.float64) @ dual + y.mean(0)
+    np.testing.assert_allclose(solved.predict(new), expected, atol=2e-5)
+    np.testing.assert_allclose(solved.fit.predict(new), solved.predict(new), atol=1e-12)
+
+
+def test_a_preconditioner_saves_passes(digits):
+    kernel, _, labels = digits
+    y = regression.one_hot(labels[:400])
+    passes = [
+        kernel_ridge(kernel, y, regularization=1e-4, method="cg", rank=rank, limit=2000).products
+        for rank in (0, 40, 150)
+    ]
+    assert passes[2] < passes[1] < passes[0]
+    # A kernel whose eigenvalues fall faster than a path kernel's.
+    options = {"regularization": 1e-4, "method": "cg", "limit": 2000}
+    without, with_it = (kernel_ridge(gaussian(120), targets(120), rank=rank, **options).products for rank in (0, 80))
+    assert with_it <= without / 4
+
+
+def test_many_outputs_share_passes_and_need_fewer():
+    kernel, y = gaussian(120), targets(120, 12)
+    options = {"method": "cg", "rank": 0, "regularization": 1e-3, "limit": 2000}
+    together = kernel_ridge(kernel, y, **options)
+    alone = [kernel_ridge(kernel, y[:, i : i + 1], **options) for i in range(3)]
+    assert together.products < min(s.products for s in alone) / 2
+    for i, one in enumerate(alone):
+        np.testing.assert_allclose(together.fit.dual[:, i], one.fit.dual[:, 0], atol=1e-4 * np.abs(one.fit.dual).max())
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 8), st.integers(0, 12))
+def test_any_shape(seed, n, k, rank):
+    kernel, y = gaussian(n, seed), targets(n, k, seed)
+    dual, system = by_numpy(kernel, y, 1e-2)
+    for options in ({"method": "cholesky"}, {"method": "cg", "rank": rank}):
+        solved = kernel_ridge(kernel, y, regularization=1e-2, tolerance=1e-9, **options)
+        assert solved.converged
+        np.testing.assert_allclose(solved.fit.dual, dual, atol=1e-6 * (1 + np.abs(dual).max()))
+
+
+def test_dependent_and_constant_outputs():
+    kernel, y = gaussian(50), targets(50, 2)
+    y = np.c_[y, y[:, 0] - 3 * y[:, 1], np.full(50, 0.1), 1e-9 * y[:, 1], np.zeros(50)]
+    dual, system = by_numpy(kernel, y, 1e-3)
+    for method in ("cholesky", "cg"):
+        solved = kernel_ridge(kernel, y, method=method, tolerance=1e-9)
+        assert solved.converged and not solved.residuals[[3, 5]].any()
+        assert not solved.fit.dual[:, [3, 5]].any()
+        np.testing.assert_allclose(solved.fit.predict(kernel)[:, 3], 0.1, rtol=1e-14)
+        np.testing.assert_allclose(solved.fit.dual[:, 4] * 1e9, solved.fit.dual[:, 1], rtol=1e-5, atol=1e-6)
+        assert residuals(system, y, solved.fit.dual)[[0, 1, 2, 4]].max() < 1.1e-9
+
+
+def test_one_sample():
+    for method in ("cholesky", "cg"):
+        solved = kernel_ridge(np.ones((1, 1)), np.array([[2.0, 3.0]]), method=method)
+        assert solved.converged and solved.predict(np.ones((1, 1))).tolist() == [[2.0, 3.0]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_rank_deficient_kernel_with_copies(dtype):
+    x = np.repeat(np.random.default_rng(0).integers(-3, 4, size=(40, 4)), 3, axis=0).astype(dtype)
+    kernel, y = x @ x.T, targets(120)
+    dual, system = by_numpy(kernel, y, 1e-5)
+    for options in ({"method": "cholesky"}, {"method": "cg"}, {"method": "cg", "rank": 0}):
+        solved = kernel_ridge(kernel, y, regularization=1e-5, tolerance=1e-8, **options)
+        assert solved.converged
+        np.testing.assert_allclose(solved.fit.dual, dual, rtol=1e-4, atol=1e-6 * np.abs(dual).max())
+
+
+def test_several_regularizations_share_the_passes_of_the_hardest():
+    kernel, y = gaussian(150), targets(150)
+    levels = (1e-5, 1e-3, 1e-1, 10.0)
+    operator = Counted(kernel)
+    found = kernel_ridges(operator, y, regularizations=levels, method="cg", rank=20)
+    alone = [kernel_ridge(kernel, y, regularization=r, method="cg", rank=20) for r in levels]
+    assert operator.products == found[0].products == max(s.products for s in alone)
+    for r, one, other in zip(levels, found, alone):
+        assert one.converged and one.fit.regularization == r
+        np.testing.assert_allclose(one.fit.dual, other.fit.dual, atol=1e-9 * np.abs(other.fit.dual).max())
+    exact = kernel_ridges(kernel, y, regularizations=levels, method="cholesky")
+    for r, one in zip(levels, exact):
+        np.testing.assert_allclose(one.fit.dual, by_numpy(kernel, y, r)[0], rtol=1e-6, atol=1e-8)
+
+
+def test_what_does_not_converge_is_said_and_kept():
+    kernel, y = gaussian(80), targets(80)
+    _, system = by_numpy(kernel, y, 1e-6)
+    with pytest.warns(solving.NotConverged, match=r"largest residual is .* after 20 passes over the kernel, not 1e-06"):
+        solved = kernel_ridge(kernel, y, regularization=1e-6, method="cg", rank=0, limit=20)
+    assert not solved.converged and solved.products == 20
+    np.testing.assert_allclose(solved.residuals, residuals(system, y, solved.fit.dual), rtol=1e-6)
+    again = kernel_ridge(kernel, y, regularization=1e-6, method="cg", rank=0, limit=2000, start=solved.fit.dual)
+    assert again.converged
+
+
+def test_a_residual_that_rounding_forbids_is_not_claimed():
+    kernel, y = gaussian(80), targets(80)
+    for method in ("cholesky", "cg"):
+        with pytest.warns(solving.NotConverged):
+            solved = kernel_ridge(kernel, y, regularization=1e-7, method=method, tolerance=1e-15, limit=200)
+        assert not solved.converged and solved.residuals.max() < 1e-6
+
+
+def test_an_interrupted_run_continues_to_the_same_bits(digits):
+    kernel, _, labels = digits
+    y, options = regression.one_hot(labels[:400]), {"regularizations": (1e-4, 1e-2), "method": "cg", "rank": 30}
+    seen = []
+    whole = kernel_ridges(kernel, y, callback=seen.append, **options)
+    assert [i.products for i in seen] == list(range(1, whole[0].products))
+    middle = pickle.loads(pickle.dumps(seen[len(seen) // 2]))
+    rest = kernel_ridges(kernel, y, start=middle, **options)
+    for one, other in zip(whole, rest):
+        np.testing.assert_array_equal(one.fit.dual, other.fit.dual)
+    assert rest[0].products == whole[0].products - middle.products
+    for one, dual, norms in zip(whole, seen[-1].duals, seen[-1].residuals):
+        np.testing.assert_array_equal(one.fit.dual, dual)
+        np.testing.assert_allclose(one.residuals, norms, rtol=1e-3, atol=1e-10)
+    # The solution as a start costs one pass, which checks it.
+    assert kernel_ridge(kernel, y, regularization=1e-4, method="cg", rank=0, start=whole[0].fit.dual).products == 1
+
+
+def test_the_method_follows_the_memory():
+    kernel, y = gaussian(300), targets(300)
+    large = kernel_ridge(kernel, y, memory=2**19)
+    assert large.method == "cg" and large.converged and "GiB may be used" in large.why
+    assert 0 < large.rank <= 2**19 / (4 * 8 * 300)
+    assert kernel_ridge(kernel, y, memory=2**20).method == "cholesky"
+    with pytest.raises(ValueError, match="does not fit into memory: Cholesky needs 0.000"):
+        kernel_ridge(kernel, y, memory=2**18, method="cholesky")
+
+
+def test_sixty_thousand_samples_choose_conjugate_gradients_before_they_ask_for_anything():
+    class Huge:
+        shape, dtype = (60_000, 60_000), np.dtype("float32")
+
+        def diagonal(self):
+            return np.ones(60_000)
+
+        def columns(self, places):
+            raise MemoryError
+
+        def product(self, v):
+            return v + 0.0  # K = I
+
+    solved = kernel_ridge(Huge(), targets(60_000, 2), regularization=1.0, rank=0, memory=20 * 2**30)
+    assert solved.method == "cg" and solved.converged and solved.why.startswith("Cholesky needs 28.")
+
+
+def test_a_given_preconditioner_is_used():
+    kernel, y = gaussian(200), targets(200)
+    operator = Counted(kernel)
+    factor = low_rank.nystrom(kernel, np.arange(60))
+    solved = kernel_ridge(operator, y, method="cg", preconditioner=factor)
+    assert operator.asked == 0 and solved.rank == factor.factor.shape[1]
+    assert solved.products < kernel_ridge(kernel, y, method="cg", rank=0).products
+
+
+def test_a_recomputed_kernel_is_solved_and_predicts_tile_by_tile():
+    x = np.random.default_rng(0).normal(size=(130, 4))
+
+    def kernel(a, b):
+        return (1 + a @ b.T / 4) ** 3
+
+    y = targets(130)
+    train, new = kernel_operator(kernel, x[:100], tile=17), kernel_operator(kernel, x[100:], x[:100], tile=17)
+    dual, _ = by_numpy(kernel(x[:100], x[:100]), y[:100], 1e-3)
+    for method in ("cholesky", "cg"):
+        solved = kernel_ridge(train, y[:100], method=method, tolerance=1e-10)
+        np.testing.assert_allclose(solved.predict(new), kernel(x[100:], x[:100]) @ dual + y[:100].mean(0), atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["cholesky", "cg"])
+def test_the_choice_is_that_of_the_dense_regression(digits, method):
+    kernel, _, labels = digits
+    candidates = (1e-4, 1e-2, 1.0)
+    expected = regression.choose_regularization(kernel, labels[:400], candidates=candidates, seed=2)
+    found = solving.choose_ridge(kernel, labels[:400], candidates=candidates, seed=2, method=method)
+    assert found == expected
+
+
+@pytest.mark.parametrize("options", [{"method": "cholesky"}, {"method": "cg"}, {"method": "cg", "rank": 0}])
+def test_an_asymmetric_kernel_is_refused(options):
+    kernel = gaussian(80)
+    kernel[3, 5] += 0.01
+    with pytest.raises(ValueError, match="the kernel is not symmetric: two random vectors"):
+        kernel_ridge(kernel, targets(80), **options)
+
+
+@pytest.mark.parametrize("options", [{"method": "cholesky"}, {"method": "cg", "rank": 0}])
+def test_an_indefinite_kernel_is_refused(options):
+    vectors = np.linalg.qr(targets(60, 60))[0]
+    kernel = (vectors * np.r_[-0.5, np.linspace(0.5, 2, 59)]) @ vectors.T
+    kernel = (kernel + kernel.T) / 2
+    with pytest.raises(solving.NotPositiveDefinite, match="not positive definite at regularization 0.001") as caught:
+        kernel_ridge(kernel, targets(60), **options)
+    if options["method"] == "cg":
+        assert caught.value.iterate.duals[0].shape == (60, 3)
+    shifted = kernel_ridge(kernel, targets(60), regularization=1.0, **options)
+    assert shifted.converged
+
+
+EYE = np.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kernel_ridge(np.ones((2, 3)), EYE), r"must be square \[N, N\], got shape \[2, 3\]"),
+        (lambda: kernel_ridge(EYE, np.ones((2, 1))), r"targets must be \[3, K\], got shape \[2, 1\]"),
+        (lambda: kernel_ridge(EYE, EYE * np.nan), "targets must be finite"),
+        (lambda: kernel_ridge(-EYE, EYE), "mean diagonal must be positive"),
+        (lambda: kernel_ridge(EYE, EYE, regularization=0.0), "regularization must be positive, got"),
+        (lambda: kernel_ridges(EYE, EYE, regularizations=()), "regularization must be positive"),
+        (lambda: kernel_ridge(EYE, EYE, tolerance=0.0), "tolerance must be positive"),
+        (lambda: kernel_ridge(EYE, EYE, limit=1), "limit must be at least 2 passes"),
+        (lambda: kernel_ridge(EYE, EYE, method="cg", rank=-1), "rank must not be negative, got -1"),
+        (lambda: kernel_ridge(EYE, EYE, method="cg", start=np.ones((3, 1))), r"start must be \[3, 3\], got \[3, 1\]"),
+        (lambda: kernel_ridge(EYE, EYE).predict(np.ones((2, 2))), r"\[new samples, 3 training samples\]"),
+        (lambda: solving.choose_ridge(EYE, [0, 1]), r"labels must be \[3\], one a sample, got shape \[2\]"),
+        (lambda: solving.choose_ridge(EYE, [0, 1, 2]), "leaves a side of the split empty"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_preconditioners_and_starts_of_another_problem_are_refused():
+    kernel, y = gaussian(20), targets(20)
+    with pytest.raises(ValueError, match="of 20 samples, got 10"):
+        kernel_ridge(kernel, y, method="cg", preconditioner=low_rank.nystrom(gaussian(10), 3))
+    with pytest.raises(ValueError, match="not both"):
+        kernel_ridge(kernel, y, method="cg", rank=3, preconditioner=low_rank.nystrom(kernel, 3))
+    seen = []
+    kernel_ridge(kernel, y, method="cg", callback=seen.append)
+    with pytest.raises(ValueError, match=r"start is of regularizations \(0.001,\)"):
+        kernel_ridge(kernel, y, regularization=1.0, method="cg", start=seen[0])
+
+
+def test_no_warning_where_all_is_well():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kernel_ridge(gaussian(30), targets(30), method="cg")
