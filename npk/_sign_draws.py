@@ -36,12 +36,16 @@ def key_kind(key: Any) -> Any:
     return jax.random.key_impl(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else None
 
 
-def random_signs(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """Independent ±1, one random bit each."""
-    size = math.prod(shape)
-    words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
-    bits = (words >> jnp.arange(32, dtype=jnp.uint32)[None]) & jnp.uint32(1)
-    return (1 - 2 * bits.reshape(-1)[:size].astype(dtype)).reshape(shape)
+def random_signs(key: Any, like: Sequence[Any]) -> list[Any]:
+    """Independent ±1 of the shapes and dtypes of some arrays, one random bit each."""
+    sizes = [math.prod(jnp.shape(a)) for a in like]
+    words = jax.random.bits(key, (-(-sum(sizes) // 32), 1), jnp.uint32)
+    bits = ((words >> jnp.arange(32, dtype=jnp.uint32)[None]) & jnp.uint32(1)).reshape(-1)
+    starts = np.cumsum([0, *sizes]).tolist()
+    return [
+        (1 - 2 * bits[start : start + size].astype(jnp.result_type(a))).reshape(jnp.shape(a))
+        for a, start, size in zip(like, starts, sizes, strict=False)
+    ]
 
 
 # ---------------------------------------------------------------------------------------- what is drawn
@@ -78,11 +82,10 @@ class ValueNetwork:
 
     def draw(self, key: Any) -> list[Any]:
         """Random signs times standard deviations, for every drawn parameter; the others as they are."""
+        signs = random_signs(key, [self.leaves[number] for number in self.scales])
         drawn = list(self.leaves)
-        for number, scale in self.scales.items():
-            leaf = drawn[number]
-            signs = random_signs(jax.random.fold_in(key, number), jnp.shape(leaf), jnp.result_type(leaf))
-            drawn[number] = signs * jnp.asarray(scale, signs.dtype)
+        for sign, (number, scale) in zip(signs, self.scales.items(), strict=True):
+            drawn[number] = sign * jnp.asarray(scale, sign.dtype)
         return drawn
 
     def outputs(self, drawn: Sequence[Any], x: Any, gates: Sequence[Any]) -> Any:

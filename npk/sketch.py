@@ -55,7 +55,8 @@ def _gates_of_rows(gates: Gates, shapes: Sequence[Any], n: int, rows: slice) -> 
 def _filled(tree: Any, n: int) -> Any:
     """A block of samples made n long by repeating its last one, so that every block compiles to one program."""
     return jax.tree_util.tree_map(
-        lambda a: jnp.pad(a, [(0, n - a.shape[0])] + [(0, 0)] * (a.ndim - 1), mode="edge") if a.shape[0] < n else a, tree
+        lambda a: jnp.pad(a, [(0, n - a.shape[0])] + [(0, 0)] * (a.ndim - 1), mode="edge") if a.shape[0] < n else a,
+        tree,
     )
 
 
@@ -243,10 +244,6 @@ def _derivative(
     return lambda tangent: whole(tangent) - value(tangent)
 
 
-def _signs_like(key: Any, leaf: Any) -> Any:
-    return random_signs(key, jnp.shape(leaf), jnp.result_type(leaf))
-
-
 def sketch_ntk(f: Function, *, part: str = "value") -> Callable[..., KernelSketch]:
     """Transform f into random-sign features of its tangent kernel, or of a part of it: E[z(s)·z(s')] = K(s, s').
 
@@ -288,7 +285,7 @@ def sketch_ntk(f: Function, *, part: str = "value") -> Callable[..., KernelSketc
         along = _derivative(program, leaves, wanted, x, gates, part)
 
         def one_draw(key: Any) -> Any:
-            return along({i: _signs_like(jax.random.fold_in(key, i), a) for i, a in wanted.items()})
+            return along(dict(zip(wanted, random_signs(key, list(wanted.values())), strict=True)))
 
         room = max(1, _BLOCK_NUMBERS // (x.shape[0] * _numbers_of(program)))
         return _in_draws(one_draw, draws, kind, room)
