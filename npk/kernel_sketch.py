@@ -68,8 +68,7 @@ class KernelSketch:
         Raises:
             ValueError: the two sketches are not of the same draws; the estimate leaves the range of its dtype.
         """
-        one, two = _flat(self), _flat(self._same_draws(other))
-        estimate = jnp.matmul(one, two.T, precision=jax.lax.Precision.HIGHEST) / len(self.draws)
+        estimate = _mean_product(jnp.asarray(self.features), jnp.asarray(self._same_draws(other).features))
         if _checks.concrete(estimate) and not _checks.known_true(jnp.isfinite, jnp.min(estimate), jnp.max(estimate)):
             raise ValueError(f"the estimate leaves the range of {estimate.dtype}; use normalize=True or enable x64.")
         return estimate
@@ -92,7 +91,7 @@ class KernelSketch:
         """
         self._require_draws(2, "a standard error")
         two = None if other is None else jnp.asarray(self._same_draws(other).features)
-        return in_blocks(_errors, jnp.asarray(self.features), two, _SIDE, lambda block: block)
+        return _standard_errors(jnp.asarray(self.features), two)
 
     def relative_error(self) -> float:
         """The standard error of the whole kernel, relative: the root of E‖K̂ - K‖² over ‖K‖ (Frobenius norms).
@@ -313,8 +312,11 @@ class SketchBetween:
 # ----------------------------------------------------------------------------------------- its numbers
 
 
-def _flat(sketch: KernelSketch) -> Any:
-    return jnp.reshape(jnp.asarray(sketch.features), (sketch.features.shape[0], -1))
+@jax.jit
+def _mean_product(one: Any, two: Any) -> Any:
+    """K̂ of two blocks of features [n, D, K]: one matrix product."""
+    flat = [a.reshape(a.shape[0], -1) for a in (one, two)]
+    return jnp.matmul(flat[0], flat[1].T, precision=jax.lax.Precision.HIGHEST) / one.shape[1]
 
 
 def _joined(sketches: list[KernelSketch], axis: int) -> np.ndarray:
@@ -336,13 +338,18 @@ def _rows(sketch: KernelSketch) -> Iterator[tuple[slice, np.ndarray]]:
         yield rows, np.asarray(sketch.features[rows], np.float64).reshape(rows.stop - start, -1)
 
 
+@jax.jit
+def _standard_errors(one: Any, two: Any | None) -> Any:
+    return in_blocks(_errors, one, two, _SIDE, lambda block: block)
+
+
 def _errors(one: Any, two: Any) -> Any:
     """Standard errors of all pairs of two blocks [n, D, K]: two passes over the draws, the mean first."""
-    draws, exact = one.shape[1], jax.lax.Precision.HIGHEST
-    mean = jnp.einsum("idk,jdk->ij", one, two, precision=exact) / draws
+    draws, mean = one.shape[1], _mean_product(one, two)
 
     def add(total: Any, z: tuple[Any, Any]) -> tuple[Any, None]:
-        products = z[0] * z[1].T if z[0].shape[1] == 1 else jnp.matmul(z[0], z[1].T, precision=exact)
+        a, b = z[0], z[1].T
+        products = a * b if a.shape[1] == 1 else jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
         return total + jnp.square(products - mean), None
 
     total, _ = jax.lax.scan(add, jnp.zeros_like(mean), (jnp.swapaxes(one, 0, 1), jnp.swapaxes(two, 0, 1)))

@@ -150,18 +150,19 @@ def check_errors(z, kernel, sigmas=4.5):
     assert (np.abs(z.gram() - kernel) <= sigmas * z.standard_error() + rounding).all()
 
 
-CHECKED = ["mlp with biases", "circular", "residual, post-activation", "residual batch norm", "max pooling", "groups"]
-
-
-@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("name", ["circular", "residual batch norm", "max pooling", "groups"])
 def test_architectures(name):
     f, params, x = architectures.case(REGISTRY[name], seed=2)
     p, xs = as_float((params, x), jnp.float32)
     z = npk.sketch(f)(p, xs, features=600, key=KEY)
     assert z.features.shape == (3, 300, 2)
     check_errors(z, npk.path_kernel(f)(p, xs))
-    ntk = npk.sketch_ntk(f)(p, xs, features=600, key=KEY)
-    check_errors(ntk, npk.split_ntk(f)(p, xs).value)
+
+
+def test_tangent_kernel_of_convolutions():
+    f, params, x = architectures.case(REGISTRY["residual, pre-activation"], seed=2)
+    p, xs = as_float((params, x), jnp.float32)
+    check_errors(npk.sketch_ntk(f)(p, xs, features=600, key=KEY), npk.split_ntk(f)(p, xs).value)
 
 
 def mlp(outputs=2, **options):
