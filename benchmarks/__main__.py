@@ -8,5 +8,7 @@ for module, flags in (
     ("benchmarks.infinite", []),
     ("benchmarks.training", []),
     ("benchmarks.ntk", sys.argv[1:]),
+    ("benchmarks.scaling", []),
+    ("benchmarks.large", []),
 ):
     subprocess.run([sys.executable, "-m", module, *flags], check=True)
