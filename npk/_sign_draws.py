@@ -27,8 +27,12 @@ from npk.gating import gate_shapes
 def draw_keys(key: Any, first: int, draws: int) -> Any:
     """The key of each draw, a function of `key` and of the draw's number alone; as numbers [draws, words]."""
     key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-    each = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(first, first + draws, dtype=jnp.uint32))
-    return jax.random.key_data(each)
+    return _folded(key, np.arange(first, first + draws, dtype=np.uint32))
+
+
+@jax.jit
+def _folded(key: Any, numbers: Any) -> Any:
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, numbers))
 
 
 def key_kind(key: Any) -> Any:

@@ -105,7 +105,7 @@ class KernelSketch:
             ValueError: there are fewer than two draws; all features are zero.
         """
         self._require_draws(2, "an error")
-        return math.sqrt(_relative_variance(_draw_products(self)) / len(self.draws))
+        return math.sqrt(_relative_variance(*_draw_products(self)) / len(self.draws))
 
     def features_for(self, relative_error: float, *, confidence: float = 0.95) -> int:
         """The number of features of which a sketch has a wanted relative error; this one serves as a pilot.
@@ -128,7 +128,7 @@ class KernelSketch:
         if not 0.5 <= confidence < 1:
             raise ValueError(f"confidence must be at least 1/2 and below 1, got {confidence}.")
         self._require_draws(8, "a pilot")
-        variance = _upper_variance(_draw_products(self), confidence)
+        variance = _upper_variance(*_draw_products(self), confidence)
         return max(2, math.ceil(variance / relative_error**2)) * self.features.shape[2]
 
     # -------------------------------------------------------------------------------------- an operator
@@ -356,31 +356,45 @@ def _errors(one: Any, two: Any) -> Any:
     return jnp.sqrt(total / (draws * (draws - 1)))
 
 
-def _draw_products(sketch: KernelSketch) -> np.ndarray:
-    """⟨P_d, P_e⟩ = ‖Z_dᵀ Z_e‖² of all pairs of draws [D, D], P_d = Z_d Z_dᵀ the kernel of one draw."""
-    _, draws, k = sketch.features.shape
-    inner = sum(z.T @ z for _, z in _rows(sketch))
-    products = np.square(inner).reshape(draws, k, draws, k).sum((1, 3))
-    if not products.any():
+def _draw_products(sketch: KernelSketch) -> tuple[np.ndarray, np.ndarray]:
+    """Of the kernel P_d = Z_d Z_dᵀ of every draw ‖P_d‖² and Σ_e ⟨P_d, P_e⟩, both [D]; all draws' norms at once.
+
+    Σ_e ⟨P_d, P_e⟩ is Σ_k z_dkᵀ (ZZᵀ) z_dk, or the sum of squares of Z_dᵀZ: whichever of N and D·K is smaller is
+    squared, a block at a time.
+    """
+    n, draws, k = sketch.features.shape
+    blocks = [z for _, z in _rows(sketch)] if n * draws * k <= _BLOCK_NUMBERS else None
+
+    def rows() -> Iterator[np.ndarray]:
+        return iter(blocks) if blocks else (z for _, z in _rows(sketch))
+
+    each = (z.reshape(len(z), draws, k) for z in rows())
+    own = np.square(sum(np.einsum("ndk,ndl->dkl", z, z) for z in each)).sum((1, 2))
+    if not own.any():
         raise ValueError("all features are zero, so that there is no relative error.")
-    return products
+    if n <= draws * k:
+        along = sum((z * sum((z @ other.T) @ other for other in rows())).sum(0) for z in rows())
+    else:
+        side = max(1, _BLOCK_NUMBERS // (draws * k))
+        cuts = (slice(start, start + side) for start in range(0, draws * k, side))
+        along = np.concatenate([np.square(sum(z[:, cut].T @ z for z in rows())).sum(1) for cut in cuts])
+    return own, np.reshape(along, (draws, k)).sum(1)
 
 
-def _relative_variance(products: np.ndarray) -> float:
+def _relative_variance(own: np.ndarray, along: np.ndarray) -> float:
     """E‖P_d - K‖²/‖K‖² of one draw, numerator and denominator each without bias."""
-    draws, own, everything = len(products), np.trace(products), products.sum()
-    norm = (everything - own) / (draws * (draws - 1))
-    return float((own - everything / draws) / (draws - 1) / norm) if norm > 0 else math.inf
+    draws, trace, everything = len(own), own.sum(), along.sum()
+    norm = (everything - trace) / (draws * (draws - 1))
+    return float((trace - everything / draws) / (draws - 1) / norm) if norm > 0 else math.inf
 
 
-def _upper_variance(products: np.ndarray, confidence: float) -> float:
+def _upper_variance(own: np.ndarray, along: np.ndarray, confidence: float) -> float:
     """An upper confidence limit of `_relative_variance`: leave one draw out after another, on a log scale."""
-    draws = len(products)
-    own, rows = np.diag(products), products.sum(1)
-    trace, everything = own.sum() - own, products.sum() - 2 * rows + own
+    draws = len(own)
+    trace, everything = own.sum() - own, along.sum() - 2 * along + own
     rest = draws - 1
     spread = np.maximum((trace - everything / rest) / (rest - 1), np.finfo(float).tiny)
     norm = np.maximum((everything - trace) / (rest * (rest - 1)), np.finfo(float).tiny)
     logs = np.log(spread / norm)
     error = math.sqrt(rest / draws * np.square(logs - logs.mean()).sum())
-    return _relative_variance(products) * math.exp(scipy.stats.t.ppf(confidence, draws - 1) * error)
+    return _relative_variance(own, along) * math.exp(scipy.stats.t.ppf(confidence, draws - 1) * error)

@@ -66,11 +66,13 @@ def _numbers_of(program: _jaxpr.Program) -> int:
 
 
 def _block_of(block: int | None, n: int, numbers: int) -> int:
+    """Samples of a block: as asked for, or as many as there is room for, all blocks of one size."""
     if block is not None:
         if block < 1:
             raise ValueError(f"block must be a number of samples, at least 1, got {block}.")
         return block
-    return max(1, min(n, _BLOCK_NUMBERS // max(1, numbers)))
+    blocks = -(-n // max(1, _BLOCK_NUMBERS // max(1, numbers)))
+    return -(-n // blocks)
 
 
 def _swept(compute: Callable[..., Any], x: Any, gates_of: Callable[[slice], Any], block: int, traced: bool) -> Any:
