@@ -10,5 +10,7 @@ for module, flags in (
     ("benchmarks.gpu", []),
     ("benchmarks.solving", []),
     ("benchmarks.ntk", sys.argv[1:]),
+    ("benchmarks.scaling", []),
+    ("benchmarks.large", []),
 ):
     subprocess.run([sys.executable, "-m", module, *flags], check=True)

@@ -36,7 +36,9 @@ def main() -> None:
     readme = pathlib.Path(__file__).parents[1] / "README.md"
     parts = readme.read_text().split(MARK)
     reproduced = [published(path) for path in sorted(RESULTS.glob("reproduce-*.json"))]
-    body = "\n\n".join([*(table(name) for name in ("path_kernel", "ntk", "infinite", "training")), *reproduced])
+    names = ("path_kernel", "ntk", "infinite", "training", "scaling", "large")
+    tables = [table(name) for name in names if (RESULTS / f"{name}.json").exists()]
+    body = "\n\n".join([*tables, *reproduced])
     tail = parts[-1]
     readme.write_text(f"{parts[0]}{MARK}\n\n{body}\n\n{MARK}{tail}")
 

@@ -16,6 +16,7 @@ from npk.gating import preactivations as preactivations
 from npk.gating import soft_relu as soft_relu
 from npk.gradient_flow import GradientFlow as GradientFlow
 from npk.gradient_flow import gradient_flow as gradient_flow
+from npk.kernel_sketch import KernelSketch as KernelSketch
 from npk.path_kernel import gram as gram
 from npk.path_kernel import layer_overlaps as layer_overlaps
 from npk.path_kernel import overlap as overlap
@@ -24,6 +25,8 @@ from npk.paths import count_paths as count_paths
 from npk.paths import npf as npf
 from npk.paths import npv as npv
 from npk.paths import path_names as path_names
+from npk.sketch import sketch as sketch
+from npk.sketch import sketch_ntk as sketch_ntk
 from npk.tangent import NTKSplit as NTKSplit
 from npk.tangent import ntk as ntk
 from npk.tangent import ntk_diagonal as ntk_diagonal

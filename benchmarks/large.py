@@ -1,0 +1,353 @@
+"""Kernels that users of neural-tangents could not compute: of all MNIST, of a large CNN, of conv + GAP.
+
+Issues #166 (NTK of 60,000² pairs of MNIST), #30 (empirical NTK of a CNN of 2.5 million parameters on many images),
+#100 and #146 (a convolution with global pooling, whose few parameters fill a GPU with 64 images). Each runs in a
+process of its own, tile by tile over the upper triangle, every tile reduced to a checksum or written to a float32
+memory map (`--store`): wall time, compilation included, and the process's peak resident memory.
+
+Then, at a size that all can run and in one process, taking turns: `npk.ntk`, neural-tangents' empirical kernels in
+`nt.batch`, and the NTK from per-sample Jacobians of `torch.func` (left out where torch is not installed). Peaks are
+what one call adds to a fresh process.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+import npk
+import npk.infinite
+from benchmarks import _harness
+from npk import datasets
+
+OUTPUTS = 10
+
+# ------------------------------------------------------------------------------------------- networks
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """A network as a list that each library reads; convolutions are 3×3, SAME, with biases; pools are means of 2×2."""
+
+    layers: tuple[tuple[str, int], ...]
+    shape: tuple[int, ...]
+
+
+def mlp(width: int) -> Layers:
+    hidden = (("dense", width), ("relu", 0))
+    return Layers((("flatten", 0), *hidden, *hidden, ("dense", OUTPUTS)), (28, 28, 1))
+
+
+def conv_gap(channels: int, side: int) -> Layers:
+    return Layers((("conv", channels), ("relu", 0), ("gap", 0), ("dense", OUTPUTS)), (side, side, 3))
+
+
+def cnn() -> Layers:
+    """2.5 million parameters."""
+    layers: list[tuple[str, int]] = []
+    for channels, pools in ((64, True), (128, True), (256, True), (512, False), (208, False)):
+        layers += [("conv", channels), ("relu", 0), *([("pool", 0)] if pools else [])]
+    return Layers((*layers, ("gap", 0), ("dense", OUTPUTS)), (32, 32, 3))
+
+
+class Flax(nn.Module):
+    """The list as a Flax module."""
+
+    layers: tuple[tuple[str, int], ...]
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        for kind, size in self.layers:
+            if kind == "conv":
+                x = nn.Conv(size, (3, 3))(x)
+            elif kind == "dense":
+                x = nn.Dense(size)(x)
+            elif kind == "relu":
+                x = nn.relu(x)
+            elif kind == "pool":
+                x = nn.avg_pool(x, (2, 2), (2, 2))
+            else:
+                x = x.mean((1, 2)) if kind == "gap" else x.reshape(x.shape[0], -1)
+        return x
+
+
+def ready(network: Layers, n: int) -> tuple[Any, Any, Any]:
+    """(f, parameters, n random inputs)."""
+    model = Flax(network.layers)
+    x = np.random.default_rng(0).standard_normal((n, *network.shape), np.float32)
+    return model.apply, model.init(jax.random.key(1), x[:1]), x
+
+
+def torch_parameters(network: Layers, params: Any) -> list[dict[str, Any]]:
+    """The same numbers as torch lays them out, one dictionary a layer."""
+    import torch
+
+    counts = {"conv": 0, "dense": 0}
+    found: list[dict[str, Any]] = []
+    for kind, _ in network.layers:
+        if kind not in counts:
+            found.append({})
+            continue
+        leaves = params["params"][f"{kind.capitalize()}_{counts[kind]}"]
+        counts[kind] += 1
+        order = (3, 2, 0, 1) if kind == "conv" else (1, 0)
+        weight = np.ascontiguousarray(np.transpose(np.asarray(leaves["kernel"]), order))
+        found.append({"weight": torch.from_numpy(weight), "bias": torch.tensor(np.asarray(leaves["bias"]))})
+    return found
+
+
+def torch_network(network: Layers, params: list[dict[str, Any]], x: Any) -> Any:
+    """The outputs [K] of one sample, channels first."""
+    from torch.nn import functional
+
+    x = x[None]
+    for (kind, _), own in zip(network.layers, params, strict=True):
+        if kind == "conv":
+            x = functional.conv2d(x, own["weight"], own["bias"], padding="same")
+        elif kind == "dense":
+            x = functional.linear(x, own["weight"], own["bias"])
+        elif kind == "relu":
+            x = functional.relu(x)
+        elif kind == "pool":
+            x = functional.avg_pool2d(x, 2)
+        else:
+            x = x.mean((2, 3)) if kind == "gap" else x.flatten(1)
+    return x[0]
+
+
+# ------------------------------------------------------------------------------- what could not be run
+
+
+def over_tiles(
+    kernel: Callable[[Any, Any], Any], x: np.ndarray, side: int, stored: np.ndarray | None
+) -> tuple[float, int]:
+    """All pairs of x by tiles of the upper triangle: (sum of all entries, number of tiles); kept in `stored`."""
+    starts = range(0, len(x), side)
+    places = [(i, j) for i in starts for j in starts if i <= j]
+    total = 0.0
+    for i, j in track(places, description=f"{len(x):,}² pairs", console=Console(stderr=True)):
+        tile = np.asarray(kernel(x[i : i + side], None if i == j else x[j : j + side]))
+        if not np.isfinite(tile).all():
+            raise FloatingPointError(f"tile {i}, {j} is not finite")
+        total += float(tile.sum(dtype=np.float64)) * (1 if i == j else 2)
+        if stored is not None:
+            stored[i : i + side, j : j + side] = tile
+            stored[j : j + side, i : i + side] = tile.T
+    return total, len(places)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One kernel: its issue, network, number of inputs (and of a quick run), and the side of a tile."""
+
+    issue: str
+    network: Callable[[], Layers]
+    n: int
+    quick: int
+    side: int
+    quick_side: int
+
+
+CASES = {
+    "NTK of MNIST, MLP 784-512-512-10": Case("#166", lambda: mlp(512), 60_000, 2000, 6000, 1000),
+    "NTK of a 2.5 M parameter CNN, 32×32×3": Case("#30", cnn, 1000, 24, 250, 12),
+    "NTK of conv 3×3×128 + GAP, 32×32×3": Case("#100, #146", lambda: conv_gap(128, 32), 4096, 64, 1024, 32),
+}
+
+
+def inputs(case: Case, n: int, data_dir: str | None) -> tuple[Any, Any, np.ndarray, str]:
+    """(f, parameters, inputs, where they come from)."""
+    f, params, x = ready(case.network(), n)
+    if data_dir is None or not x.shape[1:] == (28, 28, 1):
+        return f, params, x, "Gaussian inputs"
+    return f, params, datasets.load("mnist", data_dir=data_dir).x_train[:n], "MNIST"
+
+
+def run(name: str, quick: bool, data_dir: str | None, store: str | None) -> dict[str, Any]:
+    """One case in this process."""
+    case = CASES[name]
+    n, side = (case.quick, case.quick_side) if quick else (case.n, case.side)
+    f, params, x, source = inputs(case, n, data_dir)
+    stored = None
+    if store is not None:
+        path = pathlib.Path(store) / f"kernel-{list(CASES).index(name)}.npy"
+        stored = np.lib.format.open_memmap(path, "w+", np.float32, (n, n))
+    kernel = npk.ntk(f)
+    start = time.perf_counter()
+    total, tiles = over_tiles(lambda a, b: kernel(params, a, b), x, side, stored)
+    if stored is not None:
+        stored.flush()
+    seconds = time.perf_counter() - start
+    return {
+        "case": name,
+        "issue": case.issue,
+        "N": n,
+        "inputs": source,
+        "parameters": sum(a.size for a in jax.tree_util.tree_leaves(params)),
+        "seconds": seconds,
+        "pairs a second": n * (n + 1) / 2 / seconds,
+        "tiles": tiles,
+        "checksum": total,
+        "stored": store is not None,
+        "peak MiB of the process": _harness._resident("VmHWM"),
+    }
+
+
+def in_own_process(name: str, flags: Sequence[str]) -> dict[str, Any]:
+    """One case in a fresh process, or what it died of."""
+    command = [sys.executable, "-m", "benchmarks.large", "--one", name, *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return {"case": name, "issue": CASES[name].issue, "failed": f"exit status {done.returncode}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# --------------------------------------------------------------------------------------- side by side
+
+# name → (network, N, batch of nt.batch, and of a quick run)
+SHARED = {
+    "MLP 784-512-512-10": (lambda: mlp(512), 64, 16, 8),
+    "CNN, 2.5 M parameters": (cnn, 16, 8, 4),
+    "conv 3×3×128 + GAP": (lambda: conv_gap(128, 32), 64, 32, 8),
+}
+TORCH = "torch.func Jacobians"
+NAMES = ("npk.ntk", "nt.batch, implementation 1", "nt.batch, implementation 2", TORCH)
+
+
+@functools.cache
+def candidate(case: str, name: str, quick: bool) -> Callable[[], Any]:
+    """A call that returns the NTK [N, N], summed over outputs."""
+    make, n, batch, small = SHARED[case]
+    n, batch = (small, small // 2) if quick else (n, batch)
+    network = make()
+    f, params, x = ready(network, n)
+    if name == "npk.ntk":
+        kernel, x = npk.ntk(f), jnp.asarray(x)
+        return lambda: kernel(params, x)
+    if name == TORCH:
+        return torch_candidate(network, params, x)
+    nt = npk.infinite.neural_tangents()
+    own = nt.empirical_ntk_fn(f, trace_axes=(-1,), vmap_axes=0, implementation=int(name[-1]))
+    batched, x = nt.batch(own, batch_size=batch, device_count=0), jnp.asarray(x)
+    return lambda: batched(x, None, params) * OUTPUTS  # it averages over outputs
+
+
+def torch_candidate(network: Layers, params: Any, x: np.ndarray) -> Callable[[], Any]:
+    """What a user of PyTorch writes: Jacobians of all samples, then their products."""
+    import torch
+
+    own = torch_parameters(network, params)
+    data = torch.from_numpy(x if x.ndim == 2 else np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    jacobian = torch.func.vmap(torch.func.jacrev(functools.partial(torch_network, network)), (None, 0))
+
+    def kernel() -> Any:
+        with torch.no_grad():
+            leaves = [j.flatten(2) for layer in jacobian(own, data) for j in layer.values()]
+            return sum(torch.einsum("nkp,mkp->nm", j, j) for j in leaves).numpy()
+
+    return kernel
+
+
+def available() -> tuple[list[str], dict[str, str]]:
+    """The candidates that can run here, and why the others cannot."""
+    if importlib.util.find_spec("torch") is None:
+        return [n for n in NAMES if n != TORCH], {TORCH: "torch is not installed (pip install torch==2.13.0)"}
+    return list(NAMES), {}
+
+
+def side_by_side(case: str, quick: bool, repeats: int) -> dict[str, Any]:
+    """Agreement first, then times in turns, then each one's memory in a process of its own."""
+    names, skipped = available()
+    calls = {name: candidate(case, name, quick) for name in names}
+    ours = np.asarray(calls["npk.ntk"]())
+    differences = {n: float(np.abs(np.asarray(c()) - ours).max() / np.abs(ours).max()) for n, c in calls.items()}
+    times = _harness.side_by_side(calls, repeats)
+    which = f"{case} quick" if quick else case
+    return {
+        "case": case,
+        "N": len(ours),
+        "times": times,
+        "MiB": {name: _harness.peak_memory("benchmarks.large", which, name) for name in names},
+        "largest difference from npk.ntk": differences,
+        "left out": skipped,
+    }
+
+
+def case_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    rows = []
+    for r in results:
+        label = f"{r['case']} ({r['issue']})"
+        if "failed" in r:
+            rows.append([label, "–", f"failed: {r['failed']}", "–"])
+            continue
+        seconds = f"{r['seconds']:.1f} s, {r['pairs a second']:,.0f} pairs/s"
+        kept = "stored" if r["stored"] else "checksum"
+        rows.append(
+            [label, f"{r['N']:,}² ({r['inputs']}, {kept})", seconds, f"{r['peak MiB of the process']:,.0f} (process)"]
+        )
+    return rows
+
+
+def shared_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    rows = []
+    for r in results:
+        best = r["times"]["npk.ntk"]["median"]
+        for name, t in r["times"].items():
+            ratio = "" if name == "npk.ntk" else f" ({t['median'] / best:.1f}x)"
+            mib = r["MiB"][name]
+            memory = "–" if mib is None else f"{mib:,.0f} (added)"
+            rows.append([f"{r['case']}: {name}", f"{r['N']}²", f"{t['median']:.1f} ms{ratio}", memory])
+        rows += [[f"{r['case']}: {name}", "–", why, "–"] for name, why in r["left out"].items()]
+    return rows
+
+
+def main() -> None:
+    """Run the cases and the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--cases", nargs="*", type=int, default=list(range(len(CASES))), help="which, by number from 0")
+    parser.add_argument("--no-comparison", action="store_true")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--data-dir", help="folder with MNIST prepared by `npk data prepare`; else Gaussian inputs")
+    parser.add_argument("--store", help="folder for memory-mapped kernels (MNIST's takes 14.4 GB); else checksums")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        case, name = args.peak
+        call = candidate(case.removesuffix(" quick"), name, case.endswith(" quick"))
+        call()
+        print(_harness.added_memory(call))
+        return
+    if args.one:
+        print(json.dumps(run(args.one, args.quick, args.data_dir, args.store)))
+        return
+    flags = ["--quick"] if args.quick else []
+    flags += ["--data-dir", args.data_dir] if args.data_dir else []
+    flags += ["--store", args.store] if args.store else []
+    cases = [in_own_process(list(CASES)[i], flags) for i in args.cases]
+    repeats = 3 if args.quick else args.repeats
+    shared = [] if args.no_comparison else [side_by_side(case, args.quick, repeats) for case in SHARED]
+    columns = ["case", "pairs", "time", "peak MiB"]
+    rows = [*case_rows(cases), *shared_rows(shared)]
+    name = "large-quick" if args.quick else "large"
+    title = "Tangent kernels that did not fit, and side by side"
+    _harness.report(name, title, columns, rows, {"cases": cases, "side by side": shared})
+
+
+if __name__ == "__main__":
+    main()

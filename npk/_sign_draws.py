@@ -1,0 +1,221 @@
+"""The value network with random signs for weights: the mean of products of its outputs is the path kernel.
+
+Which operand of which equation is a weight or a bias, of which elements of which parameter, of what fan-in and
+with which constant, is what the path rules claim while they walk the program. What they do not claim (a
+normalisation's parameters) keeps its value, in all that is computed from it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from npk import _path_rules, _terms
+from npk._jaxpr import Equation, Program, Var, evaluate
+from npk._second_moment import Moments, output_moment
+from npk._terms import Leaf, Term
+from npk._walk import Layer, State, Walk
+from npk.gating import gate_shapes
+
+# ------------------------------------------------------------------------------------------------- draws
+
+
+def draw_keys(key: Any, first: int, draws: int) -> Any:
+    """The key of each draw, a function of `key` and of the draw's number alone; as numbers [draws, words]."""
+    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    return _folded(key, np.arange(first, first + draws, dtype=np.uint32))
+
+
+@jax.jit
+def _folded(key: Any, numbers: Any) -> Any:
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, numbers))
+
+
+def key_kind(key: Any) -> Any:
+    """What generator a key is of: of a typed key its own, of plain numbers the default."""
+    return jax.random.key_impl(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else None
+
+
+def random_signs(key: Any, like: Sequence[Any]) -> list[Any]:
+    """Independent ±1 of the shapes and dtypes of some arrays, one random bit each."""
+    sizes = [math.prod(jnp.shape(a)) for a in like]
+    words = jax.random.bits(key, (-(-sum(sizes) // 32), 1), jnp.uint32)
+    bits = ((words >> jnp.arange(32, dtype=jnp.uint32)[None]) & jnp.uint32(1)).reshape(-1)
+    starts = np.cumsum([0, *sizes]).tolist()
+    return [
+        (1 - 2 * bits[start : start + size].astype(jnp.result_type(a))).reshape(jnp.shape(a))
+        for a, start, size in zip(like, starts, sizes, strict=False)
+    ]
+
+
+# ---------------------------------------------------------------------------------------- what is drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class _Claim:
+    """A weight or bias of one equation: its operand, the elements read, and how a sign is scaled."""
+
+    operand: int
+    weight: Term
+    layer: Layer | None  # None for a bias
+
+    @property
+    def leaf(self) -> Leaf:
+        assert isinstance(self.weight.base, Leaf)
+        return self.weight.base
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ValueNetwork:
+    """A single-sample program, linear given its gates, whose weights are drawn."""
+
+    program: Program
+    weights: Program  # its outputs are the drawn operands, made of the parameters
+    places: Mapping[Equation, tuple[int, int]]  # equation → its drawn operand, and which output of `weights` that is
+    scales: Mapping[int, Any]  # number of a drawn parameter → the standard deviation of its elements
+    leaves: Sequence[Any]
+
+    @property
+    def convolves(self) -> bool:
+        """Whether a convolution's kernel is drawn; several kernels at once are a grouped one, which is slow."""
+        return any(e.name == "conv_general_dilated" for e in self.places)
+
+    def draw(self, key: Any) -> list[Any]:
+        """Random signs times standard deviations, for every drawn parameter; the others as they are."""
+        signs = random_signs(key, [self.leaves[number] for number in self.scales])
+        drawn = list(self.leaves)
+        for sign, (number, scale) in zip(signs, self.scales.items(), strict=True):
+            drawn[number] = sign * jnp.asarray(scale, sign.dtype)
+        return drawn
+
+    def outputs(self, drawn: Sequence[Any], x: Any, gates: Sequence[Any]) -> Any:
+        """The outputs [n, K] of samples x [n, ...] under gates [n, *shape for one sample]."""
+        unused = [None] * len(self.program.x)
+        operands = evaluate(self.weights, [*drawn, *unused])
+
+        def one(sample: Any, own_gates: Sequence[Any]) -> Any:
+            queue = iter(own_gates)
+
+            def rule(equation: Equation, values: list[Any]) -> list[Any]:
+                if equation.activation is not None:
+                    gate = next(queue)
+                    return [equation.activation.apply(values[0], gate.astype(values[0].dtype))]
+                if equation in self.places:
+                    at, number = self.places[equation]
+                    values = [*values[:at], operands[number], *values[at + 1 :]]
+                return equation.bind(*values)
+
+            return evaluate(self.program, [*self.leaves, sample[None]], rule)[0][0]
+
+        return jax.vmap(one)(x, tuple(gates))
+
+
+def value_network(program: Program, leaves: Sequence[Any], normalize: bool, dtype: Any) -> ValueNetwork:
+    """What is drawn in a network, and how large.
+
+    Args:
+        program: of f for a batch of one, activations found.
+        leaves: values of its parameters.
+        normalize: weights of variance 1/fan-in, constants that multiply them left out; else all have variance 1.
+        dtype: of the samples.
+
+    Returns:
+        The network, whose outputs under `draw` have the path kernel as their second moment.
+
+    Raises:
+        UnsupportedOperation: f is outside the path rules.
+        ValueError: f computes in less than single precision; a weight is multiplied by zero.
+    """
+    _check_precision(program)
+    (x,) = program.x
+    ones = jnp.ones((1, *x.shape), dtype)
+    gates = [(jnp.ones((1, *g.shape), g.dtype),) for g in gate_shapes(program)]
+    claims: dict[Equation, _Claim] = {}
+    rules = {name: _noting(rule, claims) for name, rule in _path_rules.RULES.items()}
+    with jax.ensure_compile_time_eval():
+        state = _path_rules.walk(program, leaves, (ones,), gates, binary=False, dtype=dtype, rules=rules)
+    _check_outputs_alike(state, dtype)
+    operands = [e.inputs[c.operand] for e, c in claims.items()]
+    weights = dataclasses.replace(program, outputs=tuple(operands)).pruned()
+    places = {e: (c.operand, i) for i, (e, c) in enumerate(claims.items())}
+    return ValueNetwork(program, weights, places, _scales(claims.values(), normalize), leaves)
+
+
+def _noting(
+    rule: Callable[[Walk, Equation], list[State]], claims: dict[Equation, _Claim]
+) -> Callable[[Walk, Equation], list[State]]:
+    """A path rule that also notes which parameter it has claimed."""
+
+    def noting(walk: Walk, equation: Equation) -> list[State]:
+        before = dict(walk.used)
+        states = rule(walk, equation)
+        if any(before.get(leaf) is not claimed for leaf, claimed in walk.used.items()):
+            (operand,) = (i for i, a in enumerate(equation.inputs) if walk.is_parameter(a))
+            bases = [t.base for t in states[0]]
+            layer = None if equation.name in ("add", "add_any", "sub") else bases[0]
+            assert layer is None or isinstance(layer, Layer)
+            atom = equation.inputs[operand]
+            assert isinstance(atom, Var)
+            (term,) = walk.states[atom] if layer is None else (layer.weight,)
+            claims[equation] = _Claim(operand, term, layer)
+        return states
+
+    return noting
+
+
+def _scales(claims: Any, normalize: bool) -> dict[int, Any]:
+    """The standard deviation of every element of every drawn parameter: a number, or an array."""
+    scales: dict[int, Any] = {}
+    for claim in claims:
+        scale = _standard_deviation(claim.layer) if normalize and claim.layer is not None else 1.0
+        shape = tuple(a.size for a in claim.leaf.axes)
+        places = _places(claim.weight, shape)
+        before = scales.get(claim.leaf.number)
+        if len(places) == math.prod(shape):
+            scales[claim.leaf.number] = scale
+        else:  # layers that read parts of one parameter, as `lax.scan` over stacked weights does
+            before = jnp.ones(math.prod(shape), jnp.result_type(float)).reshape(shape) if before is None else before
+            scales[claim.leaf.number] = jnp.ravel(before).at[places].set(scale).reshape(shape)
+    return scales
+
+
+def _standard_deviation(layer: Layer) -> Any:
+    """Of a sign, so that constant · sign · this has variance 1/fan-in."""
+    constant = layer.constant
+    if not isinstance(constant, jax.core.Tracer) and float(constant) == 0:
+        raise ValueError(
+            f"parameter `{layer.leaf.name}` at {layer.source} is multiplied by zero, which `normalize=True` would have "
+            "to leave out: leave it out of f, or use normalize=False."
+        )
+    return 1 / (math.sqrt(layer.fan_in) * jnp.abs(constant))
+
+
+def _places(weight: Term, shape: tuple[int, ...]) -> np.ndarray:
+    """The elements of its parameter that a weight reads (flat)."""
+    dims = tuple(range(len(weight.sizes)))
+    places = [_terms.over(weight, i, dims) for i in weight.index]
+    return np.unique(np.ravel_multi_index(places, shape)) if shape else np.zeros(1, int)
+
+
+# ------------------------------------------------------------------------------------------- is it one?
+
+
+def _check_precision(program: Program) -> None:
+    """Rounded to half precision, products of signs are no longer those of the path kernel."""
+    for equation in program.equations:
+        for out in equation.outputs:
+            if jnp.issubdtype(out.dtype, jnp.floating) and jnp.finfo(out.dtype).bits < 32:
+                raise ValueError(
+                    f"f computes in {out.dtype} at {equation.source}, whose rounding would be part of the estimate; "
+                    "convert parameters and inputs to float32, and let f compute in it."
+                )
+
+
+def _check_outputs_alike(state: State, dtype: Any) -> None:
+    """All output units must have one path kernel: read it off for one sample, shapes alone."""
+    if state[0].shape[-1] > 1:
+        jax.eval_shape(lambda: output_moment(state, Moments(1, 1, True, dtype, sides=(0, 0))))

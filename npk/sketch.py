@@ -1,0 +1,318 @@
+"""Estimates of path kernels and tangent kernels by random signs, with error bars, one pass over the data.
+
+For weights w of independent random signs, the outputs of the value network are features of the path kernel:
+E[f_w(s) f_w(s')] = H(s, s'). For a tangent u of random signs, so are derivatives of the tangent kernel:
+E[(ψ(s)·u)(ψ(s')·u)] = K(s, s'). A draw costs a forward pass; N samples and m features cost N·m, not N².
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from npk import _activations, _checks, _jaxpr
+from npk._sign_draws import draw_keys, key_kind, random_signs, value_network
+from npk._tangent_checks import Checks
+from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
+from npk.kernel_sketch import KernelSketch
+
+Gates = Sequence[Any]
+
+# Numbers of the values of a network that a block of samples may have at a time, for one draw and for draws that
+# run together: 64 MiB in float32.
+_BLOCK_NUMBERS = 1 << 24
+PARTS = ("value", "feature", "total")
+
+
+# ---------------------------------------------------------------------------------------- samples in blocks
+
+
+def _axis_of_samples(gate: Any, one: tuple[int, ...], n: int) -> int:
+    """The axis of a gate that holds the batch: it is n times as long as for one sample."""
+    grown = [a for a, (s, t) in enumerate(zip(np.shape(gate), one, strict=True)) if s == n * t and s != t]
+    if len(grown) != 1:
+        return 0  # `per_sample` says what is wrong
+    return grown[0]
+
+
+def _gates_of_rows(gates: Gates, shapes: Sequence[Any], n: int, rows: slice) -> tuple[Any, ...]:
+    """The gates [rows, *shape for one sample] of some samples; only these are read."""
+    found = []
+    for gate, shape in zip(gates, shapes, strict=True):
+        if n > 1:
+            axis = _axis_of_samples(gate, shape.shape, n)
+            each = shape.shape[axis] if shape.shape else 1
+            gate = gate[(slice(None),) * axis + (slice(rows.start * each, rows.stop * each),)]
+        found.append(per_sample(jnp.asarray(gate), shape.shape, rows.stop - rows.start))
+    return tuple(found)
+
+
+def _filled(tree: Any, n: int) -> Any:
+    """A block of samples made n long by repeating its last one, so that every block compiles to one program."""
+    return jax.tree_util.tree_map(
+        lambda a: jnp.pad(a, [(0, n - a.shape[0])] + [(0, 0)] * (a.ndim - 1), mode="edge") if a.shape[0] < n else a,
+        tree,
+    )
+
+
+def _numbers_of(program: _jaxpr.Program) -> int:
+    """All values that a program computes."""
+    return sum(math.prod(v.shape) for e in program.equations for v in e.outputs)
+
+
+def _block_of(block: int | None, n: int, numbers: int) -> int:
+    """Samples of a block: as asked for, or as many as there is room for, all blocks of one size."""
+    if block is not None:
+        if block < 1:
+            raise ValueError(f"block must be a number of samples, at least 1, got {block}.")
+        return block
+    blocks = -(-n // max(1, _BLOCK_NUMBERS // max(1, numbers)))
+    return -(-n // blocks)
+
+
+def _swept(compute: Callable[..., Any], x: Any, gates_of: Callable[[slice], Any], block: int, traced: bool) -> Any:
+    """Features [N, D, K] of all samples, a block at a time; as a whole where they are being traced."""
+    n = x.shape[0]
+    if traced:
+        return compute(x, gates_of(slice(0, n)))
+    features: Any = None
+    for start in range(0, n, block):
+        rows = slice(start, min(start + block, n))
+        batch = jnp.asarray(x[rows])
+        _checks.check_finite(batch, f"x[{rows.start}:{rows.stop}]" if n > block else "x")
+        found = np.asarray(compute(_filled(batch, block), _filled(gates_of(rows), block)))[: len(batch)]
+        if features is None:
+            features = np.empty((n, *found.shape[1:]), found.dtype)
+        features[rows] = found
+        if not np.isfinite(found).all():
+            raise ValueError(f"features leave the range of {found.dtype}; use normalize=True or enable x64.")
+    return features
+
+
+def _draws_of(features: int, outputs: int, key: Any, first: int) -> Any:
+    if features < 1:
+        raise ValueError(f"features must be a number of features, at least 1, got {features}.")
+    if first < 0:
+        raise ValueError(f"first must be the number of a draw, at least 0, got {first}.")
+    return draw_keys(key, first, -(-features // outputs))
+
+
+def _in_draws(one_draw: Callable[[Any], Any], draws: Any, kind: Any, together: int) -> Any:
+    """[n, D, K] of draws that each give [n, K], `together` of them at a time."""
+    features = jax.lax.map(
+        lambda data: one_draw(jax.random.wrap_key_data(data, impl=kind)), draws, batch_size=min(together, len(draws))
+    )
+    return jnp.swapaxes(features, 0, 1)
+
+
+# ----------------------------------------------------------------------------------------------- public
+
+
+def sketch(f: Function) -> Callable[..., KernelSketch]:
+    """Transform f into random-sign features of its neural path kernel: E[z(s)·z(s')] = H(s, s').
+
+    The features are the outputs of the value network `gated(f)(w, x, gates)` whose weights and biases w are drawn
+    as independent random signs times their standard deviation. H, what counts as a weight, its fan-in and its
+    scaling are those of `path_kernel(f)`, and what that refuses is refused here. With K outputs a draw gives K
+    features, correlated with each other (they share all layers but the last).
+
+    A draw depends on `key` and its number only: sketches of other samples by the same key go together
+    (`with_samples`, `against`), made anywhere, and more draws of the same samples come with `first`.
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.
+
+    Returns:
+        A function (params, x, gates=None, *, features, key, normalize=True, first=0, block=None) → `KernelSketch`.
+        x may be any array that can be sliced, a memory-mapped one too: `block` samples are read, gated and passed
+        through the network at a time (None: as many as need some 64 MiB). Gates are f's own where none are given.
+        At least `features` features are drawn, ⌈features/K⌉ draws of K, the first of them numbered `first`. With
+        one and the same `block` the features of a sample do not depend on how the data were cut, to the last
+        bit on the platforms tested; otherwise to rounding. Under `jit` the batch is one block.
+
+    Raises:
+        ValueError: inputs are empty, not finite or of integer dtype; gates do not match f's activations; features
+            leave the range of the dtype; f computes in less than single precision; a number is out of range.
+        UnsupportedOperation: as `path_kernel`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
+        >>> p = {"w": jnp.array([[1.0, -1.0]]), "v": jnp.ones((2, 1))}
+        >>> x = jnp.array([[2.0], [3.0], [-1.0]])
+        >>> z = npk.sketch(f)(p, x, features=64, key=jax.random.key(0))
+        >>> z.gram().tolist() == npk.path_kernel(f)(p, x).tolist()  # one path a sample: every draw is exact
+        True
+
+    Source: Lakshminarayanan & Singh 2020, section 5 (H as a second moment over weights); random features.
+    """
+
+    @functools.partial(jax.jit, static_argnames=("normalize", "kind"))
+    def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, normalize: bool, kind: Any) -> Any:
+        program = sample_program(f, params, x)
+        if gates is None:
+            own = own_gates(f, params, x)
+            gates = [per_sample(g, s.shape, x.shape[0]) for g, s in zip(own, gate_shapes(program), strict=True)]
+        dtype = _checks.working_dtype(x)
+        network = value_network(program, jax.tree_util.tree_leaves(params), normalize, dtype)
+
+        def one_draw(key: Any) -> Any:
+            return network.outputs(network.draw(key), x, gates)
+
+        room = 1 if network.convolves else max(1, _BLOCK_NUMBERS // (x.shape[0] * _numbers_of(program)))
+        found = _in_draws(one_draw, draws, kind, room)
+        return (found / math.sqrt(found.shape[-1])).astype(dtype)
+
+    def sketch_of_f(
+        params: PyTree,
+        x: Any,
+        gates: Gates | None = None,
+        *,
+        features: int,
+        key: PRNGKeyArray,
+        normalize: bool = True,
+        first: int = 0,
+        block: int | None = None,
+    ) -> KernelSketch:
+        _checks.check_batch(x, floating=True, finite=False)
+        _checks.check_finite(params, "params")
+        program = sample_program(f, params, x)
+        gates_of = _given(f, params, x, gates, gate_shapes(program))
+        draws = _draws_of(features, program.outputs[0].shape[-1], key, first)
+        block = _block_of(block, x.shape[0], _numbers_of(program))
+        run = functools.partial(compute, params, draws=draws, normalize=normalize, kind=key_kind(key))
+        traced = not _checks.concrete(params, x, gates, draws)
+        return KernelSketch(_swept(lambda t, g: run(t, gates=g), x, gates_of, block, traced), draws)
+
+    return sketch_of_f
+
+
+def _given(
+    f: Function, params: PyTree, x: Any, gates: Gates | None, shapes: Sequence[Any]
+) -> Callable[[slice], tuple[Any, ...] | None]:
+    """Some samples' gates, [n, *shape for one sample]; None where f makes its own."""
+    if gates is None:
+        return lambda rows: None
+    batch = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    expected = jax.eval_shape(functools.partial(own_gates, f), params, batch)
+    _checks.check_gate_shapes(gates, expected)
+
+    def of_rows(rows: slice) -> tuple[Any, ...]:
+        found = _gates_of_rows(gates, shapes, x.shape[0], rows)
+        _checks.check_finite(found, "gates")
+        return found
+
+    return of_rows
+
+
+def _one_sample(f: Function, params: PyTree, x: Any) -> _jaxpr.Program:
+    """The program of f for a batch of one, activations found, derivatives of the user's own left alone."""
+    sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    return _activations.with_activations(_jaxpr.trace(f, params, sample, _activations.opens_for_gates))
+
+
+def _derivative(
+    program: _jaxpr.Program, leaves: Sequence[Any], wanted: dict[int, Any], x: Any, gates: Gates | None, part: str
+) -> Callable[[dict[int, Any]], Any]:
+    """The linear map from a tangent of the wanted parameters to ψ(s)·u [n, K], ψ the part that is asked for."""
+
+    def outputs(chosen: dict[int, Any], fixed: bool) -> Any:
+        args = [chosen.get(i, leaf) for i, leaf in enumerate(leaves)]
+
+        def one(sample: Any, given: Gates) -> Any:
+            queue = iter(given)
+
+            def rule(equation: _jaxpr.Equation, values: list[Any]) -> list[Any]:
+                if equation.activation is None:
+                    return equation.bind(*values)
+                gate = equation.activation.gate(*values) if gates is None else next(queue).astype(values[0].dtype)
+                return [equation.activation.apply(values[0], jax.lax.stop_gradient(gate) if fixed else gate)]
+
+            return _jaxpr.evaluate(program, [*args, sample[None]], rule)[0][0]
+
+        return jax.vmap(one)(x, () if gates is None else tuple(gates))
+
+    def linearized(fixed: bool) -> Callable[[dict[int, Any]], Any]:
+        return jax.linearize(functools.partial(outputs, fixed=fixed), wanted)[1]
+
+    if part != "feature":
+        return linearized(part == "value")
+    whole, value = linearized(False), linearized(True)
+    return lambda tangent: whole(tangent) - value(tangent)
+
+
+def sketch_ntk(f: Function, *, part: str = "value") -> Callable[..., KernelSketch]:
+    """Transform f into random-sign features of its tangent kernel, or of a part of it: E[z(s)·z(s')] = K(s, s').
+
+    The features are derivatives of the K outputs along a tangent u of the parameters, of independent random signs:
+    z(s) = ψ(s)·u. Gates are held fixed for K^V (part="value"), the only ones that move for K^F ("feature"); the
+    whole NTK is "total". All are those of `split_ntk(f)`, summed over outputs. Parameters may be shared or
+    embedded, f any differentiable function of single samples.
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K], returning logits.
+        part: "value", "feature" or "total".
+
+    Returns:
+        A function (params, x, gates=None, *, features, key, first=0, block=None) → `KernelSketch`, all as of
+        `sketch`. Given gates replace f's own, for part="value" only.
+
+    Raises:
+        ValueError: as `split_ntk` and `sketch`; part is none of the three; gates given for another part.
+        UnsupportedOperation: as `split_ntk`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(x @ w)
+        >>> x = jnp.array([[1.0], [2.0], [-1.0]])
+        >>> z = npk.sketch_ntk(f)(jnp.ones((1, 1)), x, features=8, key=jax.random.key(0))
+        >>> z.gram().tolist()  # one parameter: every draw is exact
+        [[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 0.0]]
+
+    Source: Lakshminarayanan & Singh 2020, section 4 (ψ^V); random projections of gradients.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}.")
+
+    @functools.partial(jax.jit, static_argnames=("kind",))
+    def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, kind: Any) -> Any:
+        program = _one_sample(f, params, x)
+        leaves = jax.tree_util.tree_leaves(params)
+        wanted = {i: a for i, a in enumerate(leaves) if jnp.issubdtype(jnp.result_type(a), jnp.floating)}
+        along = _derivative(program, leaves, wanted, x, gates, part)
+
+        def one_draw(key: Any) -> Any:
+            return along(dict(zip(wanted, random_signs(key, list(wanted.values())), strict=True)))
+
+        room = max(1, _BLOCK_NUMBERS // (x.shape[0] * _numbers_of(program)))
+        return _in_draws(one_draw, draws, kind, room)
+
+    check = Checks(f)
+
+    def sketch_ntk_of_f(
+        params: PyTree,
+        x: Any,
+        gates: Gates | None = None,
+        *,
+        features: int,
+        key: PRNGKeyArray,
+        first: int = 0,
+        block: int | None = None,
+    ) -> KernelSketch:
+        check(params, x, None)
+        if gates is not None and part != "value":
+            raise ValueError(f"gates given from outside are fixed, so that only part='value' is of them, not {part!r}.")
+        program = _one_sample(f, params, x)
+        gates_of = _given(f, params, x, gates, gate_shapes(program))
+        draws = _draws_of(features, program.outputs[0].shape[-1], key, first)
+        block = _block_of(block, x.shape[0], _numbers_of(program))
+        run = functools.partial(compute, params, draws=draws, kind=key_kind(key))
+        traced = not _checks.concrete(params, x, gates, draws)
+        return KernelSketch(_swept(lambda t, g: run(t, gates=g), x, gates_of, block, traced), draws)
+
+    return sketch_ntk_of_f

@@ -1,0 +1,470 @@
+"""Sketches: exact in expectation by all sign vectors, statistics in units of standard error, streams, refusals."""
+
+import functools
+import itertools
+
+import architectures
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from architectures import REGISTRY
+from oracles.enumeration import Enumeration, gram_of
+from oracles.language import BatchNorm, Conv, Dense, GlobalAvgPool, MaxPool, Network, Relu, Residual, Scale
+from tolerances import assert_close
+
+import npk
+from npk import _checks, networks
+from npk._sign_draws import value_network
+from npk.gating import gate_shapes, own_gates, per_sample, sample_program
+from npk.sketch import _derivative, _one_sample
+
+KEY = jax.random.key(20)
+
+
+def as_float(tree, dtype=jnp.float64):
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
+
+
+def normal(*shape, seed=0, dtype=jnp.float32):
+    return jax.random.normal(jax.random.fold_in(KEY, seed), shape, dtype)
+
+
+def all_signs(*shapes):
+    """Every vector of signs, [2^n, *shape] for each shape."""
+    sizes = [int(np.prod(s)) for s in shapes]
+    vectors = np.array(list(itertools.product((-1.0, 1.0), repeat=sum(sizes))))
+    parts = np.split(vectors, np.cumsum(sizes)[:-1].tolist(), axis=1)
+    return [p.reshape(len(vectors), *s) for p, s in zip(parts, shapes, strict=True)]
+
+
+def mean_gram(z):
+    """[draws, n, K] → (1/D) Σ z zᵀ over outputs."""
+    return jnp.einsum("dnk,dmk->nm", z, z) / z.shape[0]
+
+
+# ------------------------------------------------------------------------------ exact in expectation
+
+
+@functools.partial(jax.jit, static_argnames=("f", "normalize"))
+def mean_over_all_signs(f, params, x, normalize):
+    """The mean over every sign vector of what one draw gives."""
+    program, leaves = sample_program(f, params, x), jax.tree.leaves(params)
+    network = value_network(program, leaves, normalize, _checks.working_dtype(x))
+    own = zip(own_gates(f, params, x), gate_shapes(program), strict=True)
+    laid = [per_sample(g, s.shape, len(x)) for g, s in own]
+
+    def one(signs):
+        drawn = list(leaves)
+        for number, part in zip(network.scales, signs, strict=True):
+            drawn[number] = network.scales[number] * part
+        return network.outputs(drawn, x, laid)
+
+    every = all_signs(*(leaves[i].shape for i in network.scales))
+    z = jax.lax.map(one, every, batch_size=1024)
+    return mean_gram(z) / z.shape[-1]
+
+
+TINY = {
+    "dense with biases": Network((2,), (Dense(2), Relu(), Dense(1))),
+    "two outputs": Network((2,), (Dense(2), Relu(0.25), Dense(2, bias=False))),
+    "convolution + pooling": Network((4, 1), (Conv(2, (2,), stride=1), Relu(), GlobalAvgPool(), Dense(1))),
+    "max pooling": Network((4, 1), (Conv(2, (2,)), MaxPool((2,), 2), Relu(), GlobalAvgPool(), Dense(1))),
+    "residual": Network((2,), (Dense(2, bias=False), Residual((Relu(), Dense(2))), Relu(), Dense(1))),
+    "batch norm": Network((2,), (Dense(2), BatchNorm(), Relu(), Dense(1))),
+    "learned scale": Network((2,), (Dense(2, bias=False), Relu(), Scale(), Dense(1))),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("network", TINY.values(), ids=TINY.keys())
+def test_the_mean_over_all_sign_vectors_is_the_path_kernel_of_the_enumeration(network):
+    f, params, x = architectures.case(network, seed=3)
+    oracle = Enumeration(network, params, x)
+    for normalize in (True, False):
+        mean = mean_over_all_signs(f, as_float(params), as_float(x), normalize)
+        assert_close(mean, gram_of(oracle, oracle, normalize).astype(float))
+
+
+SPECIAL = {
+    "constants that multiply weights and biases": (
+        lambda p, x: jax.nn.relu(x @ (0.5 * p["a"]) + 3.0 * p["b"][None]) @ (-p["c"] / 4),
+        {"a": (2, 2), "b": (2,), "c": (2, 1)},
+    ),
+    "parts of one parameter as layers of different fan-in": (
+        lambda p, x: jax.nn.relu(x @ p["w"][:6].reshape(2, 3)) @ p["w"][6:9].reshape(3, 1) + p["w"][9:][None],
+        {"w": (10,)},
+    ),
+    "lax.scan over stacked layers": (
+        lambda p, x: jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), x, p["w"])[0][:, :1],
+        {"w": (3, 2, 2)},
+    ),
+    "a weight that also normalises": (
+        lambda p, x: jax.nn.relu((x @ p["a"]) * jax.lax.rsqrt((p["a"] ** 2).sum(0, keepdims=True))) @ p["c"],
+        {"a": (2, 2), "c": (2, 1)},
+    ),
+    "a bias that is also a normalisation's factor": (
+        lambda p, x: jax.nn.relu((x @ p["a"]) / jnp.sqrt(p["b"][None] ** 2 + 1) + p["b"][None]) @ p["c"],
+        {"a": (2, 2), "b": (2,), "c": (2, 1)},
+    ),
+    "a weight on the left": (
+        lambda p, x: (p["c"] @ jax.nn.relu(p["a"] @ x.T)).T,
+        {"a": (2, 2), "c": (1, 2)},
+    ),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("f", "shapes"), SPECIAL.values(), ids=SPECIAL.keys())
+def test_the_mean_over_all_sign_vectors_is_the_path_kernel(f, shapes):
+    params = {name: normal(*s, seed=i, dtype=jnp.float64) for i, (name, s) in enumerate(shapes.items())}
+    x = normal(4, 2, seed=9, dtype=jnp.float64)
+    for normalize in (True, False):
+        mean = mean_over_all_signs(f, params, x, normalize)
+        assert_close(mean, npk.path_kernel(f)(params, x, normalize=normalize))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("part", ["value", "feature", "total"])
+def test_the_mean_over_all_tangents_is_the_tangent_kernel(part):
+    f = lambda p, x: npk.soft_relu(x @ p["a"] + p["b"][None]) @ p["c"] @ p["c"]  # noqa: E731
+    shapes = {"a": (2, 2), "b": (2,), "c": (2, 2)}
+    params = {name: normal(*s, seed=i, dtype=jnp.float64) for i, (name, s) in enumerate(shapes.items())}
+    x = normal(4, 2, seed=9, dtype=jnp.float64)
+
+    @jax.jit
+    def mean(params):
+        leaves = jax.tree.leaves(params)
+        along = _derivative(_one_sample(f, params, x), leaves, dict(enumerate(leaves)), x, None, part)
+        return mean_gram(jax.lax.map(lambda u: along(dict(enumerate(u))), all_signs(*(a.shape for a in leaves))))
+
+    assert_close(mean(params), getattr(npk.split_ntk(f)(params, x), part), factor=10)
+
+
+# -------------------------------------------------------------- estimates, in units of standard error
+
+
+def check_errors(z, kernel, sigmas=4.5):
+    """No entry further from the truth than its standard error allows; and none with an error of nothing."""
+    rounding = 1e-5 * np.abs(kernel).max()
+    assert (np.abs(z.gram() - kernel) <= sigmas * z.standard_error() + rounding).all()
+
+
+@pytest.mark.parametrize("name", ["circular", "residual batch norm", "max pooling", "groups"])
+def test_architectures(name):
+    f, params, x = architectures.case(REGISTRY[name], seed=2)
+    p, xs = as_float((params, x), jnp.float32)
+    z = npk.sketch(f)(p, xs, features=600, key=KEY)
+    assert z.features.shape == (3, 300, 2)
+    check_errors(z, npk.path_kernel(f)(p, xs))
+
+
+def test_tangent_kernel_of_convolutions():
+    f, params, x = architectures.case(REGISTRY["residual, pre-activation"], seed=2)
+    p, xs = as_float((params, x), jnp.float32)
+    check_errors(npk.sketch_ntk(f)(p, xs, features=600, key=KEY), npk.split_ntk(f)(p, xs).value)
+
+
+def mlp(outputs=2, **options):
+    x = normal(5, 4)
+    model = networks.MLP(width=6, depth=3, outputs=outputs, **options)
+    return model.apply, model.init(jax.random.fold_in(KEY, 1), x), x
+
+
+def test_soft_and_given_gates():
+    f, params, x = mlp(activation=npk.soft_relu)
+    check_errors(npk.sketch(f)(params, x, features=800, key=KEY), npk.path_kernel(f)(params, x))
+    gates = tuple(jax.random.uniform(jax.random.fold_in(KEY, i), (5, 6)) for i in range(2))
+    z = npk.sketch(f)(params, x, gates, features=800, key=KEY)
+    check_errors(z, npk.path_kernel(f)(params, x, gates1=gates))
+    for part in ("value", "feature", "total"):
+        z = npk.sketch_ntk(f, part=part)(params, x, features=800, key=KEY)
+        check_errors(z, getattr(npk.split_ntk(f)(params, x), part))
+    fixed = lambda p, x: npk.gated(f)(p, x, gates)  # noqa: E731
+    z = npk.sketch_ntk(f)(params, x, gates, features=800, key=KEY)
+    jacobian = jax.tree.leaves(jax.jacrev(fixed)(params, x))
+    rows = [j.reshape(5, 2, -1) for j in jacobian]
+    check_errors(z, sum(jnp.einsum("nkp,mkp->nm", r, r) for r in rows))
+
+
+def test_deep_gated_networks_with_constant_input():
+    f, feature, x = mlp()
+    params = {"feature": feature, "value": jax.tree.map(lambda a: a + 0.5, feature)}
+    g = npk.DGN(f, beta=4.0, constant_input=True)
+    check_errors(npk.sketch(g)(params, x, features=800, key=KEY), npk.path_kernel(g)(params, x))
+    split = npk.split_ntk(g)(params, x)
+    for part in ("value", "feature"):
+        check_errors(npk.sketch_ntk(g, part=part)(params, x, features=800, key=KEY), getattr(split, part))
+
+
+def test_tangent_kernels_of_shared_parameters_and_of_integers():
+    f = lambda p, x: jax.nn.relu(p["e"][x].sum(1) @ p["w"]) @ p["w"]  # noqa: E731
+    params = {"e": normal(7, 3), "w": normal(3, 3, seed=1)}
+    x = jax.random.randint(KEY, (6, 4), 0, 7)
+    check_errors(npk.sketch_ntk(f)(params, x, features=900, key=KEY), npk.ntk(f)(params, x))
+
+
+def groups_of_draws(z, size):
+    """Independent sketches of `size` draws each, cut out of one."""
+    cuts = range(0, z.features.shape[1], size)
+    return [npk.KernelSketch(z.features[:, c : c + size], z.draws[c : c + size]) for c in cuts]
+
+
+def test_standard_errors_are_calibrated():
+    f, params, x = mlp()
+    kernel = np.asarray(npk.path_kernel(f)(params, x))
+    whole = npk.sketch(f)(params, x, features=2 * 200 * 150, key=KEY)
+    groups = groups_of_draws(whole, 150)
+    upper = np.triu_indices(5)
+    deviations = np.array([(z.gram() - kernel)[upper] for z in groups])
+    errors = np.array([z.standard_error()[upper] for z in groups])
+    # their squares are unbiased estimates of the variance: compare their mean with the mean square deviation,
+    ratio = np.square(deviations).sum(1) / np.square(errors).mean(0).sum()
+    assert abs(ratio.mean() - 1) <= 4 * ratio.std() / len(groups) ** 0.5
+    # and an interval of two of them holds the truth as often as it says.
+    inside = (np.abs(deviations) <= 2 * errors).mean(1)
+    assert abs(inside.mean() - 0.9545) <= 4 * inside.std() / len(groups) ** 0.5 + 0.005
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_standard_error_is_that_of_the_mean_of_draws(outputs):
+    rng = np.random.default_rng(0)
+    features, draws = rng.normal(size=(300, 7, outputs)), np.arange(7, dtype=np.uint32)[:, None]
+    z = npk.KernelSketch(features, draws)
+    products = np.einsum("idk,jdk->dij", features, features)
+    assert_close(z.gram(), products.mean(0))
+    assert_close(z.standard_error(), products.std(0, ddof=1) / 7**0.5)
+    left, right = z.of_samples(slice(0, 4)), z.of_samples(np.array([7, 290]))
+    assert_close(left.gram(right), products.mean(0)[:4][:, [7, 290]])
+    assert_close(left.standard_error(right), (products.std(0, ddof=1) / 7**0.5)[:4][:, [7, 290]])
+
+
+# ------------------------------------------------------------------------------------- how many draws
+
+
+def test_the_number_of_features_achieves_the_error_it_is_chosen_for():
+    f, params, x = mlp()
+    kernel = npk.path_kernel(f)(params, x)
+    whole = npk.sketch(f)(params, x, features=2 * 100 * 200, key=KEY)
+
+    def error(z):
+        return float(jnp.linalg.norm(z.gram() - kernel) / jnp.linalg.norm(kernel))
+
+    true = 1000 * np.mean([error(z) ** 2 for z in groups_of_draws(whole, 1000)])  # E‖P_d - H‖²/‖H‖², to a third
+    found = 20_000 * whole.relative_error() ** 2
+    assert abs(found / true - 1) < 0.5
+    wanted = 0.1
+    pilots = groups_of_draws(whole, 100)
+    chosen = np.array([p.features_for(wanted) for p in pilots]) / 2
+    middle = np.array([p.features_for(wanted, confidence=0.5) for p in pilots]) / 2
+    assert (chosen >= found / wanted**2).mean() >= 0.9
+    assert abs(np.median(middle) / (found / wanted**2) - 1) < 0.2
+    draws = int(np.median(chosen))
+    runs = [z for z in groups_of_draws(whole, draws) if z.features.shape[1] == draws]
+    assert np.sqrt(np.mean([error(z) ** 2 for z in runs])) <= wanted
+
+
+@pytest.mark.parametrize("n", [4, 40])
+def test_the_relative_error_is_that_of_all_pairs_of_draws(n):
+    """From either side, samples or features."""
+    features = np.random.default_rng(0).normal(size=(n, 9, 2))
+    z = npk.KernelSketch(features, np.arange(9, dtype=np.uint32)[:, None])
+    draws = np.einsum("idk,jdk->dij", features, features)
+    pairs = np.einsum("dij,eij->de", draws, draws)
+    norm = pairs[~np.eye(9, dtype=bool)].mean()
+    spread = np.square(draws - draws.mean(0)).sum() / 8
+    assert_close(z.relative_error(), np.sqrt(spread / 9 / norm))
+
+
+def test_no_more_features_than_an_exact_draw_needs():
+    f = lambda w, x: x @ w  # noqa: E731
+    z = npk.sketch(f)(jnp.ones((1, 1)), normal(4, 1), features=8, key=KEY)
+    assert z.features_for(0.01) == 2
+    assert z.relative_error() < 1e-6
+
+
+# ----------------------------------------------------------------------------------- streams of samples
+
+
+STREAMS = [(npk.sketch, "mlp with biases"), (npk.sketch, "max pooling"), (npk.sketch_ntk, "mlp with biases")]
+
+
+@pytest.mark.parametrize(("make", "name"), STREAMS, ids=["dense", "max pooling", "tangent kernel"])
+def test_samples_in_parts_are_the_whole_bit_for_bit(make, name, tmp_path):
+    f, params, _ = architectures.case(REGISTRY[name])
+    p = as_float(params, jnp.float32)
+    x = np.asarray(normal(37, *REGISTRY[name].input))
+    gates = tuple(np.asarray(g) for g in npk.gates(f)(p, x))
+    stored = np.memmap(tmp_path / "x", "float32", "w+", shape=x.shape)
+    stored[:] = x
+    features = make(f)
+    whole = features(p, jnp.asarray(x), features=20, key=KEY, block=8)
+    assert np.array_equal(features(p, stored, features=20, key=KEY, block=8).features, whole.features)
+    assert np.array_equal(features(p, x, gates, features=20, key=KEY, block=8).features, whole.features)
+    parts = [features(p, x[a:b], features=20, key=KEY, block=8) for a, b in ((0, 5), (5, 30), (30, 37))]
+    assert np.array_equal(parts[0].with_samples(*parts[1:]).features, whole.features)
+    assert_close(features(p, x, features=20, key=KEY).features, whole.features)
+    assert_close(parts[1].gram(parts[2]), whole.gram()[5:30, 30:])
+    under_jit = jax.jit(lambda p, x, key: features(p, x, features=20, key=key).gram())(p, x, KEY)
+    assert_close(under_jit, whole.gram())
+
+
+def test_draws_depend_on_the_key_and_their_number_alone():
+    f, params, x = mlp()
+    make = npk.sketch(f)
+    whole = make(params, x, features=24, key=KEY)
+    first, rest = make(params, x, features=10, key=KEY), make(params, x, features=14, key=KEY, first=5)
+    together = first.with_draws(rest)
+    assert np.array_equal(together.draws, whole.draws)
+    assert_close(together.features, whole.features)
+    other = make(params, x, features=24, key=jax.random.fold_in(KEY, 1))
+    assert not np.array_equal(other.features, whole.features)
+    assert whole.with_draws(other).features.shape == (5, 24, 2)
+    raw = make(params, x, features=24, key=jax.random.key_data(KEY))
+    assert np.array_equal(raw.features, whole.features)
+
+
+def test_signs_are_fair_and_independent():
+    linear = lambda p, x: x @ p["w"]  # noqa: E731
+    z = npk.sketch(linear)({"w": jnp.ones((40, 1))}, 40**0.5 * jnp.eye(40), features=4096, key=KEY)
+    signs = z.features[:, :, 0]
+    assert np.array_equal(np.abs(signs), np.ones_like(signs))
+    correlation = signs @ signs.T / 4096
+    assert np.abs(correlation - np.eye(40)).max() < 5 / 4096**0.5
+    assert np.abs(signs.mean(1)).max() < 5 / 4096**0.5
+
+
+# --------------------------------------------------------------------------------------- an operator
+
+
+def test_a_sketch_is_a_kernel_operator():
+    f, params, _ = mlp()
+    x = normal(23, 4, seed=5)
+    z = npk.sketch(f)(params, x, features=40, key=KEY)
+    flat = np.asarray(z.features, np.float64).reshape(23, -1)
+    kernel = flat @ flat.T / 20
+    v = np.random.default_rng(0).normal(size=(23, 3))
+    assert (z.shape, z.dtype) == ((23, 23), np.float64)
+    for ours, expected in (
+        (z.product(v), kernel @ v),
+        (z.columns(np.array([22, 0])), kernel[:, [22, 0]]),
+        (z.diagonal(), np.diag(kernel)),
+    ):
+        assert isinstance(ours, np.ndarray) and ours.dtype == np.float64
+        assert_close(ours, expected)
+    between = z.of_samples(slice(0, 6)).against(z.of_samples(slice(6, None)))
+    assert between.shape == (6, 17)
+    assert_close(between.product(v[6:]), kernel[:6, 6:] @ v[6:])
+    assert_close(between.columns(np.array([3])), kernel[:6, 9:10])
+
+
+def test_low_rank_approximation_from_the_operator_alone():
+    """Pivoted Cholesky needs a diagonal and columns; the rank of a sketch is its number of features."""
+    f, params, _ = mlp(outputs=1)
+    z = npk.sketch(f)(params, normal(30, 4, seed=5), features=6, key=KEY)
+    rest, factor = z.diagonal(), np.zeros((30, 0))
+    for _ in range(6):
+        pivot = int(rest.argmax())
+        column = z.columns(np.array([pivot]))[:, 0] - factor @ factor[pivot]
+        factor = np.c_[factor, column / column[pivot] ** 0.5]
+        rest = np.maximum(rest - factor[:, -1] ** 2, 0)
+    assert_close(factor @ factor.T, z.columns(np.arange(30)), factor=100)
+
+
+# ------------------------------------------------------------------------------------------- refusals
+
+
+def test_what_the_path_rules_refuse_is_refused_in_the_same_words():
+    x = normal(2, 3)
+    params = {"a": jnp.ones((3, 3)), "c": jnp.ones((3, 2))}
+    for f in (
+        lambda p, x: jnp.tanh(x @ p["a"]) @ p["c"],
+        lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["a"]) @ p["c"],
+        lambda p, x: jax.nn.relu(x @ p["a"]),
+        lambda p, x: x @ (p["a"] * jnp.eye(3)) @ p["c"],
+    ):
+        messages = []
+        for transform in (npk.path_kernel(f), lambda p, x, f=f: npk.sketch(f)(p, x, features=4, key=KEY)):
+            with pytest.raises(npk.UnsupportedOperation) as error:
+                transform(params, x)
+            messages.append(str(error.value))
+        assert messages[0] == messages[1]
+
+
+def test_numbers_out_of_range():
+    f, params, x = mlp()
+    make = npk.sketch(f)
+    for options, message in (
+        ({"features": 0}, "features must be a number of features, at least 1, got 0"),
+        ({"features": 4, "first": -1}, "first must be the number of a draw, at least 0, got -1"),
+        ({"features": 4, "block": 0}, "block must be a number of samples, at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(params, x, key=KEY, **options)
+    z = make(params, x, features=40, key=KEY)
+    with pytest.raises(ValueError, match="relative_error must lie between 0 and 1, got 2.0"):
+        z.features_for(2.0)
+    with pytest.raises(ValueError, match="confidence must be at least 1/2 and below 1, got 1.0"):
+        z.features_for(0.1, confidence=1.0)
+    with pytest.raises(ValueError, match="a pilot needs at least 8 independent draws, got 2"):
+        make(params, x, features=4, key=KEY).features_for(0.1)
+    with pytest.raises(ValueError, match="a standard error needs at least 2 independent draws, got 1"):
+        make(params, x, features=2, key=KEY).standard_error()
+    with pytest.raises(ValueError, match=r"v must be of shape \[5, K\], one row a column, got \[5\]"):
+        z.product(np.ones(5))
+    with pytest.raises(ValueError, match="places must lie between 0 and 4, got 0 … 5"):
+        z.columns(np.array([0, 5]))
+    with pytest.raises(ValueError, match="places must be whole numbers"):
+        z.columns(np.array([0.5]))
+    with pytest.raises(ValueError, match="part must be one of 'value', 'feature', 'total', got 'cross'"):
+        npk.sketch_ntk(f, part="cross")
+
+
+def test_sketches_that_do_not_go_together():
+    f, params, x = mlp()
+    make = npk.sketch(f)
+    z = make(params, x, features=8, key=KEY)
+    with pytest.raises(ValueError, match="different draws, so that their products mean nothing"):
+        z.gram(make(params, x, features=8, key=KEY, first=1))
+    with pytest.raises(ValueError, match=r"numbers of draws and outputs, got \[4, 2\] and \[3, 2\]"):
+        z.with_samples(make(params, x, features=6, key=KEY))
+    with pytest.raises(ValueError, match="share draws, which would count twice"):
+        z.with_draws(make(params, x, features=8, key=KEY, first=3))
+    with pytest.raises(ValueError, match=r"numbers of samples and outputs, got \[5, 2\] and \[4, 2\]"):
+        z.with_draws(make(params, x[:4], features=8, key=KEY, first=9))
+
+
+def test_bad_inputs():
+    f, params, x = mlp()
+    for make in (npk.sketch(f), npk.sketch_ntk(f)):
+        with pytest.raises(ValueError, match="x must be finite; 1 of its 20"):
+            make(params, x.at[0, 0].set(jnp.nan), features=4, key=KEY)
+        with pytest.raises(ValueError, match=r"gates\[1\] must have shape \[5, 6\], got \[5, 5\]"):
+            make(params, x, (jnp.ones((5, 6)), jnp.ones((5, 5))), features=4, key=KEY)
+        with pytest.raises(ValueError, match="gates/0 must be finite; 30"):
+            make(params, x, (jnp.nan * jnp.ones((5, 6)), jnp.ones((5, 6))), features=4, key=KEY)
+    with pytest.raises(ValueError, match="only part='value' is of them, not 'total'"):
+        npk.sketch_ntk(f, part="total")(params, x, npk.gates(f)(params, x), features=4, key=KEY)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    with pytest.raises(ValueError, match="f computes in bfloat16 at .*convert parameters and inputs to float32"):
+        npk.sketch(f)(half, x.astype(jnp.bfloat16), features=4, key=KEY)
+    zero = lambda w, x: x @ (0.0 * w)  # noqa: E731
+    with pytest.raises(ValueError, match="is multiplied by zero"):
+        npk.sketch(zero)(jnp.ones((4, 1)), x, features=4, key=KEY)
+    assert not npk.sketch(zero)(jnp.ones((4, 1)), x, features=4, key=KEY, normalize=False).features.any()
+    with pytest.raises(ValueError, match="all features are zero"):
+        npk.sketch(zero)(jnp.ones((4, 1)), x, features=8, key=KEY, normalize=False).relative_error()
+
+
+def test_numbers_beyond_the_range():
+    def deep(p, x):
+        for _ in range(20):
+            x = x * 1e3
+        return x @ p["w"]
+
+    make = functools.partial(npk.sketch(deep), {"w": jnp.ones((4, 1))}, features=8, key=KEY)
+    with pytest.raises(ValueError, match="features leave the range of float32; use normalize=True or enable x64"):
+        make(jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match="the estimate leaves the range of float32; use normalize=True or enable x64"):
+        make(1e-30 * jnp.ones((2, 4))).gram()
