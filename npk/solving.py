@@ -55,11 +55,7 @@ def kernel_ridge(kernel: Any, targets: ArrayLike, *, regularization: float = 1e-
     Example:
         >>> import numpy as np
         >>> from npk.operators import kernel_operator
-        >>> from npk._solved import Iterate as Iterate
-    from npk._solved import NotConverged as NotConverged
-    from npk._solved import NotPositiveDefinite as NotPositiveDefinite
-    from npk._solved import Solved as Solved
-    from npk.regression import one_hot
+        >>> from npk.regression import one_hot
         >>> from npk.solving import kernel_ridge
         >>> x = np.random.default_rng(0).normal(size=(40, 5))
         >>> kernel = kernel_operator(lambda a, b: (1 + a @ b.T) ** 2, x, tile=16)
