@@ -45,6 +45,7 @@ FLOORS = {
     "_wide_moments": 12,
     "_wide_pairs": 14,
     "_engines": 10,
+    "_path_network": 15,
     "measures": 10,
     "regression": 10,
     "gradient_flow": 10,

@@ -45,7 +45,9 @@ def _masked_product(row: Rows) -> Any:
     unsigned = numba.uint64
     product, product_real, total = row.product, row.product_real, row.total
 
-    def masked_product(s: Any, factors: Any, numbers: Any, lists: Any, one: Any, two: Any, work: Any, q: Any, m: Any, add: Any):  # noqa: E501
+    def masked_product(
+        s: Any, factors: Any, numbers: Any, lists: Any, one: Any, two: Any, work: Any, q: Any, m: Any, add: Any
+    ):  # noqa: E501
         length, zeros = s[IN_LENGTH], unsigned(0)
         shift = unsigned(q * length)
         for f in range(s[FACTORS], s[FACTORS] + s[N_FACTORS]):
@@ -88,20 +90,24 @@ def _edges() -> tuple[Any, Any, Any]:
                 work[unsigned(j)] = 0
 
     def wrap_columns(s: Any, work: Any, m: Any):
-        for row in range(s[IN_HEIGHT]):
-            start = m + row * s[IN_PITCH]
-            for t in range(1, s[LEFT] + 1):
-                work[unsigned(start - t)] = work[unsigned(start + s[IN_WIDTH] - t)]
-            for t in range(s[RIGHT]):
-                work[unsigned(start + s[IN_WIDTH] + t)] = work[unsigned(start + t)]
+        width, pitch = unsigned(s[IN_WIDTH]), unsigned(s[IN_PITCH])
+        height, left, right = s[IN_HEIGHT], s[LEFT], s[RIGHT]
+        for t in range(1, left + 1):
+            start = unsigned(m - t)
+            for row in range(height):
+                work[start + unsigned(row) * pitch] = work[start + width + unsigned(row) * pitch]
+        for t in range(right):
+            start = unsigned(m + t)
+            for row in range(height):
+                work[start + width + unsigned(row) * pitch] = work[start + unsigned(row) * pitch]
 
     def close_rows(s: Any, work: Any, t: Any):
-        rows = s[IN_HEIGHT] * s[IN_PITCH]
+        rows, above, below = s[IN_HEIGHT] * s[IN_PITCH], s[TOP] * s[IN_PITCH], s[BOTTOM] * s[IN_PITCH]
         if s[WRAP_ROWS]:
-            for j in range(t - s[TOP] * s[IN_PITCH], t):
-                work[unsigned(j)] = work[unsigned(j + rows)]
-            for j in range(t + rows, t + rows + s[BOTTOM] * s[IN_PITCH]):
-                work[unsigned(j)] = work[unsigned(j - rows)]
+            for j in range(above):
+                work[unsigned(t - above + j)] = work[unsigned(t - above + rows + j)]
+            for j in range(below):
+                work[unsigned(t + rows + j)] = work[unsigned(t + j)]
         else:  # the last of the row's lanes may reach beyond it
             for j in range(t + rows, t + s[IN_LENGTH]):
                 work[unsigned(j)] = 0

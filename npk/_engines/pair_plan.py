@@ -103,9 +103,9 @@ class Plan:
     steps: tuple[Step, ...]
 
     @property
-    def work(self) -> int:
-        """Position pairs of all steps, for one pair of samples."""
-        return sum((step.grid[0] * step.grid[1]) ** 2 for step in self.steps)
+    def positions(self) -> list[int]:
+        """The number of positions of what each step reads."""
+        return [step.grid[0] * step.grid[1] for step in self.steps]
 
 
 def fitted_axis(places: np.ndarray, size: int, stride: int, dilation: int) -> Axis | None:

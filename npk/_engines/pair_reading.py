@@ -61,9 +61,11 @@ def factor_of(owner: Layer | None, term: Term, side: int = 0) -> Any:
     return g.reshape(g.shape[0], rows, math.prod(g.shape[g.ndim - first :]))
 
 
-def slot_values(program: Program, slots: Sequence[Slot], params: Sequence[Any], x: Any, gates: Sequence[Any]) -> Any:
+def slot_values(
+    program: Program, slots: Sequence[Slot], params: Sequence[Any], x: Any, gates: Sequence[Any], dtype: Any
+) -> tuple[Any, ...]:
     """The known factors of a batch (x [n, 1, ...], gates [n, ...]): for each slot [n, positions, channels]."""
-    state = _path_rules.walk(program, params, (x,), [(g,) for g in gates], binary=False, dtype=x.dtype)
+    state = _path_rules.walk(program, params, (x,), [(g,) for g in gates], binary=False, dtype=dtype)
     terms = [(owner, term) for owner, read in owners(state) for term in read]
     values = []
     for slot in slots:
@@ -119,7 +121,13 @@ def _probe(program: Program, gate_shapes: Sequence[tuple[int, ...]]) -> list[_Pr
         numbers = [layer.constant if layer else 1.0 for layer, _ in found]
         return [[factor_of(owner, term)[0] for term in terms] for owner, terms in found], numbers
 
-    factors, constants = jax.jit(run)(leaves, inputs, gates)
+    lowered = jax.jit(run).lower(leaves, inputs, gates)
+    for owner, terms in found:  # what structure alone tells needs no compilation
+        if owner is not None:
+            _windows(owner)
+        for term in terms:
+            _table(owner, term)
+    factors, constants = lowered.compile()(leaves, inputs, gates)
     firsts = np.cumsum([0, *(len(terms) for _, terms in found)]).tolist()
     return [
         _Probe(owner, terms, first, [_as_probed(owner, np.asarray(v)) for v in values], float(constant))
