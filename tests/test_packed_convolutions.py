@@ -73,7 +73,6 @@ NETWORKS = {
     "one position": network(conv(3), Relu(), conv(3), Relu(), image=(1, 1, 2)),
 }
 every_network = pytest.mark.parametrize("case", NETWORKS.values(), ids=NETWORKS.keys())
-DIVIDES = ("pooling", "dense layers", "fully", "residual")
 
 
 @pytest.fixture
@@ -102,6 +101,30 @@ def drawn(case, n, seed=0, soft=False):
     return f, params, x, [jnp.asarray(g) for g in gates]
 
 
+def oracle(case, x1, x2, gates1, gates2, normalize):
+    one, two = ([np.asarray(g) for g in gates] for gates in (gates1, gates2))
+    return position_pairs.kernel(case, np.asarray(x1), np.asarray(x2), one, two, normalize)
+
+
+def pooled_positions(case):
+    """How many positions the mean is over, where it is the only division."""
+    if any(isinstance(layer, AvgPool) for layer in case.layers):
+        return None
+    before = case.layers[: case.layers.index(GlobalAvgPool())]
+    f, params, x = architectures.case(Network(case.input, (*before, FLATTEN)), 0, 1)
+    units = f(jax.tree.map(lambda a: jnp.asarray(a, float), params), jnp.asarray(x, float)).shape[1]
+    return units // channels_after(before)
+
+
+def channels_after(layers):
+    for layer in reversed(layers):
+        if isinstance(layer, Conv):
+            return layer.out
+        if isinstance(layer, Residual):
+            return channels_after(layer.branch)
+    raise AssertionError
+
+
 def plainly(monkeypatch, function):
     """What the plain rules give."""
     with monkeypatch.context() as patch:
@@ -115,21 +138,20 @@ def test_counts_are_those_of_the_oracle_exactly(case, engine, x64):
     one, two = ([g[part] for g in gates] for part in (slice(3), slice(3, 4)))
     h = npk.path_kernel(f)(p, x[:3], x[3:], gates1=one, gates2=two, normalize=False)
     assert engine == [True]
-    expected = position_pairs.kernel(
-        case, *map(np.asarray, (x[:3], x[3:])), *jax.tree.map(np.asarray, (one, two)), False
-    )
-    whole = np.array_equal(expected, np.round(expected)) and not any(isinstance(a, AvgPool) for a in case.layers)
-    if whole:
-        np.testing.assert_array_equal(np.asarray(h), expected)
-    assert_close(h, expected)
+    expected = oracle(case, x[:3], x[3:], one, two, False)
+    positions = pooled_positions(case)
+    if positions:  # without the division by the number of positions they are whole numbers
+        scaled = expected * positions**2
+        np.testing.assert_allclose(scaled, np.round(scaled), rtol=1e-14)
+        np.testing.assert_array_equal(np.round(np.asarray(h) * positions**2), np.round(scaled))
+    np.testing.assert_allclose(h, expected, rtol=1e-14)
 
 
 @every_network
 def test_normalised_kernels_are_those_of_the_oracle(case, engine, x64):
     f, p, x, gates = drawn(case, 3, seed=1)
     h = npk.path_kernel(f)(p, x, gates1=gates)
-    wide = [np.asarray(g) for g in gates]
-    expected = position_pairs.kernel(case, np.asarray(x), np.asarray(x), wide, wide, True)
+    expected = oracle(case, x, x, gates, gates, True)
     assert_close(h, expected)
     single = jax.tree.map(lambda a: a.astype(jnp.float32), (p, x, gates))
     h32 = npk.path_kernel(f)(single[0], single[1], gates1=single[2])
@@ -142,8 +164,7 @@ def test_soft_gates(name, engine, x64):
     f, p, x, gates = drawn(NETWORKS[name], 3, soft=True)
     h = npk.path_kernel(f)(p, x, gates1=gates)
     assert engine == [True]
-    wide = [np.asarray(g) for g in gates]
-    assert_close(h, position_pairs.kernel(NETWORKS[name], np.asarray(x), np.asarray(x), wide, wide, True))
+    assert_close(h, oracle(NETWORKS[name], x, x, gates, gates, True))
 
 
 @settings(max_examples=8)
@@ -228,6 +249,5 @@ def test_axes_are_found_from_what_they_read(wrap):
         found = pair_plan.fitted_axis(places, size, stride, dilation)
         assert found is not None and found.taps == taps
         again = np.array(found.reads)
-        np.testing.assert_array_equal(
-            again % size if found.wrap else np.where((again >= 0) & (again < size), again, -1), places
-        )
+        again = again % size if found.wrap else np.where((again >= 0) & (again < size), again, -1)
+        np.testing.assert_array_equal(again, places)
