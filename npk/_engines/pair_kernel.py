@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from npk._engines import packed, pair_loops, pair_program
+from npk._engines import packed, pair_loops, pair_program, ring_program
 from npk._engines.pair_plan import Plan
 
 _BLOCK_BYTES = 1 << 28  # tables of one side's block
@@ -141,8 +141,12 @@ def kernel(plan: Plan, values: Values, one: Side, two: Side | None, dtype: Any) 
     channels = _channels(plan, values, one, kinds)
     both_scales = zip(one.scales, right.scales, kinds, strict=True)
     scales = [a * b if kind == pair_loops.WORDS else 1.0 for a, b, kind in both_scales]
-    code = pair_program.code(plan, list(zip(kinds, channels, strict=True)), scales)
-    h = packed.aligned((one.n, right.n), dtype)
+    sizes, h = list(zip(kinds, channels, strict=True)), packed.aligned((one.n, right.n), dtype)
+    parts = ring_program.ring(plan)
+    if parts is not None and ring_program.packed_tail(parts, kinds):
+        code = ring_program.code(parts, plan, sizes, scales)
+    else:
+        parts, code = None, pair_program.code(plan, sizes, scales)
     rows, columns = (_blocks(code, s.n, number, dtype) for number, s in enumerate((one, right)))
     for top, bottom in rows:
         left = _tables(code, plan, values, one, top, bottom, 0, dtype)
@@ -151,10 +155,25 @@ def kernel(plan: Plan, values: Values, one: Side, two: Side | None, dtype: Any) 
                 continue
             table = _tables(code, plan, values, right, start, stop, 1, dtype)
             _run(code, left, table, h[top:bottom, start:stop], top - start if two is None else None)
+    if parts is not None:
+        _tail(parts, scales, one, right, h)
     if two is None:
         for i in range(1, one.n):
             h[i, :i] = h[:i, i]
     return h
+
+
+def _tail(parts: ring_program.Ring, scales: Sequence[float], one: Side, two: Side, h: np.ndarray) -> None:
+    """The layers of one position, for all pairs at once."""
+    layers = ring_program.tail_layers(parts, scales)
+    words = [[_row_words(batch, slot) for slot, _, _ in layers] for batch in (one, two)]
+    packed.multiply_overlaps(h, *words, [scale for _, scale, _ in layers], [shift for _, _, shift in layers], h)
+
+
+def _row_words(batch: Side, slot: int | None) -> packed.Words:
+    known = np.ones((batch.n, 1), np.uint64) if slot is None else batch.words[slot]
+    assert known is not None
+    return packed.Words(known.reshape(batch.n, -1), np.zeros(0, np.int64))
 
 
 def _kind(slot: int, one: Any, two: Any) -> int:
@@ -208,13 +227,15 @@ def _lay(out: np.ndarray, table: pair_program.Table, value: np.ndarray, number: 
         own = out[:, table.one : table.one + value.shape[1] * table.count]
         own.reshape(len(value), value.shape[1], table.count)[:, :, : value.shape[2]] = value
         return
+    source = table.layout.source
     for c in range(value.shape[2]):
-        out[:, table.two + c * table.layout.length + table.layout.places] = value[:, :, c]
+        row = out[:, table.two + c * table.layout.length :][:, : table.layout.length]
+        row[:, source >= 0] = value[:, source[source >= 0], c]
 
 
 def _run(code: pair_program.Code, one: Any, two: Any, h: np.ndarray, diagonal: int | None) -> None:
     """Fill h; with `diagonal` only columns j ≥ i + diagonal of row i."""
-    loop = pair_loops.pairs()
+    loop = code.loop()
     numbers = code.numbers.astype(h.dtype)
     tasks: queue.SimpleQueue = queue.SimpleQueue()
     for i in range(len(h)):
@@ -223,13 +244,15 @@ def _run(code: pair_program.Code, one: Any, two: Any, h: np.ndarray, diagonal: i
             tasks.put((i, start, min(start + _TASK, h.shape[1])))
 
     def work() -> None:
-        memory = np.zeros(code.memory + 64, h.dtype)
+        memory, lists = np.zeros(code.memory + 64, h.dtype), code.lists.copy()
+        for place, values in code.fills:
+            memory[place : place + len(values)] = values
         while True:
             try:
                 task = tasks.get_nowait()
             except queue.Empty:
                 return
-            loop(code.steps, code.factors, numbers, code.lists, *one, *two, memory, code.result, h, *task)
+            loop(code.steps, code.factors, numbers, lists, *one, *two, memory, code.result, h, *task)
 
     threads = min(len(os.sched_getaffinity(0)), max(1, tasks.qsize()))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

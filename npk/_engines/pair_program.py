@@ -5,7 +5,7 @@ of a row reads them and a shift of the whole grid is one number. Kernels of node
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,13 @@ class Layout:
         return self.grid[0] * self.grid[1]
 
     @property
+    def source(self) -> np.ndarray:
+        """The position that each place of a row holds, -1 for none."""
+        found = np.full(self.length, -1)
+        found[self.places] = np.arange(self.positions)
+        return found
+
+    @property
     def places(self) -> np.ndarray:
         """Where each position is in a row of pairs."""
         return (np.arange(self.grid[0])[:, None] * self.pitch + np.arange(self.grid[1])).reshape(-1)
@@ -57,7 +64,7 @@ class Table:
     """Where a slot is in the tables of the two sides: bit words or real numbers, `count` of them a position."""
 
     slot: int | None  # None: ones
-    layout: Layout
+    layout: Any
     kind: int
     count: int
     one: int
@@ -66,16 +73,18 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Code:
-    """The program: as `pair_loops.pairs` takes it, and the tables that it reads."""
+    """The program: as the compiled loop takes it, the tables that it reads, and numbers it finds in memory."""
 
     steps: np.ndarray
     factors: np.ndarray
     numbers: np.ndarray
     lists: np.ndarray
     memory: int
-    result: int
+    result: Any  # where the result is, or the shape of the grid
     tables: tuple[Table, ...]
     sizes: dict[int, tuple[int, int]]  # kind of table → numbers a sample on each side
+    fills: tuple[tuple[int, np.ndarray], ...]
+    loop: Callable[[], Any]
 
 
 def code(plan: Plan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) -> Code:
@@ -138,6 +147,8 @@ class _Writer:
             self.places[last],
             tuple(self.tables.values()),
             self.sizes,
+            (),
+            loops.pairs,
         )
 
     # -- steps -------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class _Vectors:
         return self.builder.sitofp(narrow, self.of(self.real))
 
 
-def _vector_product(words: int, add: bool) -> Any:
+def vector_product(words: int, add: bool) -> Any:
     """m (+)= k · scale · count(a & b), a being one word or two."""
     from numba.core import types
     from numba.extending import intrinsic
@@ -99,15 +99,15 @@ def _vector_product(words: int, add: bool) -> Any:
             value = builder.fmul(v.load(0, work, k), overlap)
         return v.store(value, work, m)
 
-    def vector_product(
+    def typed(
         typing: Any, work: Any, m: Any, k: Any, table: Any, b: Any, step: Any, first: Any, second: Any, scale: Any
     ) -> Any:
         return types.void(work, m, k, table, b, step, first, second, scale), generate
 
-    return intrinsic(inspect.unwrap(vector_product))
+    return intrinsic(inspect.unwrap(typed))
 
 
-def _vector_three() -> Any:
+def vector_three() -> Any:
     """o = x + y + z."""
     from numba.core import types
     from numba.extending import intrinsic
@@ -118,13 +118,13 @@ def _vector_three() -> Any:
         x, y, z = (v.load(0, work, place) for place in places)
         return v.store(builder.fadd(builder.fadd(x, y), z), work, o)
 
-    def vector_three(typing: Any, work: Any, o: Any, x: Any, y: Any, z: Any) -> Any:
+    def typed(typing: Any, work: Any, o: Any, x: Any, y: Any, z: Any) -> Any:
         return types.void(work, o, x, y, z), generate
 
-    return intrinsic(inspect.unwrap(vector_three))
+    return intrinsic(inspect.unwrap(typed))
 
 
-def _vector_channels() -> Any:
+def vector_channels() -> Any:
     """o = x + Σ_c values[a + c] · table[b + c·step] over `CHANNELS` channels."""
     from numba.core import types
     from numba.extending import intrinsic
@@ -140,15 +140,13 @@ def _vector_channels() -> Any:
             b = builder.add(b, step)
         return v.store(total, work, o)
 
-    def vector_channels(
-        typing: Any, work: Any, o: Any, x: Any, values: Any, a: Any, table: Any, b: Any, step: Any
-    ) -> Any:
+    def typed(typing: Any, work: Any, o: Any, x: Any, values: Any, a: Any, table: Any, b: Any, step: Any) -> Any:
         return types.void(work, o, x, values, a, table, b, step), generate
 
-    return intrinsic(inspect.unwrap(vector_channels))
+    return intrinsic(inspect.unwrap(typed))
 
 
-def _vector_times() -> Any:
+def vector_times() -> Any:
     """m = x + k · (o · scale)."""
     from numba.core import types
     from numba.extending import intrinsic
@@ -159,10 +157,27 @@ def _vector_times() -> Any:
         scaled = builder.fmul(v.load(0, work, o), v.spread(scale))
         return v.store(v.plus_product(v.load(0, work, x), v.load(0, work, k), scaled), work, m)
 
-    def vector_times(typing: Any, work: Any, m: Any, x: Any, k: Any, o: Any, scale: Any) -> Any:
+    def typed(typing: Any, work: Any, m: Any, x: Any, k: Any, o: Any, scale: Any) -> Any:
         return types.void(work, m, x, k, o, scale), generate
 
-    return intrinsic(inspect.unwrap(vector_times))
+    return intrinsic(inspect.unwrap(typed))
+
+
+def vector_masked() -> Any:
+    """o = x + f·y + g·z."""
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        work, o, *places = args
+        v = _Vectors(context, builder, signature)
+        x, f, y, g, z = (v.load(0, work, place) for place in places)
+        return v.store(v.plus_product(v.plus_product(x, f, y), g, z), work, o)
+
+    def typed(typing: Any, work: Any, o: Any, x: Any, f: Any, y: Any, g: Any, z: Any) -> Any:
+        return types.void(work, o, x, f, y, g, z), generate
+
+    return intrinsic(inspect.unwrap(typed))
 
 
 # -------------------------------------------------------------------------------------------- rows
@@ -188,8 +203,8 @@ def _product() -> Any:
     import numba
 
     unsigned = numba.uint64
-    one, one_more = _vector_product(1, False), _vector_product(1, True)
-    two, two_more = _vector_product(2, False), _vector_product(2, True)
+    one, one_more = vector_product(1, False), vector_product(1, True)
+    two, two_more = vector_product(2, False), vector_product(2, True)
 
     def product(
         work: Any, m: Any, k: Any, words: Any, a: Any, table: Any, b: Any, step: Any, count: Any, scale: Any, n: Any,
@@ -223,7 +238,7 @@ def _product_real() -> Any:
     import numba
 
     unsigned = numba.uint64
-    channels, times = _vector_channels(), _vector_times()
+    channels, times = vector_channels(), vector_times()
 
     def product_real(
         work: Any, m: Any, k: Any, o: Any, zeros: Any, values: Any, a: Any, table: Any, b: Any, step: Any, count: Any,
@@ -249,7 +264,7 @@ def _total() -> Any:
     import numba
 
     unsigned = numba.uint64
-    three = _vector_three()
+    three = vector_three()
 
     def total(work: Any, o: Any, lists: Any, at: Any, count: Any, shift: Any, first: Any, zeros: Any, n: Any):
         x, t = first, 0
