@@ -10,7 +10,7 @@ import pytest
 from architectures import REGISTRY
 from hypothesis import given, settings
 from oracles import position_pairs
-from oracles.language import AvgPool, Conv, Dense, GlobalAvgPool, Network, Relu, Residual
+from oracles.language import FLATTEN, AvgPool, Conv, Dense, GlobalAvgPool, Network, Relu, Residual
 from tolerances import assert_close
 
 import npk

@@ -41,7 +41,7 @@ HEIGHT, WIDTH, ROUNDED, TABLE_ROW, SPARE_K, SPARE_O, M, T, SUM, PLACES = range(l
 
 
 def _product() -> Any:
-    """m (+)= Σ over factors of (Σ nodes + constant) · overlap · scale, for a row h of positions, eight displacements."""
+    """m (+)= Σ over factors of (Σ nodes + constant) · overlap · scale: a row h of positions, eight displacements."""
     import numba
 
     unsigned, total = numba.uint64, vector_rows.rows().total
@@ -111,7 +111,7 @@ def _product() -> Any:
             i = unsigned(w) * unsigned(LANES)
             times(work, m + i, m + i if add else unsigned(0), k + i, o + i, scale)
 
-    of_words, of_reals = compiled(words_row), compiled(reals_row)
+    of_words, of_reals = compiled(words_row, inline=True), compiled(reals_row)
 
     def product(
         s: Any,
@@ -149,7 +149,7 @@ def _product() -> Any:
                 o = unsigned(shape[SPARE_O])
                 of_reals(work, m, k, o, one[1], a, two[1], b, step, count, scale, width, more)
 
-    return compiled(product)
+    return compiled(product, inline=True)
 
 
 def _columns() -> Any:
@@ -182,7 +182,7 @@ def _columns() -> Any:
                 masked(work, t + i, x + i, (first if tap < count else zeros) + i, y + i, second + i, z + i)
             x = t
 
-    return compiled(columns)
+    return compiled(columns, inline=True)
 
 
 def _layer() -> Any:

@@ -22,7 +22,7 @@ def compiled(function: Callable[..., Any], *, outermost: bool = False, inline: b
 
     options: dict[str, Any] = {} if outermost else {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     if inline:
-        options["inline"] = "always"
+        options["forceinline"] = True
     return numba.njit(boundscheck=False, nogil=True, error_model="numpy", _nrt=False, **options)(
         inspect.unwrap(function)
     )
@@ -231,7 +231,7 @@ def _product() -> Any:
                     i = unsigned(j)
                     one(work, m + i, k + i, table, at + i, step, first, first, scale)
 
-    return compiled(product)
+    return compiled(product, inline=True)
 
 
 def _product_real() -> Any:
@@ -280,7 +280,7 @@ def _total() -> Any:
             if t >= count:
                 return
 
-    return compiled(total)
+    return compiled(total, inline=True)
 
 
 @functools.cache
