@@ -6,8 +6,10 @@ architecture: a different quantity of the same shape and position pairs, the nea
 """
 
 import argparse
+import os
 import resource
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -82,12 +84,32 @@ def everything(n: int) -> dict[str, Any]:
     }
 
 
-def convolution(repeats: int) -> dict[str, Any]:
-    """Milliseconds a pair at 16×16, 64 channels, 4 circular 3×3 layers + GAP."""
-    n = 8
+# Images of the grid, images a side for npk (enough for its engine to repay compilation) and for neural-tangents.
+GRIDS = {16: (96, 8), 32: (24, 2)}
+
+
+def on_cores(count: int, function: Callable[[], Any]) -> Callable[[], Any]:
+    """A call that may use so many cores."""
+
+    def run() -> Any:
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, set(sorted(cores)[:count]))
+        try:
+            return jax.block_until_ready(function())
+        finally:
+            os.sched_setaffinity(0, cores)
+
+    return run
+
+
+def convolution(repeats: int, side: int) -> dict[str, Any]:
+    """Milliseconds a pair of images side×side, 64 channels, 4 circular 3×3 layers + GAP."""
+    n, few = GRIDS[side]
     model = networks.C4GAP(channels=64, outputs=1, padding="CIRCULAR", use_bias=False)
-    x = jax.random.normal(jax.random.key(0), (2 * n, 16, 16, 3))
+    x = jax.random.normal(jax.random.key(0), (2 * n, side, side, 3))
     params = model.init(jax.random.key(1), x[:1])
+    gates = jax.jit(npk.gates(model.apply))(params, x)
+    one, two = ([g[part] for g in gates] for part in (slice(n), slice(n, None)))
     kernel = npk.path_kernel(model.apply)
     _neural_tangents.load()
     from neural_tangents import stax
@@ -95,15 +117,29 @@ def convolution(repeats: int) -> dict[str, Any]:
     layer = (stax.Conv(1, (3, 3), padding="CIRCULAR", b_std=None), stax.Relu())
     _, _, infinite = stax.serial(*layer * 4, stax.GlobalAvgPool(), stax.Dense(1, b_std=None))
     nngp, ntk = (jax.jit(lambda a, b, g=get: infinite(a, b, g)) for get in ("nngp", "ntk"))
-    times = _harness.side_by_side(
-        {
-            "npk.path_kernel": lambda: kernel(params, x[:n], x[n:]),
-            "neural-tangents nngp": lambda: nngp(x[:n], x[n:]),
-            "neural-tangents ntk": lambda: ntk(x[:n], x[n:]),
-        },
-        repeats,
-    )
-    return {"times": times, "ms a pair": {k: v["median"] / n**2 for k, v in times.items()}}
+
+    def ours() -> Any:
+        return kernel(params, x[:n], x[n:], gates1=one, gates2=two)
+
+    candidates = {
+        "npk.path_kernel": (ours, n),
+        "npk.path_kernel, one core": (on_cores(1, ours), n),
+        "neural-tangents nngp": (lambda: nngp(x[:few], x[n : n + few]), few),
+        "neural-tangents ntk": (lambda: ntk(x[:few], x[n : n + few]), few),
+    }
+    times = _harness.side_by_side({name: function for name, (function, _) in candidates.items()}, repeats)
+    per_pair = {name: times[name]["median"] / count**2 for name, (_, count) in candidates.items()}
+    ratio = per_pair["neural-tangents ntk"] / per_pair["npk.path_kernel"]
+    return {"times": times, "ms a pair": per_pair, "neural-tangents ntk ÷ npk": ratio}
+
+
+def _convolution_rows(results: dict[int, dict[str, Any]]) -> list[list[str]]:
+    rows = []
+    for side, result in results.items():
+        case = f"conv + GAP {side}×{side}×64, 4 layers"
+        rows += [[f"{case}: {k}", f"{v:.3g} ms a pair"] for k, v in result["ms a pair"].items()]
+        rows.append([f"{case}: neural-tangents ntk ÷ npk", f"{result['neural-tangents ntk ÷ npk']:.0f}x"])
+    return rows
 
 
 def main() -> None:
@@ -111,16 +147,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--inputs", type=int, default=60_000, help="inputs of the all-pairs run")
+    parser.add_argument("--only", choices=("dense", "convolution"), help="one part, printed and not written")
+    parser.add_argument("--quick", action="store_true", help="few repetitions, few inputs")
     args = parser.parse_args()
+    repeats, inputs = (2, 2 * TILE) if args.quick else (args.repeats, args.inputs)
+    if args.only == "convolution":
+        for row in _convolution_rows({side: convolution(repeats, side) for side in GRIDS}):
+            print(*row, sep=": ")
+        return
     ceilings = _harness.ceilings()
-    one, whole, conv = dense(args.repeats), everything(args.inputs), convolution(args.repeats)
+    one, whole = dense(repeats), everything(inputs)
+    if args.only == "dense":
+        print(one["GFLOP/s"], whole)
+        return
+    conv = {side: convolution(repeats, side) for side in GRIDS}
     rows = [[f"machine: {k}", f"{v:.0f} GFLOP/s"] for k, v in ceilings.items()]
     rows += [[f"MLP {WIDTH} × {DEPTH}, {TILE}² pairs: {k}", f"{v:.0f} GFLOP/s"] for k, v in one["GFLOP/s"].items()]
     rows += [
         [f"MLP, all {whole['N']:,}² pairs", f"{whole['seconds']:.1f} s, {whole['GFLOP/s']:.0f} GFLOP/s"],
         ["  peak memory of the process", f"{whole['peak MiB of the process']:.0f} MiB"],
     ]
-    rows += [[f"conv + GAP 16×16×64, 4 layers: {k}", f"{v:.2f} ms a pair"] for k, v in conv["ms a pair"].items()]
+    rows += _convolution_rows(conv)
     data = {"ceilings": ceilings, "dense": one, "all pairs": whole, "convolution": conv}
     _harness.report("path_kernel", "Exact path kernel", ["what", "measured"], rows, data)
 

@@ -2,29 +2,21 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk import _checks, _jaxpr, _path_rules
-from npk._engines import dense_chain, gap_chain, gap_gpu, packed
+from npk._engines import dense_chain, gap_gpu, pair_kernel, pair_reading
+from npk._engines.pair_plan import Plan
 from npk._pair_blocks import in_blocks
+from npk._path_network import Gates, Network
 from npk._second_moment import Moments, output_moment
-from npk.gating import (
-    Function,
-    activation_program,
-    activations,
-    gate_shapes,
-    own_gates,
-    per_sample,
-    sample_program,
-)
+from npk.gating import Function, own_gates, sample_program
 
-Gates = Sequence[Any]
 _Batch = tuple[Any, Gates]
 
 # Elements of the largest intermediate of one block of pairs: 16 MiB of float32 stay near the cache, and
@@ -34,6 +26,9 @@ _BLOCK_ELEMENTS = 1 << 22
 
 # Pairs of samples from which the packed engine repays its compilation (about a second).
 _PACKED_PAIRS = 1 << 20
+
+# Nanoseconds that the engine for position pairs has to save to repay its compilation (some four seconds).
+_PAIR_SAVING = 4e9
 
 
 def _on_cpu(*values: Any) -> bool:
@@ -95,6 +90,13 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     the order of the inputs at any depth (constants that multiply a weight are then left out). With
     `normalize=False` all have variance 1: H counts paths, H = φφᵀ for φ = `npf(f)`.
 
+    Large kernels on a CPU are computed by engines (with Numba installed): dense networks by bit counts, and
+    convolutions with pooling, of which all P² pairs of positions count, by a compiled loop that keeps them in
+    the cache. Its cost a pair of samples is P² times the number of layers times the number of 64-channel words
+    (soft gates: of channels). It takes any padding, stride, dilation, pooling and residual sums; groups,
+    networks that flatten, and values that are traced take the plain rules. A few seconds of compilation are
+    repaid from some thousand pairs of 16×16 images or some hundred of 32×32; below that the plain rules run.
+
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.
 
@@ -143,8 +145,15 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
         return jnp.max(jax.lax.map(single, one, batch_size=16))
 
+    @functools.partial(jax.jit, static_argnames=("plan", "wanted", "dtype"))
+    def known_factors(params: PyTree, one: Any, wanted: tuple[int, ...], *, plan: Plan, dtype: Any) -> Any:
+        x, gates = one
+        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, x.dtype))
+        slots = [plan.slots[number] for number in wanted]
+        return pair_reading.slot_values(program, slots, jax.tree_util.tree_leaves(params), x, gates, dtype)
+
     gates_of = jax.jit(lambda params, x: own_gates(f, params, x))
-    network = _Network(f)
+    network = Network(f)
 
     def packed_kernel(
         params: PyTree, one: tuple[Any, Gates], two: tuple[Any, Gates], normalize: bool, dtype: Any
@@ -174,6 +183,17 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         whole = functools.partial(compute, params, normalize=normalize, binary=True, symmetric=True, dtype=dtype)
         once = functools.partial(network.once, f"fused, {normalize}, {dtype}", params, x.shape[1:], x)
         return gap_gpu.fused(chain, one, two, dtype, symmetric=symmetric, plain=lambda b: whole(b, b), once=once)
+
+    def paired_kernel(params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any) -> Any | None:
+        """H by position pairs, or None where the engine does not cover the network or would not be faster."""
+        samples, x = one[0].shape[0] * two[0].shape[0], one[0][:, 0]
+        if not _on_cpu(params, one, two) or samples * pair_kernel.saving([network.positions(params, x)]) < _PAIR_SAVING:
+            return None
+        plan = network.plan(params, x, normalize)
+        if plan is None or samples * pair_kernel.saving(plan.positions) < _PAIR_SAVING:
+            return None
+        values = functools.partial(known_factors, params, plan=plan, dtype=dtype)
+        return pair_kernel.path_kernel(plan, values, one, None if symmetric else two, dtype)
 
     def kernel(
         params: PyTree,
@@ -216,80 +236,14 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
             _check_counts(max(float(largest_count(params, s, dtype=dtype)) for s in (one, two)), dtype)
         h = fused_kernel(params, one, two, normalize, symmetric, dtype) if binary else None
         if h is None:
+            h = paired_kernel(params, one, two, normalize, symmetric, dtype)
+        if h is None:
             h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
         if _checks.concrete(h) and not _checks.known_true(jnp.isfinite, jnp.min(h), jnp.max(h)):
             raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
         return h
 
     return kernel
-
-
-class _Network:
-    """What the kernel needs to know of f that depends on shapes alone: found once for each."""
-
-    def __init__(self, f: Function):
-        self.f = f
-        self.known: dict[Any, Any] = {}
-
-    def once(self, what: str, params: PyTree, shape: Sequence[int], x: Any, find: Callable[[], Any]) -> Any:
-        leaves, tree = jax.tree_util.tree_flatten(params)
-        avals = tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves)
-        key = (what, tree, avals, tuple(shape), x.dtype, jnp.result_type(float))
-        if key not in self.known:
-            self.known[key] = find()
-        return self.known[key]
-
-    def program(self, params: PyTree, x: Any) -> _jaxpr.Program:
-        """The value network for one sample."""
-        return self.once("program", params, x.shape[1:], x, lambda: sample_program(self.f, params, x))
-
-    def gate_shapes(self, params: PyTree, x: Any) -> list[Any]:
-        """The gates of a batch."""
-        return self.once("gates", params, x.shape, x, lambda: gate_shapes(activation_program(self.f, params, x)))
-
-    def has_binary_gates(self, params: PyTree, x: Any) -> bool:
-        """Whether f's own gates can only be 0 or 1."""
-        return self.once("binary", params, x.shape[1:], x, lambda: _slopes_binary(self.program(params, x)))
-
-    def chain(self, params: PyTree, x: Any, normalize: bool) -> dense_chain.DenseChain | None:
-        """How the packed engine computes f's kernel, if it can."""
-        if not packed.available():
-            return None
-        program = self.program(params, x)
-        shapes = [g.shape for g in gate_shapes(program)]
-        name = f"chain, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: dense_chain.dense_chain(program, shapes, normalize))
-
-    def gap_chain(self, params: PyTree, laid: Any, normalize: bool) -> gap_chain.GapChain | None:
-        """How the fused GPU kernel computes f's kernel of inputs laid out as [n, 1, ...], if it can."""
-        x = jax.ShapeDtypeStruct((laid.shape[0], *laid.shape[2:]), laid.dtype)
-        program = self.program(params, x)
-        shapes = [g.shape for g in gate_shapes(program)]
-        find = functools.partial(gap_chain.gap_chain, program, shapes, normalize)
-        return self.once(f"pooled chain, normalize={normalize}", params, x.shape[1:], x, find)
-
-    def laid_out(self, params: PyTree, x: Any, gates: Gates) -> tuple[Any, tuple[Any, ...]]:
-        """Inputs [n, 1, ...] and gates [n, *their shape for one sample]."""
-        shapes = [g.shape for g in gate_shapes(self.program(params, x))]
-        if len(gates) != len(shapes):
-            raise ValueError(f"f has {len(gates)} activations for a batch and {len(shapes)} for one sample.")
-        laid = tuple(per_sample(jnp.asarray(g), s, x.shape[0]) for g, s in zip(gates, shapes, strict=True))
-        return jnp.asarray(x)[:, None], laid
-
-
-def _slopes_binary(program: _jaxpr.Program) -> bool:
-    """Whether the gates of a program can only be 0 or 1, whatever x is."""
-    probe = jnp.array([-1.0, 0.0, 1.0])
-    for equation in activations(program):
-        activation = equation.activation
-        if activation.kind in ("soft", "given"):
-            return False
-        if activation.kind == "hard":
-            with jax.ensure_compile_time_eval():
-                gate = np.asarray(activation.gate(probe))
-            if not np.isin(gate, (0, 1)).all():
-                return False
-    return True
 
 
 def _whole_numbers(*xs: Any) -> bool:

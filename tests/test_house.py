@@ -60,6 +60,7 @@ FLOORS = {
     "low_rank": 12,
     "spectra": 12,
     "solving": 15,
+    "_path_network": 15,
     "measures": 10,
     "regression": 10,
     "gradient_flow": 10,

@@ -132,7 +132,7 @@ def kernel(chain: DenseChain, one: Side, two: Side) -> Any:
     """H [n1, n2] of a dense chain, a panel of rows at a time."""
     real = one.x.dtype.type
     x1 = one.x * real(chain.first)
-    h = _aligned((len(x1), len(two.x)), x1.dtype)
+    h = packed.aligned((len(x1), len(two.x)), x1.dtype)
     panels = -(-h.size // _PANEL_ELEMENTS)
     for rows in np.array_split(np.arange(len(x1)), panels):
         panel = slice(rows[0], rows[-1] + 1)
@@ -142,12 +142,3 @@ def kernel(chain: DenseChain, one: Side, two: Side) -> Any:
     if chain.last:
         h += real(chain.last)
     return jax.device_put(h, may_alias=True)
-
-
-def _aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
-    """Memory that JAX can take over without a copy (64-byte aligned)."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.empty(size + 64, np.uint8)
-    raw.fill(0)  # pages first touched by a matrix product's threads cost several times as much
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -136,3 +137,12 @@ def multiply_overlaps(
             # Plain threads: OpenMP's would wait for XLA's, which keep the cores busy for a while after a call.
             list(pool.map(lambda start, task=task: task(start, min(start + _ROWS, len(h))), starts))
         base = h
+
+
+def aligned(shape: tuple[int, int], dtype: Any) -> np.ndarray:
+    """Memory that JAX can take over without a copy (64-byte aligned)."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    raw.fill(0)  # pages first touched by a matrix product's threads cost several times as much
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)

@@ -1,0 +1,399 @@
+"""Reads the plan of the pair engine off the terms of a program, or finds that it has none.
+
+The program is walked once with random numbers for parameters, inputs and gates. What a term's known factor
+is, as a function of the position of the base that it multiplies, is then seen from where its numbers repeat:
+random numbers are equal only where they are one and the same. So what is found holds for all values, and
+nothing has to be known of how the network was written.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from npk import _path_rules
+from npk._engines.pair_plan import Axis, Factor, Filter, Grid, Plan, Pool, Slot, Step, fitted_axis
+from npk._jaxpr import Program, UnsupportedOperation
+from npk._terms import Base, Term, over
+from npk._walk import Layer, Window
+
+_TRIVIAL = Window(1, 1, 1, 0, 0, 1)
+_LARGEST_PROBE = 1 << 26  # numbers of one factor; larger networks stay with the general path
+
+
+class NotCovered(Exception):
+    """The network has something that the engine does not do."""
+
+
+def owners(state: Sequence[Term]) -> list[tuple[Layer | None, tuple[Term, ...]]]:
+    """All layers below an output with the terms they read, inputs first; last None with the output's."""
+    found: dict[Base, tuple[Layer, tuple[Term, ...]]] = {}
+
+    def visit(terms: Sequence[Term]) -> None:
+        for term in terms:
+            if isinstance(term.base, Layer) and term.base not in found:
+                visit(term.base.inputs)
+                found[term.base] = (term.base, term.base.inputs)
+
+    visit(state)
+    return [*found.values(), (None, tuple(state))]
+
+
+def _places(owner: Layer | None, term: Term) -> tuple[list[int], list[int], list[int]]:
+    """The dims of a term by what becomes of them: positions, summed, contracted."""
+    rank, n_summed = len(term.sizes), len(term.summed)
+    first, last = (owner.n_batch, owner.n_batch + owner.n_kept) if owner else (0, 0)
+    return list(range(first, last)), list(range(rank - n_summed, rank)), list(range(last, rank - n_summed))
+
+
+def factor_of(owner: Layer | None, term: Term, side: int = 0) -> Any:
+    """The known factor of a term, [n, positions · summed, contracted]."""
+    positions, summed, contracted = _places(owner, term)
+    g = jnp.broadcast_to(term.g[side], (term.g[side].shape[0], *term.sizes))
+    first = len(contracted) + (owner.n_batch if owner else 0)
+    order = [*positions, *summed, *range(owner.n_batch if owner else 0), *contracted]
+    g = jnp.transpose(g, (0, *(1 + d for d in order)))
+    rows = math.prod(term.sizes[d] for d in (*positions, *summed))
+    return g.reshape(g.shape[0], rows, math.prod(g.shape[g.ndim - first :]))
+
+
+def slot_values(
+    program: Program, slots: Sequence[Slot], params: Sequence[Any], x: Any, gates: Sequence[Any], dtype: Any
+) -> tuple[Any, ...]:
+    """The known factors of a batch (x [n, 1, ...], gates [n, ...]): for each slot [n, positions, channels]."""
+    state = _path_rules.walk(program, params, (x,), [(g,) for g in gates], binary=False, dtype=dtype)
+    terms = [(owner, term) for owner, read in owners(state) for term in read]
+    values = []
+    for slot in slots:
+        owner, term = terms[slot.term]
+        g = jnp.take(factor_of(owner, term), np.maximum(slot.where, 0), axis=1)
+        g = g if owner else g[:, :, :1]
+        g = g if (slot.where >= 0).all() else jnp.where(slot.where[:, None] >= 0, g, jnp.zeros((), g.dtype))
+        values.append(jnp.broadcast_to(g, (len(x), *g.shape[1:])))
+    return tuple(values)
+
+
+def read_plan(program: Program, gate_shapes: Sequence[tuple[int, ...]], normalize: bool) -> Plan | None:
+    """The plan of a single-sample program, or None where the engine does not cover it."""
+    if not _fits(program, gate_shapes):
+        return None
+    try:
+        return _Reader(_probe(program, gate_shapes), normalize).read()
+    except (UnsupportedOperation, NotCovered):
+        return None  # the general path says what was met, if anything was
+
+
+def _fits(program: Program, gate_shapes: Sequence[tuple[int, ...]]) -> bool:
+    (x,) = program.x
+    return max(math.prod(shape) for shape in (x.shape, *gate_shapes)) <= _LARGEST_PROBE
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Probe:
+    """What a layer reads, as found on the walk: its terms, the number of the first, their factors as numbers."""
+
+    owner: Layer | None
+    terms: tuple[Term, ...]
+    first: int
+    values: list[np.ndarray]
+    constant: float
+
+    def __iter__(self) -> Iterator[tuple[int, Term, np.ndarray]]:
+        return zip(range(self.first, self.first + len(self.terms)), self.terms, self.values)
+
+
+def _probe(program: Program, gate_shapes: Sequence[tuple[int, ...]]) -> list[_Probe]:
+    """Walk the program with random numbers; one compilation is faster than many small operations."""
+    random = np.random.default_rng(0)
+    (x,) = program.x
+    leaves = [jnp.asarray(random.uniform(1, 2, v.shape), v.dtype) for v in program.params]
+    inputs = random.uniform(1, 2, (1, *x.shape)).astype(np.float32)
+    gates = [random.uniform(1, 2, (1, *shape)).astype(np.float32) for shape in gate_shapes]
+    found: list[tuple[Layer | None, tuple[Term, ...]]] = []
+
+    def run(leaves: Any, inputs: Any, gates: Any) -> Any:
+        state = _path_rules.walk(program, leaves, (inputs,), [(g,) for g in gates], binary=False, dtype=jnp.float32)
+        found[:] = owners(state)
+        numbers = [layer.constant if layer else 1.0 for layer, _ in found]
+        return [[factor_of(owner, term)[0] for term in terms] for owner, terms in found], numbers
+
+    lowered = jax.jit(run).lower(leaves, inputs, gates)
+    for owner, terms in found:  # what structure alone tells needs no compilation
+        if owner is not None:
+            _windows(owner)
+        for term in terms:
+            _table(owner, term)
+    factors, constants = lowered.compile()(leaves, inputs, gates)
+    firsts = np.cumsum([0, *(len(terms) for _, terms in found)]).tolist()
+    return [
+        _Probe(owner, terms, first, [_as_probed(owner, np.asarray(v)) for v in values], float(constant))
+        for (owner, terms), first, values, constant in zip(found, firsts[:-1], factors, constants, strict=True)
+    ]
+
+
+def _as_probed(owner: Layer | None, values: np.ndarray) -> np.ndarray:
+    """A factor [positions · summed, c]; all units of the output must have the same."""
+    if owner is None and not (values == values[:, :1]).all():
+        raise NotCovered  # the general path says that there is no one kernel
+    return values if owner else values[:, :1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Reading:
+    """A term as read: a node (None: the number one) on a grid, its factor [q, c] there, and who reads what.
+
+    `table` [positions, summed] says which place q of the grid is read, -1 for none.
+    """
+
+    node: int | None
+    grid: Grid
+    values: np.ndarray
+    where: np.ndarray
+    table: np.ndarray
+    term: int
+
+
+class _Reader:
+    def __init__(self, probes: Sequence[_Probe], normalize: bool):
+        self.probes, self.normalize = probes, normalize
+        self.nodes: dict[Base, int] = {}
+        self.grids: list[Grid] = []
+        self.slots: list[tuple[Slot, np.ndarray]] = []
+        self.steps: list[Step] = []
+
+    def read(self) -> Plan:
+        for probe in self.probes:
+            owner = probe.owner
+            if owner is None:
+                self.lower(probe, (1, 1), (Axis(1, 1), Axis(1, 1)), 1.0)
+            else:
+                windows, grid = _windows(owner)
+                variance = 1 / owner.fan_in if self.normalize else probe.constant**2
+                self.nodes[owner] = self.lower(probe, grid, windows, variance)
+        return Plan(tuple(self.grids), tuple(slot for slot, _ in self.slots), tuple(self.steps))
+
+    def node(self, grid: Grid) -> int:
+        self.grids.append(grid)
+        return len(self.grids) - 1
+
+    # -- one layer ---------------------------------------------------------------------------------
+
+    def lower(self, probe: _Probe, grid: Grid, windows: Any, variance: float) -> int:
+        """The steps from what a layer reads to its own node."""
+        groups: dict[Any, list[_Reading]] = {}
+        for reading in self.readings(probe, grid, windows):
+            groups.setdefault((reading.grid, reading.table.shape, reading.table.tobytes()), []).append(reading)
+        out = -1
+        for group in groups.values():
+            out = self.filtered(out, group[0], self.factors(group, variance), grid, windows)
+        return out
+
+    def readings(self, probe: _Probe, grid: Grid, windows: Any) -> list[_Reading]:
+        """The terms of layers first: the others then take over their grids if they can."""
+        found: list[_Reading] = []
+        for place, term, values in sorted(probe, key=lambda item: not isinstance(item[1].base, Layer)):
+            table = _table(probe.owner, term)
+            if isinstance(term.base, Layer):
+                found.append(self.of_layer(term, place, values, table, grid))
+            else:
+                tables = [(r.grid, r.table) for r in found] + _wrapped(grid, windows)
+                found.append(self.of_root(term, place, values, grid, tables))
+        return found
+
+    def of_layer(self, term: Term, place: int, values: np.ndarray, table: np.ndarray, grid: Grid) -> _Reading:
+        node = self.nodes[term.base]
+        base_grid = self.grids[node]
+        read = _at_base(values, table, math.prod(base_grid))
+        if read is not None:
+            return _Reading(node, base_grid, *read, place)
+        if table.shape[1] > 1:
+            raise NotCovered
+        # A factor that is no function of the base's position: lay the base out first.
+        laid = self.node(grid)
+        self.steps.append(Pool(laid, base_grid, (Factor(None, (node,), 0.0, 1.0),), table, False))
+        return _Reading(laid, grid, *_at_own(values), place)
+
+    def of_root(
+        self, term: Term, place: int, values: np.ndarray, grid: Grid, tables: Sequence[tuple[Grid, np.ndarray]]
+    ) -> _Reading:
+        if term.summed:
+            raise NotCovered
+        for base_grid, table in tables:
+            read = _at_base(values, table, math.prod(base_grid)) if table.shape[1] == 1 else None
+            if read is not None:
+                return _Reading(None, base_grid, *read, place)
+        return _Reading(None, grid, *_at_own(values), place)
+
+    def factors(self, group: Sequence[_Reading], variance: float) -> tuple[Factor, ...]:
+        """One factor for each known factor that is met, with all that it multiplies."""
+        found: dict[int, list[_Reading]] = {}
+        for reading in group:
+            found.setdefault(self.slot(reading), []).append(reading)
+        return tuple(
+            Factor(
+                slot,
+                tuple(r.node for r in readings if r.node is not None),
+                float(sum(r.node is None for r in readings)),
+                variance,
+            )
+            for slot, readings in found.items()
+        )
+
+    def slot(self, reading: _Reading) -> int:
+        for number, (slot, values) in enumerate(self.slots):
+            if slot.grid == reading.grid and np.array_equal(values, reading.values):
+                return number
+        self.slots.append((Slot(reading.term, reading.where, reading.grid), reading.values))
+        return len(self.slots) - 1
+
+    def filtered(self, out: int, like: _Reading, factors: Any, grid: Grid, windows: Any) -> int:
+        """Add what one group of terms brings to the node `out` (-1: the first)."""
+        counts = tuple(len(w.chosen) if isinstance(w, _Places) else w.count for w in windows)
+        add = out >= 0
+        axes = _axes(like, grid, windows)
+        if axes is None:  # lay the product out on the layer's own grid, and filter that
+            plain = _own_axes(grid, windows)
+            direct = all(axis.plain for axis in plain)
+            target = out if direct and add else self.node((counts[0], counts[1]) if direct else grid)
+            self.steps.append(Pool(target, like.grid, factors, like.table, add and direct))
+            if direct:
+                return target
+            axes, factors, like_grid = plain, (Factor(None, (target,), 0.0, 1.0),), grid
+        else:
+            like_grid = like.grid
+        out = out if add else self.node((counts[0], counts[1]))
+        self.steps.append(Filter(out, like_grid, factors, axes, add))
+        return out
+
+
+# ------------------------------------------------------------------------------------------- windows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Places:
+    """One axis of positions of a layer: which element of its input each output and tap reads."""
+
+    chosen: np.ndarray
+    size: int
+    window: Window
+
+    @property
+    def count(self) -> int:
+        return len(self.chosen)
+
+
+def _windows(layer: Layer) -> tuple[tuple[Any, Any], Grid]:
+    """The layer's two axes of positions, and the grid of what it reads."""
+    shape = layer.inputs[0].shape
+    if any(s != 1 for s in shape[: layer.n_batch]):
+        raise NotCovered  # groups
+    live = []
+    for number in range(layer.n_kept):
+        size = shape[layer.n_batch + number]
+        window = layer.windows[number] if number < len(layer.windows) else _TRIVIAL
+        chosen = window.chosen(size)
+        if size > 1 or chosen.shape[0] > 1:
+            live.append(_Places(chosen, size, window))
+        elif (chosen >= 0).sum() != 1:
+            raise NotCovered
+    if len(live) > 2:
+        raise NotCovered
+    live = [_Places(np.zeros((1, 1), int), 1, _TRIVIAL)] * (2 - len(live)) + live
+    return (live[0], live[1]), (live[0].size, live[1].size)
+
+
+def _own_axes(grid: Grid, windows: Any) -> tuple[Axis, Axis]:
+    return _fitted([np.arange(s) for s in grid], grid, windows) or _refuse()
+
+
+def _refuse() -> Any:
+    raise NotCovered
+
+
+def _fitted(maps: Sequence[np.ndarray], grid: Grid, windows: Any) -> tuple[Axis, Axis] | None:
+    """A layer's axes on a grid of which its input reads the places `maps`, if they are regular."""
+    axes = []
+    for places, size, window in zip(maps, grid, windows, strict=True):
+        if isinstance(window, Axis):
+            axes.append(window)
+            continue
+        chosen = np.where(window.chosen >= 0, places[np.maximum(window.chosen, 0)], -1)
+        step = abs(int(places[1] - places[0])) if len(places) > 1 and (places[:2] >= 0).all() else 1
+        axis = fitted_axis(chosen, size, window.window.stride * step, window.window.dilation * step)
+        if axis is None:
+            return None
+        axes.append(axis)
+    return axes[0], axes[1]
+
+
+def _axes(like: _Reading, grid: Grid, windows: Any) -> tuple[Axis, Axis] | None:
+    """The layer's axes on the grid of a term's base; None where the term is not read regularly."""
+    if like.table.shape[1] != 1:
+        return None
+    table = like.table.reshape(grid)
+    rows, columns = (table >= 0).any(1), (table >= 0).any(0)
+    if not rows.any():
+        return None
+    height = np.where(rows, table[:, np.argmax(columns)] // like.grid[1], -1)
+    width = np.where(columns, table[np.argmax(rows)] % like.grid[1], -1)
+    both = np.where(rows[:, None] & columns, height[:, None] * like.grid[1] + width, -1)
+    return _fitted((height, width), like.grid, windows) if np.array_equal(both, table) else None
+
+
+def _wrapped(grid: Grid, windows: Any) -> list[tuple[Grid, np.ndarray]]:
+    """Smaller grids that a known factor may be a wrapped copy of: circular padding of the input."""
+    candidates = []
+    reach = [1 if isinstance(w, Axis) else (w.chosen.shape[1] - 1) * w.window.dilation for w in windows]
+    for low in np.ndindex(*(r + 1 for r in reach)):
+        inner = tuple(s - r for s, r in zip(grid, reach, strict=True))
+        if min(inner) >= 1 and max(reach) > 0:
+            rows, columns = ((np.arange(s) - b) % n for s, b, n in zip(grid, low, inner, strict=True))
+            table = (rows[:, None] * inner[1] + columns).reshape(-1, 1)
+            candidates.append(((inner[0], inner[1]), table))
+    return candidates
+
+
+# --------------------------------------------------------------------------------------------- terms
+
+
+def _table(owner: Layer | None, term: Term) -> np.ndarray:
+    """[positions, summed] → the place of the base's grid that is read."""
+    positions, summed, contracted = _places(owner, term)
+    apart = (*positions, *summed)
+    shape = tuple(term.sizes[d] for d in apart)
+    place = np.zeros(shape, int)
+    for index, axis in zip(term.index, term.base.axes, strict=True):
+        if axis.size == 1:
+            continue
+        if not set(index.dims) <= set(contracted if axis.independent else apart):
+            raise NotCovered  # units paired with themselves alone, or positions contracted: flattening
+        if not axis.independent:
+            place = place * axis.size + over(term, index, apart)
+    count = math.prod(term.sizes[d] for d in positions)
+    return place.reshape(count, -1)
+
+
+def _at_base(values: np.ndarray, table: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """A factor [positions · summed, c] as (its rows by place of the base, where they stand, who reads which).
+
+    None where two positions read one place with different factors.
+    """
+    flat = table.reshape(-1)
+    read = (values != 0).any(1)
+    where = np.full(places, -1)
+    where[flat[read][::-1]] = np.flatnonzero(read)[::-1]
+    own = np.where(where[:, None] >= 0, values[np.maximum(where, 0)], 0)
+    if not np.array_equal(own[flat[read]], values[read]):
+        return None
+    return own, where, np.where(read, flat, -1).reshape(table.shape)
+
+
+def _at_own(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Likewise, every position a place of its own."""
+    read = _at_base(values, np.arange(len(values))[:, None], len(values))
+    assert read is not None
+    return read

@@ -1,0 +1,226 @@
+"""Plans of one grid as the loop over displacements takes them (`ring_loops`), and how such a plan is told."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from npk._engines import pair_loops, ring_loops
+from npk._engines.pair_plan import Factor, Filter, Grid, Plan, Pool
+from npk._engines.pair_program import Code, Table
+from npk._engines.vector_rows import CHANNELS, LANES
+
+
+@dataclasses.dataclass(frozen=True)
+class RingLayout:
+    """A grid whose rows are as long as a row of displacements from every column, around the ring."""
+
+    grid: Grid
+
+    @property
+    def rounded(self) -> int:
+        return -(-self.grid[1] // LANES) * LANES
+
+    @property
+    def row(self) -> int:
+        return self.grid[1] + self.rounded
+
+    @property
+    def length(self) -> int:
+        return self.grid[0] * self.row
+
+    @property
+    def positions(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def source(self) -> np.ndarray:
+        """The position that each place of a row holds."""
+        columns = np.arange(self.row) % self.grid[1]
+        return (np.arange(self.grid[0])[:, None] * self.grid[1] + columns).reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ring:
+    """A plan in three parts: convolutions on one grid, the sum over all positions, then layers of one position."""
+
+    grid: Grid
+    filters: tuple[Filter, ...]
+    last: Pool
+    tail: tuple[Factor, ...]
+
+
+def ring(plan: Plan) -> Ring | None:
+    """The parts of a plan, or None where it is not of this form."""
+    pools = [n for n, step in enumerate(plan.steps) if isinstance(step, Pool)]
+    if len(pools) != 1:
+        return None
+    (n,) = pools
+    before, last, after = plan.steps[:n], plan.steps[n], plan.steps[n + 1 :]
+    assert isinstance(last, Pool)
+    if last.add or np.sort(last.table.reshape(-1)).tolist() != list(range(last.grid[0] * last.grid[1])):
+        return None
+    if len(last.table) != 1 or not all(isinstance(s, Filter) and _around(s, last.grid) for s in before):
+        return None
+    tail, node = [], last.out
+    for step in after:
+        if not isinstance(step, Filter) or step.grid != (1, 1) or step.add or not all(a.plain for a in step.axes):
+            return None
+        if len(step.factors) != 1 or step.factors[0].nodes != (node,):
+            return None
+        tail.append(step.factors[0])
+        node = step.out
+    filters = tuple(step for step in before if isinstance(step, Filter))
+    return Ring(last.grid, filters, last, tuple(tail))
+
+
+def _around(step: Filter, grid: Grid) -> bool:
+    """Whether a filter goes from the grid to itself with stride one."""
+    same = all(axis.stride == 1 and axis.count == axis.size for axis in step.axes)
+    near = all(abs(shift) < axis.size or axis.size == 1 for axis in step.axes for shift in axis.shifts)
+    return step.grid == grid and same and near and not step.add
+
+
+def code(parts: Ring, plan: Plan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) -> Code:
+    """Lay a plan out.
+
+    Args:
+        parts: the plan in parts.
+        plan: the plan.
+        kinds: for each slot its kind and how many words or channels a position has.
+        scales: for each slot what its overlaps are multiplied by.
+
+    Returns:
+        The program.
+    """
+    writer = _Writer(parts, plan, kinds, scales)
+    for number, step in enumerate(parts.filters):
+        writer.filtered(number, step)
+    writer.step(parts.last.factors, {"OUT": -1})
+    return writer.finished()
+
+
+class _Writer:
+    def __init__(self, parts: Ring, plan: Plan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]):
+        self.parts, self.plan, self.kinds, self.scales = parts, plan, kinds, scales
+        self.layout = RingLayout(parts.grid)
+        self.lists: list[int] = []
+        self.steps: list[list[int]] = []
+        self.factors: list[list[int]] = []
+        self.numbers: list[list[float]] = []
+        self.sizes = {kind: (0, 0) for kind in (pair_loops.WORDS, pair_loops.REALS)}
+        self.tables: dict[int | None, Table] = {}
+        self.fills: list[tuple[int, np.ndarray]] = []
+        self.row = parts.grid[1] * LANES
+        self.memory = self.row  # of zeros
+        used = (*(f for s in parts.filters for f in s.factors), *parts.last.factors)
+        self.constants = {c: self.reserve(self.row) for c in sorted({f.constant for f in used})}
+        shifts = [abs(shift) for step in parts.filters for shift in step.axes[1].shifts]
+        halo = max(shifts, default=0) * LANES
+        self.spare = {name: self.reserve(self.row) for name in ("SPARE_K", "SPARE_O", "SUM")}
+        self.spare["M"] = self.reserve(self.row + 2 * halo) + halo
+        self.spare["T"] = self.reserve(self.row * parts.grid[0])
+        self.nodes = self.placed()
+
+    def reserve(self, size: int) -> int:
+        self.memory += size
+        return self.memory - size
+
+    def placed(self) -> dict[int, int]:
+        """Where each node is; a layer may write over what it has read."""
+        size, free = self.row * self.parts.grid[0], []
+        places: dict[int, int] = {}
+        steps = (*self.parts.filters, self.parts.last)
+        last = {node: n for n, step in enumerate(steps) for f in step.factors for node in f.nodes}
+        for n, step in enumerate(self.parts.filters):
+            free += [places[node] for node, when in last.items() if when == n and node in places]
+            places[step.out] = free.pop() if free else self.reserve(size)
+        return places
+
+    def list_of(self, values: Sequence[int]) -> int:
+        self.lists += [int(v) for v in values]
+        return len(self.lists) - len(values)
+
+    def table(self, slot: int | None) -> Table:
+        if slot not in self.tables:
+            kind, count = (pair_loops.WORDS, 1) if slot is None else self.kinds[slot]
+            count = count if kind == pair_loops.WORDS else -(-count // CHANNELS) * CHANNELS
+            one, two = self.sizes[kind]
+            self.tables[slot] = Table(slot, self.layout, kind, count, one, two)
+            self.sizes[kind] = (one + self.layout.positions * count, two + self.layout.length * count)
+        return self.tables[slot]
+
+    def step(self, factors: Sequence[Factor], fields: dict[str, int]) -> None:
+        all_fields = dict.fromkeys(ring_loops.STEP_FIELDS, 0) | fields
+        all_fields |= {"FACTORS": len(self.factors), "N_FACTORS": len(factors)}
+        self.steps.append([all_fields[name] for name in ring_loops.STEP_FIELDS])
+        for factor in factors:
+            known = self.table(factor.slot)
+            nodes = self.list_of([self.nodes[node] for node in factor.nodes])
+            place = [known.kind, known.one, known.two, known.count]
+            self.factors.append([*place, nodes, len(factor.nodes), self.constants[factor.constant], self.row])
+            scale = 1.0 if factor.slot is None else self.scales[factor.slot]
+            self.numbers.append([factor.constant, factor.scale * scale])
+
+    def filtered(self, number: int, step: Filter) -> None:
+        rows, columns = step.axes
+        wrap = columns.wrap
+        taps = [shift for shift in columns.shifts if wrap or shift != 0]
+        self.step(
+            step.factors,
+            {
+                "OUT": self.nodes[step.out],
+                "ROWS": self.list_of(rows.shifts),
+                "N_ROWS": rows.taps,
+                "WRAP_ROWS": int(rows.wrap),
+                "COLUMNS": self.list_of([self.spare["M"] + shift * LANES for shift in taps]),
+                "N_COLUMNS": len(taps),
+                "WRAP_COLUMNS": int(wrap),
+                "LEFT": max(0, -min(columns.shifts)),
+                "RIGHT": max(0, *columns.shifts, 0),
+                "MASKS": 0 if wrap else self.masks(taps),
+                "CENTRE": int(len(taps) < columns.taps),
+            },
+        )
+
+    def masks(self, taps: Sequence[int]) -> int:
+        """For each tap [displacement / lanes, column, lane]: 1 where it stays on the grid on both sides."""
+        width, rounded = self.layout.grid[1], self.layout.rounded
+        w, d = np.arange(width)[:, None], np.arange(rounded)
+        other = (w + d) % width
+        masks = [(0 <= w + s) & (w + s < width) & (0 <= other + s) & (other + s < width) for s in taps]
+        laid = [m.reshape(width, rounded // LANES, LANES).transpose(1, 0, 2).reshape(-1) for m in masks]
+        values = np.concatenate([*laid, np.zeros(0)])
+        place = self.reserve(len(values))
+        self.fills.append((place, values))
+        return place
+
+    def finished(self) -> Code:
+        places = self.list_of([0] * max([1, *(step.axes[0].taps for step in self.parts.filters)]))
+        shape = {
+            "HEIGHT": self.parts.grid[0], "WIDTH": self.parts.grid[1], "ROUNDED": self.layout.rounded,
+            "TABLE_ROW": self.layout.row, "PLACES": places, **self.spare,
+        }  # fmt: skip
+        return Code(
+            np.array(self.steps, np.int64),
+            np.array(self.factors, np.int64),
+            np.array(self.numbers, np.float64),
+            np.array(self.lists, np.int64),
+            self.memory,
+            np.array([shape[name] for name in ring_loops.SHAPE_FIELDS], np.int64),
+            tuple(self.tables.values()),
+            self.sizes,
+            tuple(self.fills),
+            ring_loops.rings,
+        )
+
+
+def tail_layers(parts: Ring, scales: Sequence[float]) -> list[tuple[int | None, float, float]]:
+    """Of the layers of one position: slot, what multiplies its overlap, what is added before."""
+    return [(f.slot, f.scale * (1.0 if f.slot is None else scales[f.slot]), f.constant) for f in parts.tail]
+
+
+def packed_tail(parts: Ring, kinds: Sequence[Any]) -> bool:
+    """Whether all factors of the tail are bit words."""
+    return all(f.slot is None or kinds[f.slot] == pair_loops.WORDS for f in parts.tail)

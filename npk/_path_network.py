@@ -1,0 +1,104 @@
+"""What the path kernel needs to know of a network that depends on shapes alone."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from npk._engines import dense_chain, gap_chain, packed, pair_plan, pair_reading
+from npk._jaxpr import Equation, Program
+from npk.gating import Function, activation_program, activations, gate_shapes, per_sample, sample_program
+
+Gates = Sequence[Any]
+
+
+class Network:
+    """What the kernel needs to know of f that depends on shapes alone: found once for each."""
+
+    def __init__(self, f: Function):
+        self.f = f
+        self.known: dict[Any, Any] = {}
+
+    def once(self, what: str, params: PyTree, shape: Sequence[int], x: Any, find: Callable[[], Any]) -> Any:
+        leaves, tree = jax.tree_util.tree_flatten(params)
+        avals = tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves)
+        key = (what, tree, avals, tuple(shape), x.dtype, jnp.result_type(float))
+        if key not in self.known:
+            self.known[key] = find()
+        return self.known[key]
+
+    def program(self, params: PyTree, x: Any) -> Program:
+        """The value network for one sample."""
+        return self.once("program", params, x.shape[1:], x, lambda: sample_program(self.f, params, x))
+
+    def gate_shapes(self, params: PyTree, x: Any) -> list[Any]:
+        """The gates of a batch."""
+        return self.once("gates", params, x.shape, x, lambda: gate_shapes(activation_program(self.f, params, x)))
+
+    def has_binary_gates(self, params: PyTree, x: Any) -> bool:
+        """Whether f's own gates can only be 0 or 1."""
+        return self.once("binary", params, x.shape[1:], x, lambda: _slopes_binary(self.program(params, x)))
+
+    def chain(self, params: PyTree, x: Any, normalize: bool) -> dense_chain.DenseChain | None:
+        """How the packed engine computes f's kernel, if it can."""
+        if not packed.available():
+            return None
+        program = self.program(params, x)
+        shapes = [g.shape for g in gate_shapes(program)]
+        name = f"chain, normalize={normalize}"
+        return self.once(name, params, x.shape[1:], x, lambda: dense_chain.dense_chain(program, shapes, normalize))
+
+    def plan(self, params: PyTree, x: Any, normalize: bool) -> pair_plan.Plan | None:
+        """How the engine for position pairs computes f's kernel, if it can."""
+        program = self.program(params, x)
+        if not packed.available() or not any(e.name == "conv_general_dilated" for e in program.equations):
+            return None
+        shapes = [g.shape for g in gate_shapes(program)]
+        name = f"plan, normalize={normalize}"
+        return self.once(name, params, x.shape[1:], x, lambda: pair_reading.read_plan(program, shapes, normalize))
+
+    def gap_chain(self, params: PyTree, laid: Any, normalize: bool) -> gap_chain.GapChain | None:
+        """How the fused GPU kernel computes f's kernel of inputs laid out as [n, 1, ...], if it can."""
+        x = jax.ShapeDtypeStruct((laid.shape[0], *laid.shape[2:]), laid.dtype)
+        program = self.program(params, x)
+        shapes = [g.shape for g in gate_shapes(program)]
+        name = f"pooled chain, normalize={normalize}"
+        return self.once(name, params, x.shape[1:], x, lambda: gap_chain.gap_chain(program, shapes, normalize))
+
+    def positions(self, params: PyTree, x: Any) -> int:
+        """The most positions that a convolution of f has for one sample."""
+        convolutions = [e for e in self.program(params, x).equations if e.name == "conv_general_dilated"]
+        return max((_positions(e) for e in convolutions), default=1)
+
+    def laid_out(self, params: PyTree, x: Any, gates: Gates) -> tuple[Any, tuple[Any, ...]]:
+        """Inputs [n, 1, ...] and gates [n, *their shape for one sample]."""
+        shapes = [g.shape for g in gate_shapes(self.program(params, x))]
+        if len(gates) != len(shapes):
+            raise ValueError(f"f has {len(gates)} activations for a batch and {len(shapes)} for one sample.")
+        laid = tuple(per_sample(jnp.asarray(g), s, x.shape[0]) for g, s in zip(gates, shapes, strict=True))
+        return jnp.asarray(x)[:, None], laid
+
+
+def _positions(convolution: Equation) -> int:
+    (_, _, *spatial) = convolution.params["dimension_numbers"].out_spec
+    return math.prod(convolution.outputs[0].shape[axis] for axis in spatial)
+
+
+def _slopes_binary(program: Program) -> bool:
+    """Whether the gates of a program can only be 0 or 1, whatever x is."""
+    with jax.ensure_compile_time_eval():  # numbers stay numbers under jit
+        probe = jnp.array([-1.0, 0.0, 1.0])
+    for equation in activations(program):
+        activation = equation.activation
+        if activation.kind in ("soft", "given"):
+            return False
+        if activation.kind == "hard":
+            with jax.ensure_compile_time_eval():
+                gate = np.asarray(activation.gate(probe))
+            if not np.isin(gate, (0, 1)).all():
+                return False
+    return True
