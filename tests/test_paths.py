@@ -165,6 +165,14 @@ def test_kernel_can_be_jitted_and_differentiated_in_soft_gates():
     assert abs((moved[1] - moved[0]) / (2 * step) - slope) < 1e-6 * abs(slope)
 
 
+def test_a_kernel_may_first_be_used_under_jit():
+    network = REGISTRY["same"]
+    f = architectures.function(network)
+    _, params, x = architectures.case(network)
+    p, xs = as_float(params), as_float(x)
+    assert_close(jax.jit(lambda a, b: npk.path_kernel(f)(p, a, b))(xs, xs), npk.path_kernel(f)(p, xs))
+
+
 def test_too_many_paths_are_counted_not_listed():
     f = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]  # noqa: E731
     p = {"a": jnp.ones((300, 300)), "b": jnp.ones((300, 300)), "c": jnp.ones((300, 1))}
