@@ -7,6 +7,8 @@ for module, flags in (
     ("benchmarks.path_kernel", []),
     ("benchmarks.infinite", []),
     ("benchmarks.training", []),
+    ("benchmarks.tiles", []),
+    ("benchmarks.faults", []),
     ("benchmarks.gpu", []),
     ("benchmarks.solving", []),
     ("benchmarks.ntk", sys.argv[1:]),

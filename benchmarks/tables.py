@@ -36,7 +36,7 @@ def main() -> None:
     readme = pathlib.Path(__file__).parents[1] / "README.md"
     parts = readme.read_text().split(MARK)
     reproduced = [published(path) for path in sorted(RESULTS.glob("reproduce-*.json"))]
-    names = ("path_kernel", "ntk", "infinite", "training", "scaling", "large")
+    names = ("path_kernel", "tiles", "faults", "solving", "ntk", "infinite", "training", "scaling", "large", "gpu")
     tables = [table(name) for name in names if (RESULTS / f"{name}.json").exists()]
     body = "\n\n".join([*tables, *reproduced])
     tail = parts[-1]
