@@ -116,7 +116,7 @@ def kernel_ridges(
     Example:
         >>> import numpy as np
         >>> from npk.solving import kernel_ridges
-        >>> [round(s.fit.dual[0, 0], 3) for s in kernel_ridges(np.eye(2), np.eye(2), regularizations=(1.0, 3.0))]
+        >>> [round(float(s.fit.dual[0, 0]), 3) for s in kernel_ridges(np.eye(2), np.eye(2), regularizations=(1.0, 3.0))]
         [0.25, 0.125]
 
     Source: Rasmussen & Williams 2006, algorithm 2.1; Díaz, Epperly, Frangella, Tropp & Webber 2023.
