@@ -15,7 +15,9 @@ def _system() -> int:
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             return 1024 * int(line.split()[1])
-    # Elsewhere than on Linux: half of the machine's memory, an estimate.
+    # Elsewhere than on Linux: half of the machine's memory, an estimate; on Windows a guess.
+    if not hasattr(os, "sysconf"):
+        return 4 << 30
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 

@@ -1,14 +1,13 @@
 """The size of a tile: as large as pays, as far as the memory that is free now carries it."""
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from npk._memory import available_memory
 from npk._tile_plan import Batch, Device, Leaf, leaves_of
 
 Kernel = Callable[[Any, Any], Any]
@@ -28,26 +27,6 @@ def free_bytes(device: Device) -> float:
     """Memory that may be used on an accelerator."""
     stats = device.memory_stats() or {}
     return _DEVICE_SHARE * (stats.get("bytes_limit", 4 << 30) - stats.get("bytes_in_use", 0))
-
-
-def host_bytes() -> int:
-    """Memory of the host that is free: what the system says, or less where a container's limit is nearer."""
-    found = [_container_bytes()]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")))
-    except (OSError, StopIteration):
-        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min([number for number in found if number is not None], default=4 << 30)
-
-
-def _container_bytes() -> int | None:
-    try:
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no such limit
-        return None
-    return max(0, limit - used)
 
 
 def result_of(kernel: Kernel, one: Batch, two: Batch, dtype: Any, symmetric: bool, device: Device) -> tuple[Leaf, ...]:
@@ -80,7 +59,7 @@ def choose_side(
     inputs = 2.0 * (one.sample_bytes() + two.sample_bytes())  # those of the next tile as well
     measured = _measured(kernel, one, two)
     passing = measured or (0.0, 0.0)
-    host = _HOST_SHARE * host_bytes() / len(devices)
+    host = _HOST_SHARE * available_memory() / len(devices)
     if devices[0].platform == "cpu":
         budgets = [(host, inputs + passing[0], COPIES * pair + passing[1])]
     else:

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from npk import _tile_devices, _tile_memory, _tile_plan, _tile_store
+from npk._memory import available_memory
 from npk._stored_kernel import StoredKernel as StoredKernel
 from npk._stored_kernel import stored_kernels
 from npk._tile_filling import Filling, compute
@@ -311,7 +312,7 @@ def _check_storable(leaves: Sequence[Leaf]) -> None:
 
 def _check_fits(plan: Plan, leaves: Sequence[Leaf]) -> None:
     needed = math.prod(plan.shape) * sum(leaf.dtype.itemsize * math.prod(leaf.axes) for leaf in leaves)
-    free = _tile_memory.host_bytes()
+    free = available_memory()
     if needed > free:
         raise MemoryError(
             f"the kernel {list(plan.shape)} takes {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free: keep it on "

@@ -142,7 +142,7 @@ def test_the_tile_follows_the_memory_that_is_free(monkeypatch):
         raise Stop
 
     for free in (1 << 20, 1 << 26, 1 << 34):
-        monkeypatch.setattr("npk._tile_memory.host_bytes", lambda free=free: free)
+        monkeypatch.setattr("npk._tile_memory.available_memory", lambda free=free: free)
         with pytest.raises(Stop):
             tiled(kernel, progress=first_message)(x)
     assert sides[0] < sides[1] < sides[2] <= 2048
@@ -242,7 +242,7 @@ def test_bad_tiles(tile):
 
 
 def test_more_than_the_memory_is_refused(monkeypatch):
-    monkeypatch.setattr("npk._tile_memory.host_bytes", lambda: 1000)
+    monkeypatch.setattr("npk.tiles.available_memory", lambda: 1000)
     with pytest.raises(MemoryError, match=r"npk\.tiles\.stored"):
         tiled(exact, tile=2)(whole_numbers(20))
 
