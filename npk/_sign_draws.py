@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk import _path_rules, _terms
-from npk._jaxpr import Equation, Program, Var, evaluate
+from npk._jaxpr import Equation, Program, Var, evaluate, is_traced
 from npk._second_moment import Moments, output_moment
 from npk._terms import Leaf, Term
 from npk._walk import Layer, State, Walk
@@ -186,7 +186,7 @@ def _scales(claims: Any, normalize: bool) -> dict[int, Any]:
 def _standard_deviation(layer: Layer) -> Any:
     """Of a sign, so that constant · sign · this has variance 1/fan-in."""
     constant = layer.constant
-    if not isinstance(constant, jax.core.Tracer) and float(constant) == 0:
+    if not is_traced(constant) and float(constant) == 0:
         raise ValueError(
             f"parameter `{layer.leaf.name}` at {layer.source} is multiplied by zero, which `normalize=True` would have "
             "to leave out: leave it out of f, or use normalize=False."

@@ -459,12 +459,12 @@ def test_bad_inputs():
 
 def test_numbers_beyond_the_range():
     def deep(p, x):
-        for _ in range(20):
+        for _ in range(10):
             x = x * 1e3
         return x @ p["w"]
 
     make = functools.partial(npk.sketch(deep), {"w": jnp.ones((4, 1))}, features=8, key=KEY)
     with pytest.raises(ValueError, match="features leave the range of float32; use normalize=True or enable x64"):
-        make(jnp.ones((2, 4)))
+        make(1e10 * jnp.ones((2, 4)))
     with pytest.raises(ValueError, match="the estimate leaves the range of float32; use normalize=True or enable x64"):
-        make(1e-30 * jnp.ones((2, 4))).gram()
+        make(jnp.ones((2, 4))).gram()
