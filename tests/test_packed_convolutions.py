@@ -142,9 +142,9 @@ def test_counts_are_those_of_the_oracle_exactly(case, engine, x64):
     positions = pooled_positions(case)
     if positions:  # without the division by the number of positions they are whole numbers
         scaled = expected * positions**2
-        np.testing.assert_allclose(scaled, np.round(scaled), rtol=1e-14)
+        assert_close(scaled, np.round(scaled))
         np.testing.assert_array_equal(np.round(np.asarray(h) * positions**2), np.round(scaled))
-    np.testing.assert_allclose(h, expected, rtol=1e-14)
+    assert_close(h, expected)
 
 
 @every_network

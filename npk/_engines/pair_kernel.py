@@ -137,7 +137,7 @@ def kernel(plan: Plan, values: Values, one: Side, two: Side | None, dtype: Any) 
         H, in memory that JAX can take over.
     """
     right = one if two is None else two
-    kinds = [_kind(slot, *both) for slot, both in enumerate(zip(one.words, right.words, strict=True))]
+    kinds = [_kind(a, b) for a, b in zip(one.words, right.words, strict=True)]
     channels = _channels(plan, values, one, kinds)
     both_scales = zip(one.scales, right.scales, kinds, strict=True)
     scales = [a * b if kind == pair_loops.WORDS else 1.0 for a, b, kind in both_scales]
@@ -166,8 +166,9 @@ def kernel(plan: Plan, values: Values, one: Side, two: Side | None, dtype: Any) 
 def _tail(parts: ring_program.Ring, scales: Sequence[float], one: Side, two: Side, h: np.ndarray) -> None:
     """The layers of one position, for all pairs at once."""
     layers = ring_program.tail_layers(parts, scales)
-    words = [[_row_words(batch, slot) for slot, _, _ in layers] for batch in (one, two)]
-    packed.multiply_overlaps(h, *words, [scale for _, scale, _ in layers], [shift for _, _, shift in layers], h)
+    rows, columns = ([_row_words(batch, slot) for slot, _, _ in layers] for batch in (one, two))
+    scale, shift = [layer[1] for layer in layers], [layer[2] for layer in layers]
+    packed.multiply_overlaps(h, rows, columns, scale, shift, h)
 
 
 def _row_words(batch: Side, slot: int | None) -> packed.Words:
@@ -176,7 +177,7 @@ def _row_words(batch: Side, slot: int | None) -> packed.Words:
     return packed.Words(known.reshape(batch.n, -1), np.zeros(0, np.int64))
 
 
-def _kind(slot: int, one: Any, two: Any) -> int:
+def _kind(one: Any, two: Any) -> int:
     return pair_loops.REALS if one is None or two is None else pair_loops.WORDS
 
 

@@ -156,7 +156,7 @@ class _Writer:
     def step(self, number: int) -> None:
         step = self.plan.steps[number]
         source, target = self.layouts[step.grid], self.layouts[self.plan.grids[step.out]]
-        fields = dict.fromkeys(loops.STEP_FIELDS, 0)
+        fields: dict[str, int] = {name: 0 for name in loops.STEP_FIELDS}
         fields.update(
             FACTORS=len(self.factors), N_FACTORS=len(step.factors), ADD=int(step.add),
             OUT=self.places[step.out], OUT_LENGTH=target.length, OUT_PITCH=target.pitch,

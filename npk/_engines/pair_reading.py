@@ -137,7 +137,7 @@ def _probe(program: Program, gate_shapes: Sequence[tuple[int, ...]]) -> list[_Pr
 
 def _as_probed(owner: Layer | None, values: np.ndarray) -> np.ndarray:
     """A factor [positions · summed, c]; all units of the output must have the same."""
-    if owner is None and not (values == values[:, :1]).all():
+    if owner is None and not np.array_equal(values, np.broadcast_to(values[:, :1], values.shape)):
         raise NotCovered  # the general path says that there is no one kernel
     return values if owner else values[:, :1]
 
@@ -340,7 +340,7 @@ def _axes(like: _Reading, grid: Grid, windows: Any) -> tuple[Axis, Axis] | None:
         return None
     height = np.where(rows, table[:, np.argmax(columns)] // like.grid[1], -1)
     width = np.where(columns, table[np.argmax(rows)] % like.grid[1], -1)
-    both = np.where(rows[:, None] & columns, height[:, None] * like.grid[1] + width, -1)
+    both = np.where(np.logical_and.outer(rows, columns), height[:, None] * like.grid[1] + width, -1)
     return _fitted((height, width), like.grid, windows) if np.array_equal(both, table) else None
 
 

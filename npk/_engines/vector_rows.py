@@ -20,12 +20,10 @@ def compiled(function: Callable[..., Any], *, outermost: bool = False, inline: b
     """The function by Numba, and not what a type checker may have wrapped around it."""
     import numba
 
-    options: dict[str, Any] = {} if outermost else {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    if inline:
-        options["forceinline"] = True
-    return numba.njit(boundscheck=False, nogil=True, error_model="numpy", _nrt=False, **options)(
-        inspect.unwrap(function)
-    )
+    options: dict[str, Any] = {"boundscheck": False, "nogil": True, "error_model": "numpy", "_nrt": False}
+    if not outermost:
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": inline}
+    return numba.njit(**options)(inspect.unwrap(function))
 
 
 class _Vectors:
