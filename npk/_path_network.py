@@ -69,10 +69,9 @@ class Network:
         name = f"pooled chain, normalize={normalize}"
         return self.once(name, params, x.shape[1:], x, lambda: gap_chain.gap_chain(program, shapes, normalize))
 
-    def positions(self, params: PyTree, x: Any) -> int:
-        """The most positions that a convolution of f has for one sample."""
-        convolutions = [e for e in self.program(params, x).equations if e.name == "conv_general_dilated"]
-        return max((_positions(e) for e in convolutions), default=1)
+    def positions(self, params: PyTree, x: Any) -> list[int]:
+        """How many positions the convolutions of f have for one sample, each of them."""
+        return [_positions(e) for e in self.program(params, x).equations if e.name == "conv_general_dilated"]
 
     def laid_out(self, params: PyTree, x: Any, gates: Gates) -> tuple[Any, tuple[Any, ...]]:
         """Inputs [n, 1, ...] and gates [n, *their shape for one sample]."""

@@ -187,7 +187,7 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     def paired_kernel(params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any) -> Any | None:
         """H by position pairs, or None where the engine does not cover the network or would not be faster."""
         samples, x = one[0].shape[0] * two[0].shape[0], one[0][:, 0]
-        if not _on_cpu(params, one, two) or samples * pair_kernel.saving([network.positions(params, x)]) < _PAIR_SAVING:
+        if not _on_cpu(params, one, two) or samples * pair_kernel.saving(network.positions(params, x)) < _PAIR_SAVING:
             return None
         plan = network.plan(params, x, normalize)
         if plan is None or samples * pair_kernel.saving(plan.positions) < _PAIR_SAVING:
