@@ -257,13 +257,16 @@ def table_rows(result: dict[str, Any]) -> Sequence[Sequence[str]]:
     def figure(mean: float | None, std: float | None) -> str:
         return "–" if mean is None else f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
 
+    def ours(row: dict[str, Any], which: str) -> str:
+        return figure(row[which]["mean"], row[which]["std"] if len(row["seeds"]) > 1 else None)
+
     return [
         [
             row["label"],
             f"{row['network']}; {row['dataset']}, {row['epochs']} epochs",
             figure(row["published"], row["published std"]),
-            figure(*row["selected on validation"].values()),
-            figure(*row["largest on test"].values()),
+            ours(row, "selected on validation"),
+            ours(row, "largest on test"),
         ]
         for row in result["rows"]
     ]
