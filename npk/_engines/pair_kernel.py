@@ -48,7 +48,7 @@ def saving(positions: Sequence[int]) -> float:
     Returns:
         Them, negative where the general path is faster.
     """
-    return sum(_SAVED * p**2 - _ROW * p for p in positions)
+    return sum((_SAVED * p**2 - _ROW * p for p in positions), 0.0)
 
 
 def path_kernel(plan: Plan, values: Values, one: Any, two: Any | None, dtype: Any) -> jax.Array | None:
