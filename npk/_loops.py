@@ -15,7 +15,7 @@ Function = Callable[[Any, Any], Any]
 
 # Snapshots held at once: enough that the chosen stages are near their targets, few enough for large networks.
 SNAPSHOTS = 32
-_EVALUATION_BATCH = 1024
+_EVALUATION_BATCH = 512
 
 
 def check_batches(x: Any, y: Any, epochs: int, batch_size: int) -> None:
@@ -147,15 +147,19 @@ def measure_of(
     """
     forward = channels_last(f)
 
-    def sums(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        logits = forward(params, x)
-        return losses(logits, y).sum(), (logits.argmax(axis=-1) == y).sum()
+    def sums(params: Any, x: Any, y: Any, count: Any) -> tuple[Any, Any]:
+        logits, counted = forward(params, x), jnp.arange(len(x)) < count
+        return jnp.where(counted, losses(logits, y), 0).sum(), (counted & (logits.argmax(axis=-1) == y)).sum()
 
-    compiled = jax.jit(stacked(sums, (0, None, None)) if stacked else sums)
+    compiled = jax.jit(stacked(sums, (0, None, None, None)) if stacked else sums)
 
     def measure(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        parts = [slice(i, i + _EVALUATION_BATCH) for i in range(0, len(x), _EVALUATION_BATCH)]
-        totals = np.array([compiled(params, x[part], y[part]) for part in parts], dtype=np.float64).sum(axis=0)
+        totals: Any = 0.0
+        for first in range(0, len(x), _EVALUATION_BATCH):
+            # All parts have one shape, so that sets of all sizes share one compiled function.
+            places = np.minimum(np.arange(first, first + _EVALUATION_BATCH), len(x) - 1)
+            found = compiled(params, x[places], y[places], len(x) - first)
+            totals = totals + np.array(found, dtype=np.float64)
         loss, correct = totals / len(x)
         return loss, correct
 

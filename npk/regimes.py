@@ -293,9 +293,10 @@ def initial_params(network: Network, config: RegimeConfig, x: Any, seed: Any, ga
         return draw(keys[0])
     if config.regime == Regime.FL:  # the ReLU run of the same seed began at keys[0]: these values begin elsewhere
         return {"feature": gates, "value": draw(keys[2])}
+    if config.regime in (Regime.DL, Regime.FR_II, Regime.DLGN):
+        both = jax.lax.map(draw, keys[:2])  # compiles what draws once, not twice
+        return {side: jax.tree_util.tree_map(lambda a, i=i: a[i], both) for i, side in enumerate(("value", "feature"))}
     value = draw(keys[0])
     if config.regime == Regime.FR_DI:
         return {"feature": value, "value": value}
-    if config.regime == Regime.DLGN_SF:
-        return {"feature": shallow_features(network.apply)(keys[1], value, x), "value": value}
-    return {"feature": draw(keys[1]), "value": value}
+    return {"feature": shallow_features(network.apply)(keys[1], value, x), "value": value}

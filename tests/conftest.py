@@ -1,8 +1,19 @@
 """A strict session: no silent broadcasting of ranks, no silent promotion of dtypes; warnings are errors."""
 
+import os
+import pathlib
+
 import jax
 import pytest
 from hypothesis import settings
+
+# The tests compile thousands of programs and run most of them once. What XLA optimises itself stays; LLVM does less.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true")
+_COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"  # shared by workers, and by later runs
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # Compiling takes what it takes; examples are drawn the same way on every machine.
 settings.register_profile("npk", deadline=None, derandomize=True, max_examples=30, print_blob=True)
