@@ -2,8 +2,8 @@
 
 Issues #166 (NTK of 60,000² pairs of MNIST), #30 (empirical NTK of a CNN of 2.5 million parameters on many images),
 #100 and #146 (a convolution with global pooling, whose few parameters fill a GPU with 64 images). Each runs in a
-process of its own, tile by tile over the upper triangle, every tile reduced to a checksum or written to a float32
-memory map (`--store`): wall time, compilation included, and the process's peak resident memory.
+process of its own and goes to a Zarr store by `npk.tiles`, tiles chosen from the memory that is free: wall time,
+compilation included, and the process's peak resident memory.
 
 Then, at a size that all can run and in one process, taking turns: `npk.ntk`, neural-tangents' empirical kernels in
 `nt.batch`, and the NTK from per-sample Jacobians of `torch.func` (left out where torch is not installed). Peaks are
@@ -15,9 +15,9 @@ import dataclasses
 import functools
 import importlib.util
 import json
-import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,13 +26,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 import npk
 import npk.infinite
 from benchmarks import _harness
 from npk import datasets
+from npk.tiles import StoredKernel, fingerprint, progress_bar, stored
 
 OUTPUTS = 10
 
@@ -132,40 +131,20 @@ def torch_network(network: Layers, params: list[dict[str, Any]], x: Any) -> Any:
 # ------------------------------------------------------------------------------- what could not be run
 
 
-def over_tiles(
-    kernel: Callable[[Any, Any], Any], x: np.ndarray, side: int, stored: np.ndarray | None
-) -> tuple[float, int]:
-    """All pairs of x by tiles of the upper triangle: (sum of all entries, number of tiles); kept in `stored`."""
-    starts = range(0, len(x), side)
-    places = [(i, j) for i in starts for j in starts if i <= j]
-    total = 0.0
-    for i, j in track(places, description=f"{len(x):,}² pairs", console=Console(stderr=True)):
-        tile = np.asarray(kernel(x[i : i + side], None if i == j else x[j : j + side]))
-        if not np.isfinite(tile).all():
-            raise FloatingPointError(f"tile {i}, {j} is not finite")
-        total += float(tile.sum(dtype=np.float64)) * (1 if i == j else 2)
-        if stored is not None:
-            stored[i : i + side, j : j + side] = tile
-            stored[j : j + side, i : i + side] = tile.T
-    return total, len(places)
-
-
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One kernel: its issue, network, number of inputs (and of a quick run), and the side of a tile."""
+    """One kernel: its issue, network, and number of inputs (and of a quick run)."""
 
     issue: str
     network: Callable[[], Layers]
     n: int
     quick: int
-    side: int
-    quick_side: int
 
 
 CASES = {
-    "NTK of MNIST, MLP 784-512-512-10": Case("#166", lambda: mlp(512), 60_000, 2000, 6000, 1000),
-    "NTK of a 2.5 M parameter CNN, 32×32×3": Case("#30", cnn, 1000, 24, 250, 12),
-    "NTK of conv 3×3×128 + GAP, 32×32×3": Case("#100, #146", lambda: conv_gap(128, 32), 4096, 64, 1024, 32),
+    "NTK of MNIST, MLP 784-512-512-10": Case("#166", lambda: mlp(512), 60_000, 2000),
+    "NTK of a 2.5 M parameter CNN, 32×32×3": Case("#30", cnn, 1000, 24),
+    "NTK of conv 3×3×128 + GAP, 32×32×3": Case("#100, #146", lambda: conv_gap(128, 32), 4096, 64),
 }
 
 
@@ -177,21 +156,20 @@ def inputs(case: Case, n: int, data_dir: str | None) -> tuple[Any, Any, np.ndarr
     return f, params, datasets.load("mnist", data_dir=data_dir).x_train[:n], "MNIST"
 
 
-def run(name: str, quick: bool, data_dir: str | None, store: str | None) -> dict[str, Any]:
+def run(name: str, quick: bool, data_dir: str | None, folder: str | None) -> dict[str, Any]:
     """One case in this process."""
     case = CASES[name]
-    n, side = (case.quick, case.quick_side) if quick else (case.n, case.side)
+    n = case.quick if quick else case.n
     f, params, x, source = inputs(case, n, data_dir)
-    stored = None
-    if store is not None:
-        path = pathlib.Path(store) / f"kernel-{list(CASES).index(name)}.npy"
-        stored = np.lib.format.open_memmap(path, "w+", np.float32, (n, n))
-    kernel = npk.ntk(f)
-    start = time.perf_counter()
-    total, tiles = over_tiles(lambda a, b: kernel(params, a, b), x, side, stored)
-    if stored is not None:
-        stored.flush()
-    seconds = time.perf_counter() - start
+    ntk = npk.ntk(f)
+    with tempfile.TemporaryDirectory(dir=folder) as store, progress_bar() as progress:
+        identity = {"kernel": "npk.ntk", "params": fingerprint(params)}
+        fill = stored(lambda a, b: ntk(params, a, b), store, identity=identity, progress=progress)
+        start = time.perf_counter()
+        kernel = fill(x)
+        seconds = time.perf_counter() - start
+        assert isinstance(kernel, StoredKernel)
+        trace, tile, tiles = float(kernel.diagonal().sum(dtype=np.float64)), kernel.tile[0], kernel.tiles[1]
     return {
         "case": name,
         "issue": case.issue,
@@ -200,9 +178,9 @@ def run(name: str, quick: bool, data_dir: str | None, store: str | None) -> dict
         "parameters": sum(a.size for a in jax.tree_util.tree_leaves(params)),
         "seconds": seconds,
         "pairs a second": n * (n + 1) / 2 / seconds,
+        "tile": tile,
         "tiles": tiles,
-        "checksum": total,
-        "stored": store is not None,
+        "trace": trace,
         "peak MiB of the process": _harness._resident("VmHWM"),
     }
 
@@ -295,10 +273,8 @@ def case_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
             rows.append([label, "–", f"failed: {r['failed']}", "–"])
             continue
         seconds = f"{r['seconds']:.1f} s, {r['pairs a second']:,.0f} pairs/s"
-        kept = "stored" if r["stored"] else "checksum"
-        rows.append(
-            [label, f"{r['N']:,}² ({r['inputs']}, {kept})", seconds, f"{r['peak MiB of the process']:,.0f} (process)"]
-        )
+        pairs = f"{r['N']:,}² ({r['inputs']}, tiles of {r['tile']:,}²)"
+        rows.append([label, pairs, seconds, f"{r['peak MiB of the process']:,.0f} (process)"])
     return rows
 
 
@@ -323,7 +299,7 @@ def main() -> None:
     parser.add_argument("--no-comparison", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--data-dir", help="folder with MNIST prepared by `npk data prepare`; else Gaussian inputs")
-    parser.add_argument("--store", help="folder for memory-mapped kernels (MNIST's takes 14.4 GB); else checksums")
+    parser.add_argument("--folder", help="folder for the temporary stores (MNIST's takes 7.2 GB)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -334,11 +310,11 @@ def main() -> None:
         print(_harness.added_memory(call))
         return
     if args.one:
-        print(json.dumps(run(args.one, args.quick, args.data_dir, args.store)))
+        print(json.dumps(run(args.one, args.quick, args.data_dir, args.folder)))
         return
     flags = ["--quick"] if args.quick else []
     flags += ["--data-dir", args.data_dir] if args.data_dir else []
-    flags += ["--store", args.store] if args.store else []
+    flags += ["--folder", args.folder] if args.folder else []
     cases = [in_own_process(list(CASES)[i], flags) for i in args.cases]
     repeats = 3 if args.quick else args.repeats
     shared = [] if args.no_comparison else [side_by_side(case, args.quick, repeats) for case in SHARED]
