@@ -117,7 +117,8 @@ def _stack(walk: Walk, equation: Equation, states: list[State]) -> State:
 
 
 def _concatenate(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return _laid_end_to_end(walk, equation, states, equation.params["dimension"])
+    # NumPy integers here where jnp.roll was given them as axes.
+    return _laid_end_to_end(walk, equation, states, int(equation.params["dimension"]))
 
 
 def _laid_end_to_end(walk: Walk, equation: Equation, states: list[State], axis: int) -> State:

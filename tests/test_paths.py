@@ -133,6 +133,25 @@ def test_kernel_of_a_dense_network_without_biases_is_gram_times_overlap():
     assert [int(layer[0, 0]) for layer in layers] == [int(g[0].sum()) for g in gates]
 
 
+def test_the_order_of_units_does_not_matter():
+    """Units rolled by `jnp.roll`, whose axis may be a NumPy integer, between layers of given gates."""
+
+    def network(shift):
+        def f(p, x):
+            h = jnp.roll(jax.nn.relu(x @ p[0]), shift, np.int64(1))
+            return jnp.roll(jax.nn.relu(h @ p[1]), (shift,), (1,)) @ p[2]
+
+        return f
+
+    rng = np.random.default_rng(0)
+    p = [jnp.asarray(rng.normal(size=s)) for s in ((4, 6), (6, 5), (5, 1))]
+    x = jnp.asarray(rng.integers(-3, 4, (3, 4)), jnp.float64)
+    gates = [jnp.asarray(rng.integers(0, 2, (3, k)), jnp.float64) for k in (6, 5)]
+    kernels = [npk.path_kernel(network(s))(p, x, gates1=gates, normalize=False) for s in (0, 2)]
+    np.testing.assert_array_equal(kernels[0], (x @ x.T) * (gates[0] @ gates[0].T) * (gates[1] @ gates[1].T))
+    np.testing.assert_array_equal(kernels[1], kernels[0])
+
+
 def test_blocks_and_packed_gates_give_the_same_kernel(monkeypatch):
     from npk import path_kernel
 
