@@ -158,8 +158,8 @@ def sketch(f: Function) -> Callable[..., KernelSketch]:
         x may be any array that can be sliced, a memory-mapped one too: `block` samples are read, gated and passed
         through the network at a time (None: as many as need some 64 MiB). Gates are f's own where none are given.
         At least `features` features are drawn, ⌈features/K⌉ draws of K, the first of them numbered `first`. With
-        one and the same `block` the features of a sample do not depend on how the data were cut, to the last
-        bit on the platforms tested; otherwise to rounding. Under `jit` the batch is one block.
+        one and the same `block` data that are cut at multiples of it give the same bits as the whole, and to rounding
+        wherever they are cut. Under `jit` the batch is one block.
 
     Raises:
         ValueError: inputs are empty, not finite or of integer dtype; gates do not match f's activations; features
