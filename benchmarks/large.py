@@ -299,7 +299,7 @@ def main() -> None:
     parser.add_argument("--no-comparison", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--data-dir", help="folder with MNIST prepared by `npk data prepare`; else Gaussian inputs")
-    parser.add_argument("--folder", help="folder for the temporary stores (MNIST's takes 7.2 GB)")
+    parser.add_argument("--folder", help="folder for the temporary stores (MNIST's takes 14.4 GB)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -147,18 +147,19 @@ def measure_of(
     """
     forward = channels_last(f)
 
-    def sums(params: Any, x: Any, y: Any, count: Any) -> tuple[Any, Any]:
-        logits, counted = forward(params, x), jnp.arange(len(x)) < count
+    def sums(params: Any, x: Any, y: Any, known: Any) -> tuple[Any, Any]:
+        logits, counted = forward(params, x), jnp.arange(len(x)) >= known
         return jnp.where(counted, losses(logits, y), 0).sum(), (counted & (logits.argmax(axis=-1) == y)).sum()
 
     compiled = jax.jit(stacked(sums, (0, None, None, None)) if stacked else sums)
 
     def measure(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
         totals: Any = 0.0
-        for first in range(0, len(x), _EVALUATION_BATCH):
-            # All parts have one shape, so that sets of all sizes share one compiled function.
-            places = np.minimum(np.arange(first, first + _EVALUATION_BATCH), len(x) - 1)
-            found = compiled(params, x[places], y[places], len(x) - first)
+        size = min(_EVALUATION_BATCH, len(x))
+        for first in range(0, len(x), size):
+            # The last part reaches back, so that all have one shape and sets share what is compiled for it.
+            start = min(first, len(x) - size)
+            found = compiled(params, x[start : start + size], y[start : start + size], first - start)
             totals = totals + np.array(found, dtype=np.float64)
         loss, correct = totals / len(x)
         return loss, correct

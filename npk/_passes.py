@@ -1,4 +1,4 @@
-"""Passes over a kernel: counted, and the first of them also tells whether the kernel is symmetric."""
+"""Passes over a kernel: counted, and each also tells whether the kernel is symmetric."""
 
 from typing import Any
 
@@ -8,21 +8,19 @@ from npk._operator_checks import epsilon
 
 
 class Passes:
-    """The products of one kernel. The first carries two random vectors more: zᵀKw = wᵀKz for a symmetric K.
+    """The products of one kernel. Each carries two random vectors more: zᵀKw = wᵀKz for a symmetric K.
 
-    Not so where the kernel has been `checked` before: a product of other vectors beside may round differently, and a
-    run that is continued gives the bits of one that was not interrupted.
+    Each, not the first alone: beside other vectors a product may round differently, and a run that is continued has
+    its kernel checked and gives the bits of one that was not interrupted.
     """
 
-    def __init__(self, operator: Any, *, checked: bool = False):
-        self.operator, self.checked = operator, checked
+    def __init__(self, operator: Any):
+        self.operator = operator
         self.count = 0
 
     def __call__(self, v: np.ndarray) -> np.ndarray:
         """K v [N, K]."""
         self.count += 1
-        if self.checked or self.count > 1:
-            return self.operator.product(v)
         pair = probes(len(v))
         out = self.operator.product(np.hstack([v, pair]))
         check_symmetry(pair, out[:, -2:], epsilon(self.operator.dtype))

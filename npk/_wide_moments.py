@@ -7,6 +7,7 @@ Three recursions, each one expectation away from the exact path kernel:
 - `Paths` (the limit of H): at an activation, times E[γ(u) γ(v)] of the gate network.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -69,7 +70,7 @@ class Gates(Protocol):
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Wide(Moments):
+class _Wide(Moments, abc.ABC):
     """What the recursions share: the scales of random parameters, and sums over terms."""
 
     scales: Scales
@@ -84,8 +85,9 @@ class _Wide(Moments):
         one = super().of_root(base, paired)
         return one * self.scales.bias(base.name) ** 2 if isinstance(base, Leaf) else one
 
+    @abc.abstractmethod
     def of_activated(self, base: Activated, paired: Paired) -> Any:
-        raise NotImplementedError
+        """The moment of what an activation gives."""
 
     def of_layer(self, layer: Layer, paired: Paired) -> Any:
         return self.met_size(super().of_layer(layer, paired))

@@ -246,7 +246,7 @@ def _iterative(
     start: Any,
     callback: Callable[[Iterate], None] | None,
 ) -> tuple[Solved, ...]:
-    passes = Passes(problem.operator, checked=isinstance(start, Iterate))
+    passes = Passes(problem.operator)
     prepared = _prepared(approximation, problem.shifts)
     systems = _krylov.Systems(passes, problem.shifts, prepared, problem.right)
 

@@ -7,9 +7,8 @@ import jax
 import pytest
 from hypothesis import settings
 
-# The tests compile thousands of programs and run most of them once. What XLA optimises itself stays; LLVM does less.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true")
-_COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"  # shared by workers, and by later runs
+# The tests compile thousands of programs; what is the same is shared by their processes, and by later runs.
+_COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])

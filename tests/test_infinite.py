@@ -252,7 +252,7 @@ def test_random_networks(network, name, seed):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@settings(max_examples=10)
+@settings(max_examples=24)
 @given(networks(), st.sampled_from(EVERY), st.integers(0, 99))
 def test_more_random_networks(network, name, seed):
     _random(network, name, seed)

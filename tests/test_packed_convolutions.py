@@ -189,7 +189,7 @@ def test_random_networks_give_what_the_plain_rules_give(case):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@settings(max_examples=12)
+@settings(max_examples=25)
 @given(architectures.convolution_networks())
 def test_more_random_networks_give_what_the_plain_rules_give(case):
     check_random_network(case)

@@ -94,14 +94,13 @@ def test_path_kernel_is_the_gram_matrix_of_enumerated_features(network):
     check_kernel(network)
 
 
-@settings(max_examples=12)
 @given(architectures.dense_networks())
 def test_random_dense_networks(network):
     check_paths(network)
     check_kernel(network)
 
 
-@settings(max_examples=5)
+@settings(max_examples=12)
 @given(architectures.convolution_networks())
 def test_random_convolution_networks(network):
     check_paths(network)
@@ -109,7 +108,7 @@ def test_random_convolution_networks(network):
 
 
 @pytest.mark.slow
-@settings(max_examples=12)
+@settings(max_examples=20)
 @given(architectures.convolution_networks())
 def test_more_random_convolution_networks(network):
     check_paths(network, seed=1)

@@ -308,8 +308,12 @@ def test_samples_in_parts_are_the_whole(make, name, tmp_path):
 
     first, *rest = cut_at(0, 8, 32, 37)
     np.testing.assert_array_equal(first.with_samples(*rest).features, whole.features)
-    parts = cut_at(0, 5, 30, 37)  # another place in its block may round differently
-    assert_close(parts[0].with_samples(*parts[1:]).features, whole.features)
+    parts = cut_at(0, 5, 30, 37)
+    elsewhere = parts[0].with_samples(*parts[1:]).features
+    if make is npk.sketch:
+        np.testing.assert_array_equal(elsewhere, whole.features)
+    else:  # at another place in its block a derivative may round differently (JAX 0.7 on a CPU)
+        assert_close(elsewhere, whole.features)
     assert_close(features(p, x, features=20, key=KEY).features, whole.features)
     assert_close(parts[1].gram(parts[2]), whole.gram()[5:30, 30:])
     under_jit = jax.jit(lambda p, x, key: features(p, x, features=20, key=key).gram())(p, x, KEY)

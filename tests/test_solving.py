@@ -209,6 +209,33 @@ def test_an_interrupted_run_continues_to_the_same_bits(digits):
     assert kernel_ridge(kernel, y, regularization=1e-4, method="cg", rank=0, start=whole[0].fit.dual).products == 1
 
 
+def test_a_continued_run_multiplies_as_the_one_it_continues():
+    """Vectors beside others may be rounded differently: products are of the same widths, at the same places."""
+
+    class Widths:
+        kernel, seen = gaussian(60), []
+        shape, dtype = kernel.shape, kernel.dtype
+
+        def product(self, v):
+            self.seen.append(v.shape[1])
+            return self.kernel @ v
+
+        def columns(self, places):
+            return self.kernel[:, places]
+
+        def diagonal(self):
+            return self.kernel.diagonal().copy()
+
+    operator, iterates = Widths(), []
+    options = {"regularizations": (1e-3, 1.0), "method": "cg", "rank": 0}
+    kernel_ridges(operator, targets(60), callback=iterates.append, **options)
+    whole = operator.seen.copy()
+    for iterate in iterates[:: len(iterates) // 3]:
+        operator.seen.clear()
+        kernel_ridges(operator, targets(60), start=iterate, **options)
+        assert operator.seen == whole[iterate.products :]
+
+
 def test_the_method_follows_the_memory():
     kernel, y = gaussian(300), targets(300)
     large = kernel_ridge(kernel, y, memory=2**19)
@@ -274,6 +301,14 @@ def test_an_asymmetric_kernel_is_refused(options):
     kernel[3, 5] += 0.01
     with pytest.raises(ValueError, match="the kernel is not symmetric: two random vectors"):
         kernel_ridge(kernel, targets(80), **options)
+
+
+def test_a_run_is_not_continued_with_an_asymmetric_kernel():
+    kernel, seen = gaussian(80), []
+    kernel_ridge(kernel, targets(80), method="cg", rank=0, callback=seen.append)
+    kernel[3, 5] += 0.01
+    with pytest.raises(ValueError, match="the kernel is not symmetric: two random vectors"):
+        kernel_ridge(kernel, targets(80), method="cg", rank=0, start=seen[0])
 
 
 @pytest.mark.parametrize("options", [{"method": "cholesky"}, {"method": "cg", "rank": 0}])

@@ -112,6 +112,27 @@ def test_snapshots_are_thinned_where_accuracy_changes_least():
     assert _loops.redundant([*rising, 31.1 / 40, 1.0]) == 31
 
 
+@pytest.mark.parametrize("n", [1, 511, 512, 513, 1100])
+def test_loss_and_accuracy_are_means_over_sets_of_any_size(n):
+    """Parts have one shape and no sample twice, as networks whose samples see each other show."""
+    rng = np.random.default_rng(n)
+    x, y = rng.normal(size=(n, 3)).astype(np.float32), rng.integers(0, 3, n)
+    for f in (lambda p, x: p * x, lambda p, x: p * x - x.mean(axis=0, keepdims=True)):
+        shapes = []
+
+        def traced(p, x, f=f, shapes=shapes):
+            shapes.append(x.shape)
+            return f(p, x)
+
+        loss, accuracy = _loops.measure_of(traced, _loops.cross_entropy)(jnp.float32(2), jnp.asarray(x), jnp.asarray(y))
+        size = min(n, 512)
+        parts = [x[max(0, min(i, n - size)) :][:size] for i in range(0, n, size)]
+        logits = np.concatenate([f(np.float32(2), part)[-min(size, n - i * size) :] for i, part in enumerate(parts)])
+        assert set(shapes) == {(size, 3)}
+        assert loss == pytest.approx(float(_loops.cross_entropy(logits, y).mean()), rel=1e-5)
+        assert accuracy == pytest.approx((logits.argmax(1) == y).mean())
+
+
 def test_the_schedule_is_dense_at_first_and_ends_every_epoch():
     schedule = _loops.record_steps(epoch_steps=100, epochs=5)
     assert schedule[:6] == [0, 1, 2, 3, 4, 5] and schedule[-1] == 500
