@@ -315,14 +315,23 @@ def main() -> None:
     flags = ["--quick"] if args.quick else []
     flags += ["--data-dir", args.data_dir] if args.data_dir else []
     flags += ["--folder", args.folder] if args.folder else []
-    cases = [in_own_process(list(CASES)[i], flags) for i in args.cases]
     repeats = 3 if args.quick else args.repeats
-    shared = [] if args.no_comparison else [side_by_side(case, args.quick, repeats) for case in SHARED]
-    columns = ["case", "pairs", "time", "peak MiB"]
-    rows = [*case_rows(cases), *shared_rows(shared)]
-    name = "large-quick" if args.quick else "large"
-    title = "Tangent kernels that did not fit, and side by side"
-    _harness.report(name, title, columns, rows, {"cases": cases, "side by side": shared})
+    cases: list[dict[str, Any]] = []
+    shared: list[dict[str, Any]] = []
+
+    def report() -> None:  # after every part: the next may take an hour, or die
+        rows = [*case_rows(cases), *shared_rows(shared)]
+        name = "large-quick" if args.quick else "large"
+        title = "Tangent kernels that did not fit, and side by side"
+        data = {"cases": cases, "side by side": shared}
+        _harness.report(name, title, ["case", "pairs", "time", "peak MiB"], rows, data)
+
+    for number in args.cases:
+        cases.append(in_own_process(list(CASES)[number], flags))
+        report()
+    for case in () if args.no_comparison else SHARED:
+        shared.append(side_by_side(case, args.quick, repeats))
+        report()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 import scipy.stats
+from rich.console import Console
+from rich.progress import track
 
 import npk
 from benchmarks import _harness
@@ -239,7 +241,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--picture", type=pathlib.Path, default=PICTURE)
     args = parser.parse_args()
-    results = [measure(sweep, args.quick, 3 if args.quick else args.repeats) for sweep in SWEEPS]
+    repeats = 3 if args.quick else args.repeats
+    sweeps = track(SWEEPS, description="sweeps", console=Console(stderr=True))
+    results = [measure(sweep, args.quick, repeats) for sweep in sweeps]
     rows = [
         [
             f"{r['what']} ({r['fixed']})",

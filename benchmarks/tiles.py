@@ -127,7 +127,10 @@ def whole(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def regress(h: Any, h_few: np.ndarray, h_test: StoredKernel, y: np.ndarray, y_test: np.ndarray) -> dict[str, Any]:
-    """Ridge regression; the regularization is chosen on the first training images, whose kernel fits into memory."""
+    """Ridge regression; the regularization is chosen on the first training images, whose kernel fits into memory.
+
+    The network has been trained on all of them, those held out too: accuracies there are no estimates of the test's.
+    """
     start = time.perf_counter()
     best, tried = solving.choose_ridge(h_few, y[: len(h_few)], candidates=REGULARIZATIONS)
     chosen = time.perf_counter() - start

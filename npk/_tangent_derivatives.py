@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from npk import _activations, _checks, _jaxpr
 from npk._convolutions import channels_last
 from npk._jaxpr import Equation, Program, Var
-from npk._tangent_factors import Uses, find_uses
+from npk._tangent_uses import Uses, find_uses
 from npk.gating import Function
 
 
