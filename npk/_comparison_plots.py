@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
-from npk._plot_style import COLORS, INK, PAPER, STYLE
 from npk.measures import PowerLaw
+from npk.plots import COLORS, INK, PAPER, STYLE
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.3)))
 

@@ -1,7 +1,7 @@
 """Figures from plain arrays: curves over stages, kernel heat-maps by class, stacked shares, spectra.
 
-Figures are made without pyplot, so they hold no global state and need no screen; `save` writes the PNG and the SVG of
-one.
+Colours are Okabe and Ito's, told apart by colour-blind readers. Figures are made without pyplot, so
+they hold no global state and need no screen; `save` writes the PNG and the SVG of one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,48 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from npk._plot_style import COLORS, INK, PAPER, STYLE
+INK = "#1f2328"
+PAPER = "#fefefe"
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
+
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": INK,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 10,
+    "axes.linewidth": 0.8,
+    "axes.prop_cycle": rcsetup.cycler(color=COLORS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": "#8a8f98",
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 5.5,
+    "savefig.facecolor": PAPER,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+}
 
 _CENTERED: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 8}
 

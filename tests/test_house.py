@@ -73,7 +73,6 @@ FLOORS = {
     "_stored_kernel": 8,
     "_tile_filling": 9,
     "tiles": 10,
-    "_plot_style": 0,
     "plots": 10,
     "gated_networks": 20,
     "paths": 20,
