@@ -9,7 +9,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NEWEST := .venv/newest
-NEWEST_TESTS := $(wildcard tests/test_neural_tangents*.py tests/test_infinite.py)
+NEWEST_TESTS := $(wildcard tests/test_neural_tangents*.py tests/test_infinite.py tests/test_infinite_properties.py)
 
 .PHONY: study test test-newest check clean
 

@@ -1,10 +1,8 @@
-"""Kernels at infinite width: against neural-tangents, against a place-by-place oracle, and their own properties."""
+"""Kernels at infinite width: against neural-tangents, and against a place-by-place oracle."""
 
 import importlib.util
-import math
 
 import architectures
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,68 +13,26 @@ from hypothesis import strategies as st
 from oracles import wide
 from oracles.language import FLATTEN, AvgPool, Conv, Dense, GlobalAvgPool, Network, Relu, Residual
 from tolerances import assert_close
+from wide_problems import (
+    KERNELS,
+    NETWORKS,
+    STD,
+    conv,
+    deep,
+    function,
+    gelu,
+    normal,
+    parameters,
+)
 
 import npk
 import npk.infinite
 from npk import _duals, _neural_tangents
 
-KERNELS = {"nngp": npk.infinite.nngp, "ntk": npk.infinite.ntk}
 PATHS = [(regime, constant) for regime in wide.REGIMES for constant in (False, True)]
-STD = {"weight_std": math.sqrt(2), "bias_std": 0.3}
-
-
-def normal(*shape, seed=0, dtype=None):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype or float)
 
 
 # ------------------------------------------------------------------------------- neural-tangents
-
-
-def _deep(depth, bias=False, activation=None):
-    body = [layer for _ in range(depth) for layer in (Dense(8, bias), activation or Relu())]
-    return Network((7,), (*body, Dense(1, bias)))
-
-
-POOLED, FLAT = (GlobalAvgPool(), Dense(1, False)), (FLATTEN, Dense(1, False))
-
-
-def _conv(*layers, head=POOLED, side=6):
-    return Network((side, side, 3), (*layers, *head))
-
-
-def conv(**options):
-    return Conv(8, bias=options.pop("bias", False), **options)
-
-
-BRANCH = Residual((Relu(), conv(), Relu(), conv()))
-NETWORKS = {
-    "dense": _deep(3),
-    "dense with biases": _deep(3, bias=True),
-    "ten layers": _deep(10),
-    "leaky": _deep(2, activation=Relu(0.1)),
-    "gelu": _deep(2),
-    "flatten": _conv(conv(), Relu(), conv(), Relu(), head=FLAT),
-    "global pooling": _conv(conv(), Relu(), conv(), Relu()),
-    "circular, biases": _conv(
-        *(conv(bias=True, padding="CIRCULAR"), Relu()) * 2, head=(GlobalAvgPool(), Dense(1, True))
-    ),
-    "strides, valid": _conv(conv(), Relu(), conv(stride=2, padding="VALID"), Relu(), side=7),
-    "average pooling": _conv(conv(), Relu(), AvgPool((2, 2), 2), conv(), Relu(), head=FLAT),
-    "residual": _conv(conv(), BRANCH, BRANCH, Relu()),
-}
-
-
-def gelu(x):
-    return jax.nn.gelu(x, approximate=False)
-
-
-def function(name):
-    return architectures.function(NETWORKS[name], relu=gelu if name == "gelu" else jax.nn.relu)
-
-
-def parameters(network, dtype=None):
-    _, params, _ = architectures.case(network)
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype or float), params)
 
 
 def in_stax(layers, stax, activation):
@@ -314,12 +270,12 @@ def test_gelu_has_its_closed_form_in_every_precision(monkeypatch):
 
 def test_gelu_is_told_in_single_precision(monkeypatch):
     monkeypatch.setattr(_duals, "smooth", None)  # the series, twice as slow
-    f = architectures.function(_deep(1), relu=gelu)
-    npk.infinite.nngp(f)(parameters(_deep(1)), normal(2, 7))
+    f = architectures.function(deep(1), relu=gelu)
+    npk.infinite.nngp(f)(parameters(deep(1)), normal(2, 7))
 
 
 def test_half_precision_is_computed_in_single():
-    f, p, x = architectures.function(_deep(1), relu=jax.nn.silu), parameters(_deep(1)), normal(4, 7, dtype="bfloat16")
+    f, p, x = architectures.function(deep(1), relu=jax.nn.silu), parameters(deep(1)), normal(4, 7, dtype="bfloat16")
     kernel = npk.infinite.nngp(f)(jax.tree.map(lambda a: a.astype(jnp.bfloat16), p), x)
     assert kernel.dtype == jnp.float32
     assert_close(kernel, npk.infinite.nngp(f)(p, x.astype(jnp.float32)))
@@ -333,121 +289,3 @@ def test_single_precision_is_that_of_double():
         single = transform(f, **STD)(parameters(network), x)
         with jax.enable_x64(True):
             assert_close(single, transform(f, **STD)(parameters(network), jnp.asarray(x, jnp.float64)))
-
-
-# ------------------------------------------------------------------------------- properties
-
-
-def test_he_weights_keep_the_size_that_the_linear_network_has_at_one(x64):
-    network = NETWORKS["strides, valid"]
-    f, p, x = architectures.function(network), parameters(network), normal(4, *network.input)
-    flat = NETWORKS["dense"]
-    g, q, y = architectures.function(flat), parameters(flat), normal(4, 7)
-    assert_close(
-        jnp.diag(npk.infinite.nngp(g)(q, y)), 2 * jnp.diag(npk.infinite.nngp(npk.linear(g), weight_std=1.0)(q, y))
-    )
-    assert_close(jnp.diag(npk.infinite.nngp(g)(q, y)), 2 * jnp.square(y).mean(1))
-    with_weights = npk.infinite.nngp(npk.linear(f), weight_std=1.0)(p, x)
-    assert (jnp.diag(npk.infinite.nngp(f)(p, x)) >= 2 * jnp.diag(with_weights) - 1e-12).all()  # averaging cancels signs
-
-
-def test_kernels_are_symmetric_and_positive(x64):
-    network = NETWORKS["global pooling"]
-    f, p, x = architectures.function(network), parameters(network), normal(8, *network.input)
-    for kernel in (npk.infinite.ntk(f), npk.infinite.path_kernel(f)):
-        k = np.asarray(kernel(p, x))
-        assert_close(k, k.T)
-        assert np.linalg.eigvalsh(k).min() > 0
-
-
-def test_one_batch_is_two_equal_ones_off_the_diagonal(x64):
-    network = NETWORKS["dense with biases"]
-    f, p, x = architectures.function(network), parameters(network), normal(6, 7)
-    for transform in KERNELS.values():
-        one, two = transform(f, **STD)(p, x), transform(f, **STD)(p, x, x)
-        off = 1 - np.eye(6)
-        assert_close(one * off, two * off)
-        np.testing.assert_allclose(np.diag(one), np.diag(two), rtol=1e-7)  # there two equal ones round an angle
-
-
-def test_blocks_do_not_matter(x64, monkeypatch):
-    network = NETWORKS["dense with biases"]
-    f, p, x = architectures.function(network), parameters(network), normal(11, 7)
-    whole = npk.infinite.ntk(f, **STD)(p, x)
-    monkeypatch.setattr(npk.infinite, "_BLOCK_ELEMENTS", 9)
-    assert_close(npk.infinite.ntk(f, **STD)(p, x), whole)
-    assert_close(npk.infinite.ntk(f, **STD)(p, x[:4], x[4:]), whole[:4, 4:])
-
-
-def test_kernels_under_jit_vmap_and_grad(x64):
-    network = _deep(1, bias=True)
-    f, p = architectures.function(network), parameters(network)
-    x1, x2 = normal(3, 7), normal(4, 7, seed=1)
-    kernel = npk.infinite.ntk(f, **STD)
-    k = kernel(p, x1, x2)
-    assert_close(jax.jit(kernel)(p, x1, x2), k)
-    assert_close(jax.vmap(lambda x: kernel(p, x[None], x2)[0])(x1), k)
-
-    def total(t):
-        return kernel(p, x1 + t * jnp.ones_like(x1), x2).sum()
-
-    step = 1e-5
-    assert_close(jax.grad(total)(0.0), (total(step) - total(-step)) / (2 * step), factor=1e4)
-
-
-def test_smooth_activations_under_jit(x64):
-    network = _deep(1)
-    f, p, x = architectures.function(network, relu=jax.nn.silu), parameters(network), normal(3, 7)
-    kernel = npk.infinite.nngp(f, order=128)  # what is left out cannot be known: all of them are used
-    assert_close(jax.jit(kernel)(p, x), kernel(p, x))
-
-
-def test_one_kernel_for_every_way_to_write_a_network():
-    from flax import nnx
-
-    x = normal(4, 7, dtype=jnp.float32)
-
-    class Linen(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            for _ in range(3):
-                x = nn.relu(nn.Dense(5)(x))
-            return nn.Dense(1)(x)
-
-    class Nnx(nnx.Module):
-        def __init__(self, rngs):
-            sizes = (7, 5, 5, 5, 1)
-            self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:])])
-
-        def __call__(self, x):
-            *hidden, last = self.layers
-            for layer in hidden:
-                x = nnx.relu(layer(x))
-            return last(x)
-
-    graph, state = nnx.split(Nnx(nnx.Rngs(0)))
-    w = {"first": normal(7, 5), "rest": normal(2, 5, 5), "b": normal(3, 5), "last": normal(5, 1), "c": normal(1)}
-
-    def scanned(p, x):
-        x = jnp.maximum(x @ p["first"] + p["b"][:1], 0)
-        x, _ = jax.lax.scan(lambda h, t: (jax.nn.relu(h @ t[0] + t[1][None]), None), x, (p["rest"], p["b"][1:]))
-        return x @ p["last"] + p["c"][None]
-
-    ways = {
-        "linen": (Linen().apply, Linen().init(jax.random.key(0), x)),
-        "NNX": (lambda s, x: nnx.merge(graph, s)(x), state),
-        "scan": (scanned, w),
-        "width": (architectures.function(_deep(3, True)), parameters(_deep(3, True))),
-    }
-    kernels = {name: npk.infinite.ntk(f, **STD)(p, x) for name, (f, p) in ways.items()}
-    for kernel in kernels.values():
-        assert_close(kernel, kernels["width"])
-
-
-def test_scales_by_name(x64):
-    network = _deep(1, bias=True)
-    f, p, x = architectures.function(network), parameters(network), normal(3, 7)
-    kernel = npk.infinite.nngp(
-        f, weight_std={"Dense_0/kernel": 0.5, "Dense_1/kernel": 3.0}, bias_std=lambda name: 0.7 * (name[6] == "1")
-    )(p, x)
-    assert_close(kernel, 0.7**2 + (0.5 * 3 / 2) ** 2 * npk.infinite.nngp(f)(p, x))
