@@ -44,14 +44,18 @@ def machine() -> dict[str, Any]:
         "versions": versions,
         "commit": commit.stdout.strip(),
         "command": " ".join(
-            ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *map(_shown, sys.argv[1:])]
+            ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *_shown(sys.argv[1:])]
         ),
     }
 
 
-def _shown(argument: str) -> str:
-    """An argument of the command line; a path of this machine by its role alone."""
-    return "PYTHON" if argument.startswith("/") else argument
+def _shown(arguments: list[str]) -> list[str]:
+    """The arguments of the command line; a path of this machine by the flag it belongs to alone."""
+    flags = ["", *arguments]
+    return [
+        flag.lstrip("-").upper().replace("-", "_") if argument.startswith("/") else argument
+        for flag, argument in zip(flags, arguments, strict=False)
+    ]
 
 
 def _lines(path: str) -> list[str]:

@@ -16,6 +16,7 @@ import optax
 
 from benchmarks import _harness
 from npk import _loops, networks
+from npk._seeds import over_seeds
 from npk.regimes import Network, Regime, RegimeConfig, compose, initial_params, loss_of, optimizer_of
 
 SAMPLES, BATCH = 6400, 32
@@ -50,9 +51,8 @@ def epoch_of(regime: str, seeds: int | None = None) -> Callable[[], Any]:
         return _loops.steps_of(loss, optimizer, BATCH)(*state, x, y, jax.random.key(2), 0, SAMPLES // BATCH)
 
     if seeds is None:
-        state = start(0)
-        return functools.partial(jax.jit(epoch), state)
-    return functools.partial(jax.jit(jax.vmap(epoch)), jax.vmap(start)(jnp.arange(seeds)))
+        return functools.partial(jax.jit(epoch), start(0))
+    return functools.partial(over_seeds(epoch, (0,)), jax.vmap(start)(jnp.arange(seeds)))
 
 
 def plain(host: bool) -> Callable[[], Any]:

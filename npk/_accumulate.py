@@ -8,12 +8,13 @@ spend longer in waking a library's own threads than in multiplying.
 import concurrent.futures
 import contextlib
 import functools
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import threadpoolctl
+
+from npk._machine import cores
 
 # Elements of float64 that one thread widens at a time: 1 MiB.
 _CHUNK = 1 << 17
@@ -60,7 +61,7 @@ def _columns(out: np.ndarray, tile: np.ndarray, v: np.ndarray, start: int, stop:
 @contextlib.contextmanager
 def threads() -> Iterator[Threads]:
     """As many workers as this process may use cores, for the length of a pass."""
-    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = cores()
     single = _libraries().limit(limits=1, user_api="blas")
     with single, concurrent.futures.ThreadPoolExecutor(number) as pool:
         yield Threads(pool, number)

@@ -32,11 +32,6 @@ def channels_last(function: _F) -> _F:
     return run  # type: ignore[return-value]
 
 
-def convolves(function: Callable[..., Any], *args: Any) -> bool:
-    """Whether a function holds a convolution (outside loops)."""
-    return any(e.name == "conv_general_dilated" for e in _traced(function, args).equations)
-
-
 def _traced(function: Callable[..., Any], args: Any) -> _jaxpr.Program:
     return _jaxpr.trace(lambda args, _: function(*args), args, (), lambda eqn: eqn.primitive.name in _OPENED)
 

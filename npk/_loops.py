@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from npk._convolutions import channels_last, convolves
+from npk._convolutions import channels_last
+from npk._seeds import over_seeds
 
 Function = Callable[[Any, Any], Any]
 
@@ -100,47 +101,15 @@ def steps_of(
     return steps
 
 
-def over_seeds(f: Function, params: Any, x: Any) -> Callable[..., Any]:
-    """How all seeds of one configuration are run in one compiled call.
-
-    Args:
-        f: the network.
-        params: its parameters for one seed (shapes suffice).
-        x: inputs (shapes suffice).
-
-    Returns:
-        (function, in_axes) → the function over all seeds. All at once by `vmap`; one after another where that
-        makes grouped convolutions, for which XLA on CPU has no fast form (thirty times slower).
-    """
-    in_turn = jax.default_backend() == "cpu" and convolves(f, params, x)
-
-    def mapped(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-        if not in_turn:
-            return jax.vmap(function, in_axes=in_axes)
-
-        def run(*args: Any) -> Any:
-            stacked = [a for a, axis in zip(args, in_axes, strict=True) if axis is not None]
-
-            def one(own: list[Any]) -> Any:
-                left = iter(own)
-                return function(*(a if axis is None else next(left) for a, axis in zip(args, in_axes, strict=True)))
-
-            return jax.lax.map(one, stacked)
-
-        return run
-
-    return mapped
-
-
 def measure_of(
-    f: Function, losses: Callable[[Any, Any], Any], *, stacked: Callable[..., Any] | None = None
+    f: Function, losses: Callable[[Any, Any], Any], *, seeds: bool = False
 ) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """Mean loss and accuracy over a set of any size.
 
     Args:
         f: (params, x) → logits.
         losses: (logits, y) → the loss of every sample.
-        stacked: how to run all seeds (`over_seeds`) where params have a first axis of them, as results have then.
+        seeds: whether params have a first axis of seeds, as results have then.
 
     Returns:
         (params, x, y) → (loss, accuracy).
@@ -151,7 +120,7 @@ def measure_of(
         logits, counted = forward(params, x), jnp.arange(len(x)) >= known
         return jnp.where(counted, losses(logits, y), 0).sum(), (counted & (logits.argmax(axis=-1) == y)).sum()
 
-    compiled = jax.jit(stacked(sums, (0, None, None, None)) if stacked else sums)
+    compiled = over_seeds(sums, (0, None, None, None)) if seeds else jax.jit(sums)
 
     def measure(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
         totals: Any = 0.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from npk._memory import available_memory
+from npk._machine import available_memory
 from npk._tile_plan import Batch, Device, Leaf, leaves_of
 
 Kernel = Callable[[Any, Any], Any]

@@ -1,7 +1,7 @@
 """Training a regime: all seeds of one configuration together, from records to checkpoints.
 
-The parameters of the seeds are stacked and each step is one `vmap`, so that five seeds cost far less than
-five runs.
+The parameters of the seeds are stacked. An accelerator takes their steps as one, by `vmap`; on CPU every core
+trains a seed. Five seeds cost less than five runs either way.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from npk import _loops
+from npk._seeds import over_seeds
 from npk.checkpoints import Checkpoints
 from npk.datasets import Dataset
 from npk.gating import Function
@@ -138,10 +139,8 @@ def train_regime(
     draw = lambda seed, gates: initial_params(network, config, x[:1], seed, gates)  # noqa: E731
     stacked = jax.vmap(draw, in_axes=(0, None if gates is None else 0))
     trained, rest = _parted(jax.jit(stacked)(numbers, gates), config)
-    first_seed = jax.tree_util.tree_map(lambda a: a[0], _joined(trained, rest))
-    stacked_over = _loops.over_seeds(apply, first_seed, x[:1])
-    steps = _steps(forward, optimizer, config, stacked_over)
-    measure = _measure(apply, config, data, stacked_over)
+    steps = _steps(forward, optimizer, config)
+    measure = _measure(apply, config, data)
     progress = _Progress(-1, {"trained": trained, "optimizer": jax.vmap(optimizer.init)(trained)})
     kept = None
     if checkpoints is not None:
@@ -152,7 +151,7 @@ def train_regime(
         if at:
             epoch, first = divmod(schedule[at - 1], per_epoch)
             count = schedule[at] - schedule[at - 1]
-            progress.state = steps(progress.state, rest, x, y, numbers, epoch, first, count)
+            progress.state = steps(progress.state, rest, numbers, x, y, epoch, first, count)
         progress.at = at
         whole = schedule[at] % per_epoch == 0
         found = measure(_joined(progress.state["trained"], rest), whole)
@@ -239,7 +238,7 @@ def _joined(trained: Any, rest: Any) -> Any:
     return trained if rest is None else {**rest, **trained}
 
 
-def _steps(forward: Any, optimizer: Any, config: RegimeConfig, over_seeds: Callable[..., Any]) -> Callable[..., Any]:
+def _steps(forward: Any, optimizer: Any, config: RegimeConfig) -> Callable[..., Any]:
     """`count` steps of every seed from step `first` of an epoch on, compiled."""
     losses = loss_of(config)
 
@@ -249,27 +248,21 @@ def _steps(forward: Any, optimizer: Any, config: RegimeConfig, over_seeds: Calla
 
     advance = _loops.steps_of(loss, optimizer, config.batch_size)
 
-    @jax.jit
-    def run(state: Any, rest: Any, x: Any, y: Any, seeds: Any, epoch: Any, first: Any, count: Any) -> Any:
-        def one(state: Any, rest: Any, seed: Any) -> Any:
-            key = jax.random.fold_in(jax.random.split(jax.random.key(seed), 4)[3], epoch)
-            trained, optimizer_state = advance(state["trained"], state["optimizer"], rest, x, y, key, first, count)
-            return {"trained": trained, "optimizer": optimizer_state}
+    def one(state: Any, rest: Any, seed: Any, x: Any, y: Any, epoch: Any, first: Any, count: Any) -> Any:
+        key = jax.random.fold_in(jax.random.split(jax.random.key(seed), 4)[3], epoch)
+        trained, optimizer_state = advance(state["trained"], state["optimizer"], rest, x, y, key, first, count)
+        return {"trained": trained, "optimizer": optimizer_state}
 
-        return over_seeds(one, (0, None if rest is None else 0, 0))(state, rest, seeds)
-
-    return run
+    return over_seeds(one, (0, 0 if Regime(config.regime).frozen else None, 0, None, None, None, None, None))
 
 
-def _measure(
-    apply: Function, config: RegimeConfig, data: Dataset, over_seeds: Callable[..., Any]
-) -> Callable[[Any, bool], tuple[Any, ...]]:
+def _measure(apply: Function, config: RegimeConfig, data: Dataset) -> Callable[[Any, bool], tuple[Any, ...]]:
     """Loss and accuracy on (a part of) the training set; on request accuracy on validation and test set; all seeds."""
     part = slice(min(_MEASURED, len(data.x_train)))
     x_train, y_train = jnp.asarray(data.x_train[part]), jnp.asarray(data.y_train[part])
     x_test, y_test = jnp.asarray(data.x_test), jnp.asarray(data.y_test)
     held = None if data.x_validation is None else (jnp.asarray(data.x_validation), jnp.asarray(data.y_validation))
-    of_set = _loops.measure_of(apply, loss_of(config), stacked=over_seeds)
+    of_set = _loops.measure_of(apply, loss_of(config), seeds=True)
 
     def measure(params: Any, held_out: bool) -> tuple[Any, ...]:
         loss, train = of_set(params, x_train, y_train)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npk import _dense_solve, _krylov
-from npk._memory import available_memory
+from npk._machine import available_memory
 from npk._operator_checks import diagonal_of, vectors
 from npk._passes import Passes
 from npk._preconditioner import Preconditioner, preconditioners

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from npk import _lanczos
-from npk._memory import available_memory
+from npk._machine import available_memory
 from npk._operator_checks import diagonal_of, square
 from npk._passes import Passes
 from npk.operators import operator_of

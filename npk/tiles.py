@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from npk import _tile_devices, _tile_memory, _tile_plan, _tile_store
-from npk._memory import available_memory
+from npk._machine import available_memory
 from npk._stored_kernel import StoredKernel as StoredKernel
 from npk._stored_kernel import stored_kernels
 from npk._tile_filling import Filling, compute

@@ -11,11 +11,12 @@ import functools
 import inspect
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from npk._machine import cores
 
 _ROWS, _COLUMNS = 64, 1024  # rows one task owns; columns whose words stay in the cache for them
 
@@ -133,7 +134,7 @@ def multiply_overlaps(
         numbers = np.array(scale, h.dtype), np.array(shift, h.dtype)
         task = functools.partial(_multiplier(size, h.dtype == np.float32), *words, *numbers, base, h)
         starts = range(0, len(h), _ROWS)
-        with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
             # Plain threads: OpenMP's would wait for XLA's, which keep the cores busy for a while after a call.
             list(pool.map(lambda start, task=task: task(start, min(start + _ROWS, len(h))), starts))
         base = h

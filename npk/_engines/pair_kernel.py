@@ -6,7 +6,6 @@ side is laid out at a time, the second side's rows as the compiled loop reads th
 
 import concurrent.futures
 import dataclasses
-import os
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from npk._engines import packed, pair_loops, pair_program, ring_program
 from npk._engines.pair_plan import Plan
+from npk._machine import cores
 
 _BLOCK_BYTES = 1 << 28  # tables of one side's block
 _CHUNK_NUMBERS = 1 << 24  # known factors computed at a time
@@ -255,7 +255,7 @@ def _run(code: pair_program.Code, one: Any, two: Any, h: np.ndarray, diagonal: i
                 return
             loop(code.steps, code.factors, numbers, lists, *one, *two, memory, code.result, h, *task)
 
-    threads = min(len(os.sched_getaffinity(0)), max(1, tasks.qsize()))
+    threads = min(cores(), max(1, tasks.qsize()))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         # Plain threads: OpenMP's would wait for XLA's, which keep the cores busy for a while after a call.
         for done in [pool.submit(work) for _ in range(threads)]:

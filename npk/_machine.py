@@ -1,7 +1,12 @@
-"""How much memory this process may still take."""
+"""What this process may take of its machine: cores and memory."""
 
 import os
 import pathlib
+
+
+def cores() -> int:
+    """How many cores this process may run on; where the system has no such bounds (macOS), all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:
