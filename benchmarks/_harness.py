@@ -43,9 +43,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit.stdout.strip(),
-        "command": " ".join(
-            ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *_shown(sys.argv[1:])]
-        ),
+        "command": " ".join(["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *_shown(sys.argv[1:])]),
     }
 
 
