@@ -1,5 +1,6 @@
 """Checks of what users pass in: each failure is a ValueError that says what was expected and what came."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,16 +25,19 @@ def working_dtype(*values: Any) -> Any:
 
 
 def known_true(predicate: Callable[..., Any], *values: Any) -> bool:
-    """Whether `predicate` holds for all elements of every value; False where the numbers are not known."""
+    """Whether `predicate` holds for all elements of every value; False where the numbers are not known.
+
+    What holds is compiled, once for a predicate (a function of a module, not a new lambda) and shapes.
+    """
     if not concrete(values):
         return False
     with jax.ensure_compile_time_eval():
-        return all(bool(jnp.all(predicate(v))) for v in values)
+        return bool(_all_true(predicate, values))
 
 
-@jax.jit
-def _all_finite(values: Sequence[Any]) -> Any:
-    return jnp.all(jnp.stack([jnp.isfinite(v).all() for v in values])) if values else jnp.array(True)
+@functools.partial(jax.jit, static_argnums=0)
+def _all_true(predicate: Callable[..., Any], values: Sequence[Any]) -> Any:
+    return jnp.all(jnp.stack([predicate(v).all() for v in values])) if values else jnp.array(True)
 
 
 def _describe(value: Any) -> str:
@@ -45,9 +49,8 @@ def check_finite(value: Any, name: str) -> None:
     floats = [a for a in jax.tree_util.tree_leaves(value) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
     if not concrete(floats):
         return
-    with jax.ensure_compile_time_eval():
-        if _all_finite(floats):
-            return
+    if known_true(jnp.isfinite, *floats):
+        return
     for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
         if concrete(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             with jax.ensure_compile_time_eval():

@@ -39,7 +39,11 @@ def _on_cpu(*values: Any) -> bool:
 
 
 def _is_binary(gates: Gates) -> bool:
-    return _checks.known_true(lambda g: (g == 0) | (g == 1), *gates)
+    return _checks.known_true(_zero_or_one, *gates)
+
+
+def _zero_or_one(values: Any) -> Any:
+    return (values == 0) | (values == 1)
 
 
 # --------------------------------------------------------------------------------------- the kernel
@@ -247,7 +251,11 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
 
 def _whole_numbers(*xs: Any) -> bool:
-    return _checks.known_true(lambda x: x == jnp.round(x), *xs)
+    return _checks.known_true(_whole, *xs)
+
+
+def _whole(values: Any) -> Any:
+    return values == jnp.round(values)
 
 
 def _check_counts(most: float, dtype: Any) -> None:

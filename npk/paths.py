@@ -4,9 +4,10 @@ A coordinate is one product of weights along a way through the network. Paths th
 (a convolution's, at different positions) form one coordinate, a bundle; its feature is the sum of theirs.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from npk import _checks, _coordinates, _path_rules
 from npk._jaxpr import UnsupportedOperation
 from npk._terms import Base, Source, Term
 from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
+
+_T = TypeVar("_T")
 
 MAX_PATHS = 1 << 22
 
@@ -63,8 +66,7 @@ def _count_of(state: Sequence[Term]) -> int:
     return total
 
 
-def _check_count(state: Sequence[Term]) -> None:
-    count = _count_of(state)
+def _check_count(count: int) -> None:
     if count > MAX_PATHS:
         raise ValueError(
             f"f has {count} path coordinates, more than the {MAX_PATHS} that are written out; use path_kernel, which "
@@ -113,19 +115,24 @@ def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
     def npf_of_f(params: PyTree, x: Any) -> Float[Array, "n p"]:
         _checks.check_batch(x, floating=True)
         _checks.check_finite(params, "params")
-        _check_count(_skeleton(f, params, x))
+        _check_count(_of_shapes(f, params, x, _count_of))
         return features(params, x)
 
     return npf_of_f
 
 
-def _skeleton(f: Function, params: PyTree, x: Any | None) -> list[Term]:
-    """The terms of the output with ones for numbers: all that counts, names and values need."""
-    sample = x
-    if x is None:
-        dtype = _checks.working_dtype(*jax.tree_util.tree_leaves(params))
-        sample = jax.ShapeDtypeStruct((1, *_sample_shape(f, params, dtype)), dtype)
-    return _output_state(f, params, sample, None)
+def _of_shapes(f: Function, params: PyTree, x: Any | None, use: Callable[[list[Term]], _T]) -> _T:
+    """What `use` makes of the terms of the output without their numbers: these are traced, not computed."""
+    sample, found = _sample(f, params, x), []
+    jax.eval_shape(lambda: found.append(use(_output_state(f, params, sample, None))))
+    return found[0]
+
+
+def _sample(f: Function, params: PyTree, x: Any | None) -> Any:
+    if x is not None:
+        return x
+    dtype = _checks.working_dtype(*jax.tree_util.tree_leaves(params))
+    return jax.ShapeDtypeStruct((1, *_sample_shape(f, params, dtype)), dtype)
 
 
 def _sample_shape(f: Function, params: PyTree, dtype: Any) -> tuple[int, ...]:
@@ -178,11 +185,16 @@ def npv(f: Function) -> Callable[..., Float[Array, "p k"]]:
     Source: Lakshminarayanan & Singh 2020, definition 2.2 (NPV).
     """
 
+    @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
+    def values(params: PyTree, shape: tuple[int, ...], dtype: Any) -> Any:
+        state = _output_state(f, params, jax.ShapeDtypeStruct(shape, dtype), None)
+        return _coordinates.numbers(jax.tree_util.tree_leaves(params)).of_output(state)
+
     def npv_of_f(params: PyTree, x: Any | None = None) -> Float[Array, "p k"]:
         _checks.check_finite(params, "params")
-        state = _skeleton(f, params, x)
-        _check_count(state)
-        return _coordinates.numbers(jax.tree_util.tree_leaves(params)).of_output(state)
+        x = _sample(f, params, x)
+        _check_count(_of_shapes(f, params, x, _count_of))
+        return values(params, x.shape, x.dtype)
 
     return npv_of_f
 
@@ -211,9 +223,11 @@ def path_names(f: Function) -> Callable[..., list[str]]:
     """
 
     def path_names_of_f(params: PyTree, x: Any | None = None) -> list[str]:
-        state = _skeleton(f, params, x)
-        _check_count(state)
-        return _coordinates.labels().of_output(state, hide=True)[:, 0].tolist()
+        def names(state: list[Term]) -> list[str]:
+            _check_count(_count_of(state))
+            return _coordinates.labels().of_output(state, hide=True)[:, 0].tolist()
+
+        return _of_shapes(f, params, x, names)
 
     return path_names_of_f
 
@@ -241,6 +255,6 @@ def count_paths(f: Function) -> Callable[..., int]:
     """
 
     def count_paths_of_f(params: PyTree, x: Any | None = None) -> int:
-        return _count_of(_skeleton(f, params, x))
+        return _of_shapes(f, params, x, _count_of)
 
     return count_paths_of_f
