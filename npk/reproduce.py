@@ -166,7 +166,7 @@ def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dic
     smaller += [f"images averaged over {scale.pool} × {scale.pool} pixels"] if scale.pool > 1 else []
     smaller += [f"only {', '.join(scale.networks)}"] if scale.networks is not None else []
     smaller += [f"{scale.dataset} for {table.dataset}"] if scale.dataset else []
-    smaller += [f"{scale.seeds} seeds instead of 5"] if scale.seeds != 5 else []
+    smaller += [f"{scale.seeds} seed{'s' * (scale.seeds > 1)} instead of 5"] if scale.seeds != 5 else []
     return {
         "asked": asked,
         "title": table.title,
