@@ -192,9 +192,9 @@ def npv(f: Function) -> Callable[..., Float[Array, "p k"]]:
 
     def npv_of_f(params: PyTree, x: Any | None = None) -> Float[Array, "p k"]:
         _checks.check_finite(params, "params")
-        x = _sample(f, params, x)
-        _check_count(_of_shapes(f, params, x, _count_of))
-        return values(params, x.shape, x.dtype)
+        sample = _sample(f, params, x)
+        _check_count(_of_shapes(f, params, sample, _count_of))
+        return values(params, sample.shape, sample.dtype)
 
     return npv_of_f
 
