@@ -270,9 +270,10 @@ def side_by_side(case: str, quick: bool, repeats: int) -> dict[str, Any]:
     }
 
 
-def kept(name: str) -> list[dict[str, Any]]:
-    """The cases of the last run."""
-    return json.loads((_harness.RESULTS / f"{name}.json").read_text())["cases"]
+def kept(name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The cases of the last run, and the machine, commit and command that gave them."""
+    record = json.loads((_harness.RESULTS / f"{name}.json").read_text())
+    return record["cases"], record["cases by"]
 
 
 def case_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -333,13 +334,13 @@ def main() -> None:
     flags += ["--folder", args.folder] if args.folder else []
     repeats = 3 if args.quick else args.repeats
     name = "large-quick" if args.quick else "large"
-    cases: list[dict[str, Any]] = [] if args.cases else kept(name)
+    cases, by = ([], _harness.machine()) if args.cases else kept(name)
     shared: list[dict[str, Any]] = []
 
     def report() -> None:  # after every part: the next may take an hour, or die
         rows = [*case_rows(cases), *shared_rows(shared)]
         title = "Tangent kernels that did not fit, and side by side"
-        data = {"cases": cases, "side by side": shared}
+        data = {"cases": cases, "cases by": by, "side by side": shared}
         _harness.report(name, title, ["case", "pairs", "time", "peak MiB"], rows, data)
 
     for number in args.cases:

@@ -16,7 +16,9 @@ def table(name: str) -> str:
     lines = [" | ".join(["", *record["columns"], ""]).strip(), "|" + "---|" * len(record["columns"])]
     lines += [" | ".join(["", *row, ""]).strip() for row in record["rows"]]
     where = f"{machine['cpu']}, {machine['cores']} cores, JAX {machine['versions']['jax']}, {machine['date']}"
-    return f"**{record['title']}** ({where}; `{machine['command']}`)\n\n" + "\n".join(lines)
+    parts = [part for key, part in record.items() if key.endswith(" by")]  # kept from an earlier command
+    commands = "`, `".join(part["command"] for part in (*parts, machine))
+    return f"**{record['title']}** ({where}; `{commands}`)\n\n" + "\n".join(lines)
 
 
 def published(path: pathlib.Path) -> str:

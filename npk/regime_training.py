@@ -1,7 +1,7 @@
 """Training a regime: all seeds of one configuration together, from records to checkpoints.
 
 The parameters of the seeds are stacked. An accelerator takes their steps as one, by `vmap`; on CPU every core
-trains a seed. Five seeds cost less than five runs either way.
+trains a seed, so that five seeds cost less than five runs.
 """
 
 import dataclasses
