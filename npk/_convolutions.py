@@ -25,15 +25,12 @@ def channels_last(function: _F) -> _F:
     """
 
     def run(*args: Any) -> Any:
-        program = _traced(function, args)
+        opened = lambda equation: equation.primitive.name in _OPENED  # noqa: E731
+        program = _jaxpr.trace(lambda args, _: function(*args), args, (), opened)
         outputs = _jaxpr.evaluate(program, jax.tree_util.tree_leaves(args), _rule)
         return jax.tree_util.tree_unflatten(program.out_tree, outputs)
 
     return run  # type: ignore[return-value]
-
-
-def _traced(function: Callable[..., Any], args: Any) -> _jaxpr.Program:
-    return _jaxpr.trace(lambda args, _: function(*args), args, (), lambda eqn: eqn.primitive.name in _OPENED)
 
 
 def _rule(equation: Equation, values: list[Any]) -> list[Any]:
