@@ -11,7 +11,7 @@ import pathlib
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -86,17 +86,30 @@ def solved(kernel: Any, y: np.ndarray, **options: Any) -> dict[str, Any]:
     }
 
 
-def runs(n: int, kernel: np.ndarray, tolerances: list[float], ranks: list[int], dense: bool) -> list[dict[str, Any]]:
+def runs(
+    n: int, kernel: np.ndarray, tolerances: list[float], ranks: list[int], dense: bool
+) -> Iterator[dict[str, Any]]:
     """Every way to solve one system."""
-    y, found = targets(n), []
+    y = targets(n)
     if dense:
-        found.append({"N": n, "method": "Cholesky", "tolerance": None, **solved(kernel, y, method="cholesky")})
+        yield {"N": n, "method": "Cholesky", "tolerance": None, **solved(kernel, y, method="cholesky")}
     for tolerance in tolerances:
         for rank in ranks:
             options = {"method": "cg", "rank": rank, "tolerance": tolerance}
             name = f"CG, rank {rank}" if rank else "CG, plain"
-            found.append({"N": n, "method": name, "tolerance": tolerance, **solved(kernel, y, **options)})
-    return found
+            yield {"N": n, "method": name, "tolerance": tolerance, **solved(kernel, y, **options)}
+
+
+def row_of(run: dict[str, Any]) -> list[str]:
+    """One regression as it is printed."""
+    to = "" if run["tolerance"] is None else f", to {run['tolerance']:.0e}"
+    return [
+        f"N = {run['N']:,}, {run['method']}{to}",
+        f"{run['seconds']:.1f} s",
+        str(run["passes"]),
+        f"{run['residual']:.1e}",
+        "yes" if run["converged"] else "no",
+    ]
 
 
 def main() -> None:
@@ -113,22 +126,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for n in args.sizes:
             one_pass[n], kernel = passes(n, args.repeats, pathlib.Path(folder))
-            measured += runs(n, kernel, [1e-2, 1e-3, 1e-6], args.ranks, dense=8 * n**2 < 4 * 2**30)
+            for run in runs(n, kernel, [1e-2, 1e-3, 1e-6], args.ranks, dense=8 * n**2 < 4 * 2**30):
+                measured.append(run)
+                print(*row_of(run), sep=" | ", flush=True)
     rows = [
         [f"N = {n:,}, one pass, {name}", f"{1e3 * s:.0f} ms", "–", f"{4 * n**2 / s / 1e9:.1f} GB/s of float32", "–"]
         for n, times in one_pass.items()
         for name, s in times.items()
     ]
-    rows += [
-        [
-            f"N = {r['N']:,}, {r['method']}" + ("" if r["tolerance"] is None else f", to {r['tolerance']:.0e}"),
-            f"{r['seconds']:.1f} s",
-            str(r["passes"]),
-            f"{r['residual']:.1e}",
-            "yes" if r["converged"] else "no",
-        ]
-        for r in measured
-    ]
+    rows += map(row_of, measured)
     largest = args.sizes[-1]
     whole = {name: s * (WHOLE / largest) ** 2 for name, s in one_pass[largest].items()}
     rows += [

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.linalg
 
+from npk._krylov import worst
 from npk._operator_checks import epsilon, finite
-from npk._passes import check_symmetry, probes
+from npk._passes import Passes, check_symmetry, probes
 from npk.operators import KernelOperator
 
 # Part of a matrix's columns that are asked for together.
@@ -26,12 +27,19 @@ def needed_memory(n: int, outputs: int) -> int:
     return 8 * (n * n + n * -(-n // _PARTS) + 8 * n * outputs)
 
 
-def solve(operator: KernelOperator, shifts: Sequence[float], right: np.ndarray) -> list[np.ndarray]:
-    """X [N, K] for every λ. The upper triangle keeps K while the lower one is factored."""
+def solve(
+    operator: KernelOperator, shifts: Sequence[float], right: np.ndarray, tolerance: float
+) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+    """X [N, K] for every λ, what is left of `right`, and the passes over the kernel that told it.
+
+    The upper triangle keeps K while the lower one is factored. Rounding may tell K[i, j] from K[j, i] (tiles of two
+    shapes in float32) and the factor knows one of them: solutions are corrected by it until that no longer halves the
+    worst residual.
+    """
     matrix = _filled(operator)
     diagonal = matrix.diagonal().copy()
     (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (matrix,))
-    solutions = []
+    passes, solutions, residuals = Passes(operator), [], []
     for number, shift in enumerate(shifts):
         if number:
             _mirror(matrix)
@@ -39,8 +47,16 @@ def solve(operator: KernelOperator, shifts: Sequence[float], right: np.ndarray) 
         _, info = potrf(matrix, lower=1, clean=0, overwrite_a=1)
         if info > 0:
             raise Indefinite(number)
-        solutions.append(scipy.linalg.cho_solve((matrix, True), right, check_finite=False))
-    return solutions
+        solution, left = np.zeros_like(right), right
+        while worst(left) > tolerance:
+            corrected = solution + scipy.linalg.cho_solve((matrix, True), left, check_finite=False)
+            remains = right - passes(corrected) - shift * corrected
+            if worst(remains) > worst(left) / 2:
+                break
+            solution, left = corrected, remains
+        solutions.append(solution)
+        residuals.append(left)
+    return solutions, residuals, passes.count
 
 
 def _filled(operator: KernelOperator) -> np.ndarray:

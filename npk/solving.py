@@ -229,13 +229,12 @@ def _approximation(
 
 def _exact(problem: _Problem, why: str) -> tuple[Solved, ...]:
     try:
-        solutions = _dense_solve.solve(problem.operator, problem.shifts, problem.right)
+        solutions, residuals, count = _dense_solve.solve(
+            problem.operator, problem.shifts, problem.right, problem.tolerance
+        )
     except _dense_solve.Indefinite as error:
         raise _indefinite(problem.regularizations[error.shift]) from error
-    plain = preconditioners(None, problem.shifts)
-    systems = _krylov.Systems(Passes(problem.operator), problem.shifts, plain, problem.right)
-    checked = systems.checked(solutions)
-    return problem.solved(solutions, checked.residuals, method="cholesky", why=why, products=1, rank=0)
+    return problem.solved(solutions, residuals, method="cholesky", why=why, products=count, rank=0)
 
 
 def _iterative(

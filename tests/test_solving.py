@@ -92,6 +92,18 @@ def test_path_kernel_of_digits(digits, regularization, options):
     np.testing.assert_allclose(solved.fit.predict(new), solved.predict(new), atol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["cholesky", "cg"])
+def test_a_kernel_that_is_symmetric_up_to_rounding_is_solved(method):
+    """Tiles of two shapes round K[i, j] and K[j, i] apart; the factor knows one of them, the residual is of both."""
+    rounding = 1 + 1e-7 * np.random.default_rng(2).normal(size=(300, 300))
+    kernel = (gaussian(300) * rounding).astype(np.float32)
+    operator, y = Counted(kernel), targets(300)
+    solved = kernel_ridge(operator, y, method=method, regularization=1e-4, tolerance=1e-9, limit=2000)
+    _, system = by_numpy(kernel, y, 1e-4)
+    assert (kernel != kernel.T).any() and solved.converged and solved.products == operator.products
+    assert residuals(system, y, solved.fit.dual).max() <= 1.01e-9
+
+
 def test_a_preconditioner_saves_passes(digits):
     kernel, _, labels = digits
     y = regression.one_hot(labels[:400])
