@@ -1,7 +1,7 @@
 """Checks of what users pass in: each failure is a ValueError that says what was expected and what came."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk._jaxpr import Program, Var, is_traced, path_name
+
+_PART = 1 << 16
 
 _RANDOM = frozenset(("random_bits", "random_gamma", "rng_bit_generator", "rng_uniform", "threefry2x32"))
 
@@ -27,17 +29,41 @@ def working_dtype(*values: Any) -> Any:
 def known_true(predicate: Callable[..., Any], *values: Any) -> bool:
     """Whether `predicate` holds for all elements of every value; False where the numbers are not known.
 
-    What holds is compiled, once for a predicate (a function of a module, not a new lambda) and shapes.
+    Args:
+        predicate: of arrays of NumPy and of JAX alike; a function of a module, not a new lambda.
+        values: arrays and numbers, and trees of them.
     """
     if not concrete(values):
         return False
+    leaves = jax.tree_util.tree_leaves(values)
+    if on_host(leaves):  # nothing to compile for every new shape
+        return all(np.all(predicate(part)) for a in leaves for part in _parts(np.asarray(a)))
     with jax.ensure_compile_time_eval():
-        return bool(_all_true(predicate, values))
+        return bool(_all_true(predicate, leaves))
+
+
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of an array, few enough at a time that what is computed of them stays in the cache."""
+    flat = array.reshape(-1)
+    return (flat[start : start + _PART] for start in range(0, len(flat), _PART))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _all_true(predicate: Callable[..., Any], values: Sequence[Any]) -> Any:
     return jnp.all(jnp.stack([predicate(v).all() for v in values])) if values else jnp.array(True)
+
+
+def on_host(*values: Any) -> bool:
+    """Whether all leaves hold numbers in the memory of this host."""
+    leaves = jax.tree_util.tree_leaves(values)
+    arrays = [a for a in leaves if isinstance(a, jax.Array) and concrete(a)]
+    near = all(a.is_fully_addressable and all(d.platform == "cpu" for d in a.devices()) for a in arrays)
+    return near and concrete(leaves)
+
+
+def finite(values: Any) -> Any:
+    """Where the numbers of an array are neither NaN nor infinite."""
+    return abs(values) < np.inf
 
 
 def _describe(value: Any) -> str:
@@ -49,7 +75,7 @@ def check_finite(value: Any, name: str) -> None:
     floats = [a for a in jax.tree_util.tree_leaves(value) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
     if not concrete(floats):
         return
-    if known_true(jnp.isfinite, *floats):
+    if known_true(finite, *floats):
         return
     for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
         if concrete(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):

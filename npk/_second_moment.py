@@ -75,10 +75,12 @@ class Moments:
             total = total + self.of_term(term, roles)
         axis = 2 + nb
         for number, window in enumerate(layer.windows):
-            length = layer.inputs[0].shape[nb + number]
-            axes = (axis, axis + 1) if kept_pairs[number] else (axis,)
             if window != Window(1, 1, 1, 0, 0, 1):
-                total = _equal_offsets(_padded(total, axes, length, window), axes, window, window.count(length))
+                length = layer.inputs[0].shape[nb + number]
+                if kept_pairs[number]:
+                    total = _over_pairs(total, axis, length, window)
+                else:
+                    total = _over_places(total, axis, length, window)
             axis += 1 + kept_pairs[number]
         total = total * jnp.asarray(self.variance(layer), self.dtype)
         self.met.append(jnp.max(total))
@@ -226,22 +228,45 @@ def _read(
     return _squeeze(k, [a for group in names for a in group])
 
 
-def _padded(k: Any, axes: Sequence[int], length: int, window: Window) -> Any:
-    """K with both sides of a spatial axis padded as the layer pads it."""
+def _over_places(k: Any, axis: int, length: int, window: Window) -> Any:
+    """Σ_δ K[o·s + δ] along a spatial axis, padded as the layer pads it."""
+
+    def along(value: Any, other: Any) -> list[Any]:
+        return [value if i == axis else other for i in range(k.ndim)]
+
+    k = jnp.broadcast_to(k, [length if i == axis else s for i, s in enumerate(k.shape)])
+    return jax.lax.reduce_window(
+        k,
+        np.zeros((), k.dtype),
+        jax.lax.add,
+        along(window.size, 1),
+        along(window.stride, 1),
+        along((window.low, window.high), (0, 0)),
+        along(window.spread, 1),
+        along(window.dilation, 1),
+    )
+
+
+def _over_pairs(k: Any, axis: int, length: int, window: Window) -> Any:
+    """Σ_δ K[o·s + δ, o'·s + δ] along the two axes of a spatial axis, padded as the layer pads it.
+
+    They are laid out as one, along which equal offsets lie at equal distances: the summands are then contiguous,
+    which XLA for CPU computes three times as fast as squares cut from the two axes, and compiles in seconds (squares
+    of squares, layer after layer, took it minutes).
+    """
+    axes = (axis, axis + 1)
     k = jnp.broadcast_to(k, [length if i in axes else s for i, s in enumerate(k.shape)])
     config = [(window.low, window.high, window.spread - 1) if i in axes else (0, 0, 0) for i in range(k.ndim)]
-    return jax.lax.pad(k, jnp.zeros((), k.dtype), config)
-
-
-def _equal_offsets(k: Any, axes: Sequence[int], window: Window, count: int) -> Any:
-    """Σ_δ K[o·s + δ, o'·s + δ] along the axes (one or two) of a padded spatial axis."""
-    total = 0
-    for offset in range(window.size):
-        start = offset * window.dilation
-        stop = start + (count - 1) * window.stride + 1
-        cut = [slice(start, stop, window.stride) if i in axes else slice(None) for i in range(k.ndim)]
-        total = total + k[tuple(cut)]
-    return total
+    k = jax.lax.pad(k, jnp.zeros((), k.dtype), config)
+    side, step = k.shape[axis], window.dilation * (k.shape[axis] + 1)
+    flat = k.reshape(*k.shape[:axis], side * side, *k.shape[axis + 2 :])
+    rest = (window.size - 1) * step
+    stop = side * side - rest
+    total = sum(jax.lax.slice_in_dim(flat, start, start + stop, axis=axis) for start in range(0, rest + 1, step))
+    # What a window would read beyond the last place belongs to no output and is cut off again.
+    total = jax.lax.pad(total, jnp.zeros((), k.dtype), [(0, rest * (i == axis), 0) for i in range(flat.ndim)])
+    cut = slice(0, (window.count(length) - 1) * window.stride + 1, window.stride)
+    return total.reshape(k.shape)[tuple(cut if i in axes else slice(None) for i in range(k.ndim))]
 
 
 def output_moment(state: Sequence[Term], moments: Moments) -> Any:

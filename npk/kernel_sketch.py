@@ -69,7 +69,7 @@ class KernelSketch:
             ValueError: the two sketches are not of the same draws; the estimate leaves the range of its dtype.
         """
         estimate = _mean_product(jnp.asarray(self.features), jnp.asarray(self._same_draws(other).features))
-        if _checks.concrete(estimate) and not _checks.known_true(jnp.isfinite, jnp.min(estimate), jnp.max(estimate)):
+        if _checks.concrete(estimate) and not _checks.known_true(_checks.finite, estimate):
             raise ValueError(f"the estimate leaves the range of {estimate.dtype}; use normalize=True or enable x64.")
         return estimate
 

@@ -31,13 +31,6 @@ _PACKED_PAIRS = 1 << 20
 _PAIR_SAVING = 4e9
 
 
-def _on_cpu(*values: Any) -> bool:
-    """Whether all arrays hold numbers in the memory of the host."""
-    leaves = jax.tree_util.tree_leaves(values)
-    devices = [d for a in leaves if isinstance(a, jax.Array) and _checks.concrete(a) for d in a.devices()]
-    return _checks.concrete(values) and all(d.platform == "cpu" for d in devices)
-
-
 def _is_binary(gates: Gates) -> bool:
     return _checks.known_true(_zero_or_one, *gates)
 
@@ -164,7 +157,7 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     ) -> Any | None:
         """H by packed gates, or None where the network, the gates or the machine are not made for it."""
         many = one[0].shape[0] * two[0].shape[0] >= _PACKED_PAIRS
-        chain = network.chain(params, one[0], normalize) if many and _on_cpu(params, one, two) else None
+        chain = network.chain(params, one[0], normalize) if many and _checks.on_host(params, one, two) else None
         if chain is None:
             return None
         left = dense_chain.side(chain, *one, dtype)
@@ -191,7 +184,9 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     def paired_kernel(params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any) -> Any | None:
         """H by position pairs, or None where the engine does not cover the network or would not be faster."""
         samples, x = one[0].shape[0] * two[0].shape[0], one[0][:, 0]
-        if not _on_cpu(params, one, two) or samples * pair_kernel.saving(network.positions(params, x)) < _PAIR_SAVING:
+        if not _checks.on_host(params, one, two):
+            return None
+        if samples * pair_kernel.saving(network.positions(params, x)) < _PAIR_SAVING:
             return None
         plan = network.plan(params, x, normalize)
         if plan is None or samples * pair_kernel.saving(plan.positions) < _PAIR_SAVING:
@@ -243,7 +238,7 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
             h = paired_kernel(params, one, two, normalize, symmetric, dtype)
         if h is None:
             h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
-        if _checks.concrete(h) and not _checks.known_true(jnp.isfinite, jnp.min(h), jnp.max(h)):
+        if _checks.concrete(h) and not _checks.known_true(_checks.finite, h):
             raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
         return h
 
@@ -255,7 +250,7 @@ def _whole_numbers(*xs: Any) -> bool:
 
 
 def _whole(values: Any) -> Any:
-    return values == jnp.round(values)
+    return values % 1 == 0
 
 
 def _check_counts(most: float, dtype: Any) -> None:

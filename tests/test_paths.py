@@ -20,7 +20,7 @@ EXACT = [n for n in REGISTRY if "padded" not in n or "shortcut" in n]
 
 
 def as_float(tree):
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)
+    return jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
 
 
 def numbers(values):
@@ -31,11 +31,10 @@ def check_paths(network, seed=0):
     f, params, x = architectures.case(network, seed)
     oracle = Enumeration(network, params, x)
     p, xs = as_float(params), as_float(x)
-
-    gates = npk.gates(f)(p, xs)
+    outputs, gates = jax.jit(f)(p, xs), jax.jit(npk.gates(f))(p, xs)
     for ours, theirs in zip(gates, oracle.gates, strict=True):
         np.testing.assert_array_equal(np.asarray(ours), numbers(theirs))
-    np.testing.assert_array_equal(npk.gated(f)(p, xs, gates), f(p, xs))
+    np.testing.assert_array_equal(jax.jit(npk.gated(f))(p, xs, gates), outputs)
 
     features = oracle.features()
     names = npk.path_names(f)(p, xs)
@@ -50,11 +49,11 @@ def check_paths(network, seed=0):
             np.testing.assert_array_equal(v[column], numbers(oracle.path_value(monomial)))
         else:
             assert not phi[:, column].any()
-    assert_close(phi @ v, f(p, xs))
+    assert_close(phi @ v, outputs)
 
 
 def check_kernel(network, seed=0):
-    f, params, x = architectures.case(network, seed, n=5)
+    f, params, x = architectures.case(network, seed, n=6)
     p, xs = as_float(params), as_float(x)
     oracle = Enumeration(network, params, x)
     rng = np.random.default_rng(seed)
@@ -190,6 +189,25 @@ def test_a_kernel_may_first_be_used_under_jit():
     _, params, x = architectures.case(network)
     p, xs = as_float(params), as_float(x)
     assert_close(jax.jit(lambda a, b: npk.path_kernel(f)(p, a, b))(xs, xs), npk.path_kernel(f)(p, xs))
+
+
+@pytest.mark.parametrize("head", ["pooled", "flat"])
+@pytest.mark.parametrize("padding, spread", [((-1, 2), 2), ((2, -1), 1)])
+def test_transposed_convolutions_and_padding_that_cuts_off(padding, spread, head):
+    def convolution(x, w):
+        numbers = ("NHC", "HIO", "NHC")
+        return jax.lax.conv_general_dilated(x, w, (1,), [padding], (spread,), dimension_numbers=numbers)
+
+    def f(p, x):
+        h = jax.nn.relu(convolution(jax.nn.relu(convolution(x, p[0])), p[1]))
+        return (h.sum(1) if head == "pooled" else h.reshape(len(h), -1)) @ p[2]
+
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-3, 4, s).astype(float) for s in ((3, 7, 2), (3, 2, 2)))
+    length = jax.eval_shape(lambda: convolution(convolution(x, w), w)).shape[1]
+    p = [w, w[::-1], rng.integers(-3, 4, (2 if head == "pooled" else 2 * length, 1)).astype(float)]
+    features = np.asarray(npk.npf(f)(p, x))
+    np.testing.assert_array_equal(npk.path_kernel(f)(p, x, normalize=False), features @ features.T)
 
 
 def test_too_many_paths_are_counted_not_listed():
