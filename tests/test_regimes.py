@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,7 +132,15 @@ def test_selection_is_by_the_validation_set_and_the_largest_on_test_is_named_so(
 
 
 def test_batch_norm_statistics_move_with_training_and_frozen_ones_stay(data):
-    model = networks.build("resnet-bn", outputs=10, width=4, depth=8)
+    class Normalised(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            for width in (12, 8):
+                x = nn.Dense(width)(x.reshape(len(x), -1))
+                x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+            return nn.Dense(10)(x)
+
+    model = Normalised()
 
     def forward(variables, x):
         logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
