@@ -1,3 +1,5 @@
+import builtins
+import io
 import re
 import signal
 import subprocess
@@ -5,9 +7,10 @@ import sys
 import time
 
 import pytest
+import rich.console
 from typer.testing import CliRunner
 
-from npk import cli
+from npk import _terminal, cli
 from npk.study import StudyConfig, read_study
 
 pytestmark = pytest.mark.standard_dtypes
@@ -115,3 +118,22 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
     assert hint, errors
     result = run(*hint.group(1).split())
     assert result.exit_code == 0 and read_study(folder)["finished"]
+
+
+def test_a_bar_goes_on_where_an_import_in_progress_has_replaced_pythons(monkeypatch):
+    """As that of tensorflow-datasets does, in all threads: Rich imports as it draws."""
+
+    def refuse(*args, **kwargs):
+        raise ValueError("imports are replaced")
+
+    screen = io.StringIO()
+    monkeypatch.setattr(_terminal, "stderr", rich.console.Console(file=screen, force_terminal=True, width=200))
+    with _terminal.progress_bar() as progress:
+        progress(0.1, "before")
+        time.sleep(0.3)
+        with monkeypatch.context() as replaced:
+            replaced.setattr(builtins, "__import__", refuse)
+            time.sleep(0.3)
+        progress(0.5, "after")
+        time.sleep(0.5)
+        assert "before" in screen.getvalue() and "after" in screen.getvalue()
