@@ -51,9 +51,12 @@ def solve(
         while worst(left) > tolerance:
             corrected = solution + scipy.linalg.cho_solve((matrix, True), left, check_finite=False)
             remains = right - passes(corrected) - shift * corrected
-            if worst(remains) > worst(left) / 2:
+            before = worst(left)
+            if not worst(remains) < before:
                 break
             solution, left = corrected, remains
+            if worst(left) > before / 2:
+                break
         solutions.append(solution)
         residuals.append(left)
     return solutions, residuals, passes.count
