@@ -164,8 +164,9 @@ def test_blocks_and_packed_gates_give_the_same_kernel(monkeypatch):
     np.testing.assert_array_equal(npk.path_kernel(f)(p, xs, normalize=False), plain)
 
 
-def test_kernel_can_be_jitted_and_differentiated_in_soft_gates():
-    network = REGISTRY["same"]
+@pytest.mark.parametrize("name", ["same", "flatten head"])  # sums over pairs of positions, and over positions
+def test_kernel_can_be_jitted_and_differentiated_in_soft_gates(name):
+    network = REGISTRY[name]
     f = architectures.function(network, relu=npk.soft_relu)
     _, params, x = architectures.case(network)
     p, xs = as_float(params), as_float(x)
