@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk import _checks, _jaxpr, _path_rules
@@ -268,7 +269,10 @@ def _check_counts(most: float, dtype: Any) -> None:
 
 
 def gram(
-    x1: Float[Array, "n1 *d"], x2: Float[Array, "n2 *d"] | None = None, *, normalize: bool = True
+    x1: Float[Array | np.ndarray, "n1 *d"],
+    x2: Float[Array | np.ndarray, "n2 *d"] | None = None,
+    *,
+    normalize: bool = True,
 ) -> Float[Array, "n1 n2"]:
     """The input Gram matrix Σ = X₁X₂ᵀ, divided by the input dimension unless `normalize=False`.
 
