@@ -4,11 +4,18 @@ import os
 import pathlib
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import settings
 
+# Shapes and types are checked at every call in the modules that state shapes; in the others pyright does it.
+_ROOT = pathlib.Path(__file__).parents[1]
+_FILES = [file.relative_to(_ROOT) for file in sorted((_ROOT / "npk").rglob("*.py"))]
+_STATING = [".".join(file.with_suffix("").parts) for file in _FILES if "from jaxtyping" in (_ROOT / file).read_text()]
+jaxtyping.install_import_hook(_STATING, "checked_once.beartype")
+
 # The tests compile thousands of programs; what is the same is shared by their processes, and by later runs.
-_COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+_COMPILED = _ROOT / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])

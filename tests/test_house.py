@@ -5,7 +5,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import jaxtyping
+import numpy as np
 import pytest
+
+import npk
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "npk"
@@ -221,6 +225,12 @@ def test_only_public_jax_and_no_postponed_annotations(module):
     assert not [name for name in names if name.startswith("__future__")], "jaxtyping needs evaluated annotations"
     dotted = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     assert not [name for name in dotted if re.match(r"jax\._[a-z]", name) or "._src" in name]
+
+
+def test_shapes_are_checked_at_every_call():
+    """The hook of conftest.py, which nothing else would miss."""
+    with pytest.raises(jaxtyping.TypeCheckError, match="gram"):
+        npk.gram(np.zeros(()))
 
 
 @pytest.mark.parametrize("module", TREES)

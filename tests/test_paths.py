@@ -31,7 +31,7 @@ def check_paths(network, seed=0):
     f, params, x = architectures.case(network, seed)
     oracle = Enumeration(network, params, x)
     p, xs = as_float(params), as_float(x)
-    outputs, gates = jax.jit(f)(p, xs), jax.jit(npk.gates(f))(p, xs)
+    outputs, gates = jax.jit(lambda p, xs: (f(p, xs), npk.gates(f)(p, xs)))(p, xs)
     for ours, theirs in zip(gates, oracle.gates, strict=True):
         np.testing.assert_array_equal(np.asarray(ours), numbers(theirs))
     np.testing.assert_array_equal(jax.jit(npk.gated(f))(p, xs, gates), outputs)
@@ -62,25 +62,20 @@ def check_kernel(network, seed=0):
     two = Enumeration(network, params, x[3:], [g[3:] for g in given_gates])
 
     kernel = npk.path_kernel(f)
-    pairs = {
-        "own gates": (oracle, oracle, kernel(p, xs, normalize=False), kernel(p, xs)),
-        "given gates": (
-            one,
-            two,
-            *(
-                kernel(p, xs[:3], xs[3:], gates1=tuple(as_float(g[:3]) for g in given_gates),
-                       gates2=tuple(as_float(g[3:]) for g in given_gates), normalize=scaled)
-                for scaled in (False, True)
-            ),
-        ),
-    }  # fmt: skip
-    for left, right, counts, normalised in pairs.values():
-        expected = gram_of(left, right, normalize=False)
+    given = {
+        "gates1": tuple(as_float(g[:3]) for g in given_gates),
+        "gates2": tuple(as_float(g[3:]) for g in given_gates),
+    }
+    counts = {
+        "own gates": (kernel(p, xs, normalize=False), gram_of(oracle, oracle, normalize=False)),
+        "given gates": (kernel(p, xs[:3], xs[3:], **given, normalize=False), gram_of(one, two, normalize=False)),
+    }
+    for ours, expected in counts.values():
         if all(isinstance(value, int) for value in expected.ravel()):
-            np.testing.assert_array_equal(np.asarray(counts), numbers(expected))
+            np.testing.assert_array_equal(np.asarray(ours), numbers(expected))
         else:
-            assert_close(counts, numbers(expected))
-        assert_close(normalised, numbers(gram_of(left, right, normalize=True)))
+            assert_close(ours, numbers(expected))
+    assert_close(kernel(p, xs[:3], xs[3:], **given), numbers(gram_of(one, two, normalize=True)))
 
 
 @every_architecture

@@ -101,6 +101,7 @@ class Enumeration:
         self.gates: list[np.ndarray] = []
         self.preactivations: list[np.ndarray] = []
         self.names = lang.Names()
+        self.known: dict[int, dict[Monomial, np.ndarray]] = {}
         one = as_numbers(np.ones(self.n, int), self.exact)
         self.one = self.start(one)
         numbers = as_numbers(x, self.exact)
@@ -312,11 +313,13 @@ class Enumeration:
 
     def features(self, output: int = 0) -> dict[Monomial, np.ndarray]:
         """{monomial up to the output's own index: feature [N]} — the same for every output."""
-        named = {}
-        for monomial, feature in self.features_of(int(self.outputs[output])).items():
-            leaf, index = monomial[-1]
-            named[(*monomial[:-1], (leaf, (*index[:-1], ":")))] = feature
-        return named
+        if output not in self.known:
+            named = {}
+            for monomial, feature in self.features_of(int(self.outputs[output])).items():
+                leaf, index = monomial[-1]
+                named[(*monomial[:-1], (leaf, (*index[:-1], ":")))] = feature
+            self.known[output] = named
+        return self.known[output]
 
     def path_value(self, monomial: Monomial) -> np.ndarray:
         """[K]: the product of a path's weights, for every output."""
