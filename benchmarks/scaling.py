@@ -108,7 +108,7 @@ SWEEPS = (
     Sweep(
         "path kernel, convolutions + pooling",
         "positions P",
-        (64, 144, 256, 576),
+        (256, 576, 1024, 2304),
         (64, 144),
         2,
         lambda p: exact(Convolutions(True), (6, int(p**0.5), int(p**0.5), 3)),

@@ -339,15 +339,22 @@ def name_of(monomial: Monomial, prefix: str = "") -> str:
     return " -> ".join(f"{prefix}{leaf}[{','.join(map(str, index))}]" for leaf, index in monomial)
 
 
+def over_one_denominator(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Integers and the denominator of all of them: sums of integers are much faster than sums of fractions."""
+    shared = math.lcm(*(value.denominator for value in values.ravel().tolist()))
+    whole = [value.numerator * (shared // value.denominator) for value in values.ravel().tolist()]
+    return np.array(whole, object).reshape(values.shape), shared
+
+
 def gram_of(one: Enumeration, two: Enumeration, normalize: bool) -> np.ndarray:
     """H = Σ over monomials of φ φ' (times the variance of the monomial), [N1, N2]."""
     left, right = one.features(), two.features()
     assert left.keys() == right.keys()
-    total = np.zeros((one.n, two.n), object if one.exact else float)
-    for monomial, feature in left.items():
-        product = feature[:, None] * right[monomial][None, :]
-        if normalize:
-            variance = one.path_variance(monomial)
-            product = product * (variance if one.exact else float(variance))
-        total = total + product
-    return total
+    a, b = np.stack(list(left.values())), np.stack([right[monomial] for monomial in left])
+    variances = [one.path_variance(monomial) if normalize else 1 for monomial in left]
+    if not one.exact:
+        return a.T @ (np.array(variances, float)[:, None] * b)
+    (a, of_a), (b, of_b) = over_one_denominator(a), over_one_denominator(b)
+    v, of_v = over_one_denominator(np.array(variances, object))
+    total, shared = a.T @ (v[:, None] * b), of_a * of_b * of_v
+    return total if shared == 1 else total * fractions.Fraction(1, shared)
