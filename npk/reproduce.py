@@ -98,8 +98,8 @@ def reproduce(
         >>> import tempfile
         >>> from npk.reproduce import Scale, reproduce
         >>> with tempfile.TemporaryDirectory() as out:
-        ...     result = reproduce("cob-odt", out, Scale(share=0.01, seeds=1, dataset="cob_odt_20"))
-        >>> [row["label"] for row in result["rows"]]
+        ...     result = reproduce("cob-odt", out, Scale(share=0.01, seeds=1))
+        >>> [row["label"] for row in result["rows"]][:3]
         ['ReLU', 'DLGN, constant input', 'DLGN-SF, constant input']
 
     Source: Lakshminarayanan & Singh 2020, section 6; 2021, section 4.

@@ -152,7 +152,8 @@ def test_blocks_and_packed_gates_give_the_same_kernel(monkeypatch):
     p, xs = as_float(params), as_float(x)
     plain = npk.path_kernel(f)(p, xs, normalize=False)
     module = __import__("sys").modules[path_kernel.__module__]
-    monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 9)
+    monkeypatch.setattr(module, "_CPU_BLOCK", 9)
+    monkeypatch.setattr(module, "_BLOCK", 9)
     np.testing.assert_array_equal(npk.path_kernel(f)(p, xs, normalize=False), plain)
     np.testing.assert_array_equal(npk.path_kernel(f)(p, xs[:4], xs[4:], normalize=False), plain[:4, 4:])
     monkeypatch.setattr(module, "_PACKED_PAIRS", 0)
