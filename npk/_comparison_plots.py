@@ -6,20 +6,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
+from npk._plot_style import COLORS, INK, PAPER, STYLE, panels
 from npk.measures import PowerLaw
-from npk.plots import COLORS, INK, PAPER, STYLE
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.3)))
-
-
-def _panels(width: float, height: float, rows: int, columns: int, **options: Any) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def slope_words(fit: PowerLaw) -> str:
@@ -46,7 +39,7 @@ def power_laws(
         The figure.
     """
     with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = _panels(6.4, 4.6, 1, 1)
+        figure, ((axes,),) = panels(6.4, 4.6)
         lines = []
         for i, (name, (x, y, fit)) in enumerate(series.items()):
             color, ends = COLORS[i], np.array([x.min(), x.max()], dtype=float)
@@ -84,7 +77,7 @@ def descents(
         The figure.
     """
     with matplotlib.rc_context(STYLE):
-        figure, grid = _panels(2.7 * len(cases) + 0.6, 2.3 * len(rows) + 0.6, len(rows), len(cases), sharex="col")
+        figure, grid = panels(2.7 * len(cases) + 0.6, 2.3 * len(rows) + 0.6, len(rows), len(cases), sharex="col")
         handles: list[Any] = []
         for j, (title, (times, real, predicted)) in enumerate(cases.items()):
             for i, (quantity, label) in enumerate(rows.items()):

@@ -5,7 +5,7 @@ import importlib.resources
 import re
 from typing import Any
 
-from npk import plots
+from npk._plot_style import COLORS, INK, PAPER
 
 
 def style() -> str:
@@ -19,8 +19,8 @@ def inline(name: str, svg: str) -> str:
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(' id="', f' id="{name}-').replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    svg = svg.replace(plots.INK, "currentColor").replace(plots.PAPER, "var(--card)")
-    svg = svg.replace(plots.COLORS[0], "var(--accent)")  # the one colour too dark for a dark page
+    svg = svg.replace(INK, "currentColor").replace(PAPER, "var(--card)")
+    svg = svg.replace(COLORS[0], "var(--accent)")  # the one colour too dark for a dark page
     return svg.replace("<svg", '<svg aria-hidden="true"', 1).strip()
 
 

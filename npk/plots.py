@@ -1,7 +1,6 @@
 """Figures from plain arrays: curves over stages, kernel heat-maps by class, stacked shares, spectra.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers. Figures are made without pyplot, so
-they hold no global state and need no screen; `save` writes the PNG and the SVG of one.
+Figures hold no global state and need no screen; `save` writes the PNG and the SVG of one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,57 +9,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import rcsetup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-INK = "#1f2328"
-PAPER = "#fefefe"
-COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
-
-STYLE: dict[Any, Any] = {
-    "axes.edgecolor": INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 10,
-    "axes.linewidth": 0.8,
-    "axes.prop_cycle": rcsetup.cycler(color=COLORS),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "figure.facecolor": PAPER,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "grid.color": "#8a8f98",
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "lines.linewidth": 2.0,
-    "lines.markersize": 5.5,
-    "savefig.facecolor": PAPER,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-}
+from npk._plot_style import COLORS, INK, PAPER, STYLE, panels
 
 _CENTERED: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 8}
-
-
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    """A figure of our style; matplotlib fixes the style of each part as the part is made."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def save(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
@@ -131,7 +87,7 @@ def curves(
         if values.shape != positions.shape:
             raise ValueError(f"series {name!r} must have {len(positions)} values, got shape {list(values.shape)}.")
     with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = _figure(6.4, 3.5)
+        figure, ((axes,),) = panels(6.4, 3.5)
         ends = []
         for i, (name, values) in enumerate(lines.items()):
             color = (colors or {}).get(name, COLORS[i % len(COLORS)])
@@ -194,7 +150,7 @@ def shares(parts: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, xticks: 
     """
     positions = np.arange(len(xticks))
     with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = _figure(6.4, 3.5)
+        figure, ((axes,),) = panels(6.4, 3.5)
         above, below = np.zeros(len(xticks)), np.zeros(len(xticks))
         for i, (name, share) in enumerate(parts.items()):
             values = np.asarray(share, dtype=float)
@@ -251,7 +207,7 @@ def heatmaps(
     middles = (starts + np.append(starts[1:], len(labels))) / 2 - 0.5
     names = [class_names[label] for label in labels[starts]]
     with matplotlib.rc_context(STYLE):
-        figure, grid = _figure(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns))
+        figure, grid = panels(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns))
         for i, (name, matrices) in enumerate(rows.items()):
             for j, matrix in enumerate(matrices):
                 axes = grid[i, j]
@@ -300,7 +256,7 @@ def spectra(series: Mapping[str, ArrayLike], *, ylabel: str = "eigenvalue / sum 
     """
     shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.82, max(len(series), 2)))
     with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = _figure(6.4, 3.5)
+        figure, ((axes,),) = panels(6.4, 3.5)
         for (name, values), shade in zip(series.items(), shades, strict=False):
             eigenvalues = np.asarray(values, dtype=float)
             eigenvalues = eigenvalues[eigenvalues > 0]
@@ -345,7 +301,7 @@ def learning(steps: ArrayLike, values: ArrayLike, marked: Sequence[int], *, xlab
     if missing := [step for step in marked if step not in heights]:
         raise ValueError(f"marked steps {missing} have no record.")
     with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = _figure(6.4, 3.0)
+        figure, ((axes,),) = panels(6.4, 3.0)
         axes.plot(steps, values, color=COLORS[0], linewidth=1.6)
         for number, step in enumerate(marked):
             axes.plot([step], [heights[step]], "o", color=COLORS[4], markersize=13, markeredgecolor=PAPER)
@@ -386,7 +342,7 @@ def bars(
         raise ValueError(f"every bar must be in one group: bars {sorted(values)}, in groups {sorted(group_of)}.")
     color_of = {label: COLORS[list(groups).index(name)] for label, name in group_of}
     with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = _figure(6.4, 1.2 + 0.26 * len(values))
+        figure, ((axes,),) = panels(6.4, 1.2 + 0.26 * len(values))
         places = range(len(values))
         for name, labels in groups.items():
             rows = [i for i, label in enumerate(values) if label in labels]

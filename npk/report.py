@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from npk import measures, plots
 from npk._page import inline, pairs, style
+from npk._plot_style import COLORS
 from npk._run_folder import read_study, replace
 
 _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROSS}$", "ntk": "$K$"}
 _COLORS: dict[str, str] = dict(
-    zip(("$H$", "$K^V$", "$K^F$", "$K^{CROSS}$", "$K$"), (*plots.COLORS[:4], plots.COLORS[4]), strict=True)
+    zip(("$H$", "$K^V$", "$K^F$", "$K^{CROSS}$", "$K$"), (*COLORS[:4], COLORS[4]), strict=True)
 )
 
 
@@ -92,7 +93,7 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
                 "gates, $H$": [stage["ridge"]["test_accuracy"] for stage in stages],
             },
             references={alone: study["pixels"]["ridge"]["test_accuracy"]},
-            colors={"network": plots.COLORS[4], "gates, $H$": plots.COLORS[0]},
+            colors={"network": COLORS[4], "gates, $H$": COLORS[0]},
             ylabel="test accuracy",
             percent=True,
             **common,

@@ -77,6 +77,7 @@ FLOORS = {
     "_stored_kernel": 8,
     "_tile_filling": 9,
     "tiles": 10,
+    "_plot_style": 0,
     "plots": 10,
     "gated_networks": 20,
     "paths": 20,
@@ -113,7 +114,7 @@ FLOORS = {
     "__main__": 70,
 }
 # The proof that the core needs no hook in a model, and that numbers and figures know no kernel.
-ALONE = ("networks", "_dataset", "measures", "regression", "gradient_flow", "plots")
+ALONE = ("networks", "_dataset", "measures", "regression", "gradient_flow", "_plot_style")
 # Data know data, and nothing else.
 DATA = ("_dataset", "_prepared", "synthetic", "_own_builders", "datasets", "preparing")
 # Flags, whose documentation is their help.
@@ -189,6 +190,10 @@ def test_imports_go_down(module):
 @pytest.mark.parametrize("name", ALONE)
 def test_plain_rooms_import_no_other(name):
     assert own_imports(f"npk.{name}") == []
+
+
+def test_plots_know_their_style_and_no_kernel():
+    assert own_imports("npk.plots") == ["npk._plot_style"]
 
 
 @pytest.mark.parametrize("name", DATA)
