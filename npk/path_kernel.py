@@ -20,8 +20,8 @@ from npk.gating import Function, own_gates, sample_program
 
 _Batch = tuple[Any, Gates]
 
-# Elements of the largest intermediate of one block of pairs. On a CPU a few of 1 MiB (float32) stay in its cache,
-# which makes convolutions two to three times as fast as 16 MiB do; an accelerator wants its products large.
+# Elements of the largest intermediate of one block of pairs. On a CPU several of 1 MiB (float32) stay in the
+# cache, which position pairs gain most from; an accelerator wants its products large.
 _CPU_BLOCK, _BLOCK = 1 << 18, 1 << 22
 
 # Pairs of samples from which the packed engine repays its compilation (about a second).
@@ -282,10 +282,10 @@ def gram(
         normalize: divide by the number of input features.
 
     Returns:
-        Σ [N1, N2] in the dtype of the inputs.
+        Σ [N1, N2] in the dtype that JAX gives the inputs (NumPy's float64 is float32 without x64).
 
     Raises:
-        ValueError: empty, not finite, integer or mismatched inputs.
+        ValueError: empty, not finite, integer or mismatched inputs, or Σ leaves the range of its dtype.
 
     Example:
         >>> import jax.numpy as jnp, npk
@@ -298,6 +298,8 @@ def gram(
     a = x1.reshape(x1.shape[0], -1)
     b = a if x2 is None else x2.reshape(x2.shape[0], -1)
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+    if _checks.concrete(product) and not _checks.known_true(_checks.finite, product):
+        raise ValueError(f"the Gram matrix leaves the range of {product.dtype}: scale the inputs, or enable x64.")
     return product / a.shape[1] if normalize else product
 
 

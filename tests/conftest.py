@@ -11,7 +11,11 @@ from hypothesis import settings
 # Shapes and types are checked at every call in the modules that state shapes; in the others pyright does it.
 _ROOT = pathlib.Path(__file__).parents[1]
 _FILES = [file.relative_to(_ROOT) for file in sorted((_ROOT / "npk").rglob("*.py"))]
-_STATING = [".".join(file.with_suffix("").parts) for file in _FILES if "from jaxtyping" in (_ROOT / file).read_text()]
+_STATING = [
+    ".".join(file.with_suffix("").parts)
+    for file in _FILES
+    if "from jaxtyping" in (_ROOT / file).read_text(encoding="utf-8")
+]
 jaxtyping.install_import_hook(_STATING, "checked_once.beartype")
 
 # The tests compile thousands of programs; what is the same is shared by their processes, and by later runs.

@@ -75,6 +75,7 @@ def check_kernel(network, seed=0):
             np.testing.assert_array_equal(np.asarray(ours), numbers(expected))
         else:
             assert_close(ours, numbers(expected))
+    assert_close(kernel(p, xs), numbers(gram_of(oracle, oracle, normalize=True)))
     assert_close(kernel(p, xs[:3], xs[3:], **given), numbers(gram_of(one, two, normalize=True)))
 
 
@@ -124,6 +125,13 @@ def test_kernel_of_a_dense_network_without_biases_is_gram_times_overlap():
         assert_close(npk.path_kernel(f)(p, xs, normalize=scaled), product)
     layers = npk.layer_overlaps(gates, normalize=False)
     assert [int(layer[0, 0]) for layer in layers] == [int(g[0].sum()) for g in gates]
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize("dtype, size", [("float32", 1e30), ("float64", 1e200)])
+def test_a_gram_matrix_that_leaves_its_dtype_is_refused(as_array, dtype, size):
+    with pytest.raises(ValueError, match=f"leaves the range of {dtype}"):
+        npk.gram(as_array(np.full((2, 3), size, dtype)))
 
 
 def test_the_order_of_units_does_not_matter():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npk
-from npk import datasets, low_rank, regression, solving
+from npk import _dense_solve, datasets, low_rank, regression, solving
 from npk.operators import kernel_operator, operator_of
 from npk.solving import kernel_ridge, kernel_ridges
 
@@ -102,6 +102,20 @@ def test_a_kernel_that_is_symmetric_up_to_rounding_is_solved(method):
     _, system = by_numpy(kernel, y, 1e-4)
     assert (kernel != kernel.T).any() and solved.converged and solved.products == operator.products
     assert residuals(system, y, solved.fit.dual).max() <= 1.01e-9
+
+
+def test_a_correction_that_helps_by_less_than_half_is_the_last_and_is_kept():
+    """Products of 0.4 K beside columns of K leave 0.6 of the right side, where zeros would leave all of it."""
+
+    class Weak(Counted):
+        def product(self, v):
+            return 0.4 * super().product(v)
+
+    kernel, y = gaussian(40) + np.eye(40), targets(40)
+    (solution,), (left,), passes = _dense_solve.solve(Weak(kernel), [0.0], y, 1e-9)
+    np.testing.assert_allclose(solution, np.linalg.solve(kernel, y), atol=1e-10)
+    np.testing.assert_allclose(left, 0.6 * y, atol=1e-10)
+    assert passes == 1
 
 
 def test_a_preconditioner_saves_passes(digits):
