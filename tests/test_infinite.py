@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import REGISTRY
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import wide
 from oracles.language import FLATTEN, AvgPool, Conv, Dense, GlobalAvgPool, Network, Relu, Residual
@@ -103,7 +104,7 @@ class TestNeuralTangents:
         check_against_neural_tangents(name, jnp.float64, 1e-10)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", NETWORKS)
+    @pytest.mark.parametrize("name", ["dense with biases", "circular, biases", "flatten", "gelu"])
     def test_single(self, name):
         check_against_neural_tangents(name, jnp.float32, 1e-5)
 
@@ -200,7 +201,7 @@ def _random(network, name, seed):
 
 
 @pytest.mark.usefixtures("x64")
-@settings(max_examples=2)
+@examples(2)
 @given(networks(), st.sampled_from(EVERY), st.integers(0, 99))
 def test_random_networks(network, name, seed):
     _random(network, name, seed)
@@ -208,7 +209,7 @@ def test_random_networks(network, name, seed):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@settings(max_examples=24)
+@examples(8)
 @given(networks(), st.sampled_from(EVERY), st.integers(0, 99))
 def test_more_random_networks(network, name, seed):
     _random(network, name, seed)

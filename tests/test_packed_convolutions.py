@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import REGISTRY
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from oracles import position_pairs
 from oracles.language import FLATTEN, AvgPool, Conv, Dense, GlobalAvgPool, Network, Relu, Residual
 from tolerances import assert_close
@@ -181,7 +182,7 @@ def check_random_network(case):
 
 
 @pytest.mark.usefixtures("x64")
-@settings(max_examples=4)
+@examples(4)
 @given(architectures.convolution_networks())
 def test_random_networks_give_what_the_plain_rules_give(case):
     check_random_network(case)
@@ -189,7 +190,7 @@ def test_random_networks_give_what_the_plain_rules_give(case):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@settings(max_examples=25)
+@examples(8)
 @given(architectures.convolution_networks())
 def test_more_random_networks_give_what_the_plain_rules_give(case):
     check_random_network(case)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import REGISTRY
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from oracles.enumeration import Enumeration, gram_of, name_of
 from tolerances import assert_close
 
@@ -89,13 +90,14 @@ def test_path_kernel_is_the_gram_matrix_of_enumerated_features(network):
     check_kernel(network)
 
 
+@examples(12)
 @given(architectures.dense_networks())
 def test_random_dense_networks(network):
     check_paths(network)
     check_kernel(network)
 
 
-@settings(max_examples=12)
+@examples(6)
 @given(architectures.convolution_networks())
 def test_random_convolution_networks(network):
     check_paths(network)
@@ -103,7 +105,7 @@ def test_random_convolution_networks(network):
 
 
 @pytest.mark.slow
-@settings(max_examples=20)
+@examples(8)
 @given(architectures.convolution_networks())
 def test_more_random_convolution_networks(network):
     check_paths(network, seed=1)

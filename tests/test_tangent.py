@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 def jacobian(f, params, x):
     """[N, K, number of parameters]."""
-    leaves = jax.tree.leaves(jax.jacrev(f)(params, x))
+    leaves = jax.tree.leaves(jax.jit(jax.jacrev(f))(params, x))
     return np.concatenate([np.asarray(j, np.float64).reshape(*j.shape[:2], -1) for j in leaves], -1)
 
 
@@ -47,7 +47,7 @@ def linen(body, shape):
             return body(x)
 
     net, x = Net(), draw(*shape)
-    return net.apply, net.init(KEY, x), x
+    return net.apply, jax.jit(net.init)(KEY, x), x
 
 
 def cnn(x):
@@ -109,9 +109,13 @@ MODELS = {
 }
 
 
+# Between them every kind of contribution: dense, convolution, groups, bias, embedding, per-sample gradients.
+EVERY_FORM = ("mlp", "shared weights", "embedding", "cnn")
+
+
 def parts(f, params, x):
     """ψ^V by holding the gates, ψ = ψ^V + ψ^F."""
-    gates = npk.gates(f)(params, x)
+    gates = jax.jit(npk.gates(f))(params, x)
     value = jacobian(lambda p, t: npk.gated(f)(p, t, gates), params, x)
     return value, jacobian(f, params, x) - value
 
@@ -126,19 +130,22 @@ def test_split_is_that_of_the_jacobian(name, x64):
     total = gram(v1 + f1, v2 + f2)
     expected = {"value": gram(v1, v2), "feature": gram(f1, f2), "cross": gram(v1, f2) + gram(f1, v2), "total": total}
     scale = np.abs(traced(total)).max()
-    split = npk.split_ntk(f)
-    ours, full = split(params, x[:3], x[3:]), split(params, x[:3], x[3:], outputs="full")
+    ours = npk.split_ntk(f)(params, x[:3], x[3:])
     for part, kernel in expected.items():
         close(getattr(ours, part), traced(kernel), scale)
-        close(getattr(full, part), kernel, scale)
         close(sum(getattr(block, part) for block in ours.blocks.values()), traced(kernel), scale)
     close(npk.ntk(f)(params, x[:3], x[3:]), traced(total), scale)
-
     own = gram(v1 + f1, v1 + f1)
     close(npk.ntk(f)(params, x[:3]), traced(own), scale)
+    if name not in EVERY_FORM:
+        return
+    full = npk.split_ntk(f)(params, x[:3], x[3:], outputs="full")
+    for part, kernel in expected.items():
+        close(getattr(full, part), kernel, scale)
     close(npk.ntk_diagonal(f)(params, x[:3]), np.diag(traced(own)), scale)
     close(npk.ntk_trace(f)(params, x[:3]), np.trace(traced(own)), 3 * scale)
-    close(npk.split_ntk_diagonal(f)(params, x[:3]).cross, np.diag(split(params, x[:3]).cross), scale)
+    cross = gram(v1, f1) + gram(f1, v1)
+    close(npk.split_ntk_diagonal(f)(params, x[:3]).cross, np.diag(traced(cross)), scale)
 
 
 def test_control_flow_stays_exact(x64):
@@ -149,7 +156,7 @@ def test_control_flow_stays_exact(x64):
 
 
 @pytest.mark.standard_dtypes
-@pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_single_precision_is_within_its_rounding(name):
     f, params, x = MODELS[name]()
     expected = traced(gram(jacobian(f, params, x), jacobian(f, params, x)))
