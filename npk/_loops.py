@@ -104,7 +104,7 @@ def steps_of(
 def measure_of(
     f: Function, losses: Callable[[Any, Any], Any], *, seeds: bool = False
 ) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """Mean loss and accuracy over a set of any size.
+    """Mean loss and accuracy over a set of any size, in one compiled loop over batches.
 
     Args:
         f: (params, x) → logits.
@@ -112,25 +112,37 @@ def measure_of(
         seeds: whether params have a first axis of seeds, as results have then.
 
     Returns:
-        (params, x, y) → (loss, accuracy).
+        (params, x, y, first=0, last=None) → (loss, accuracy) over samples first … last - 1; all of x shares what is
+        compiled, so sets that are parts of one array do.
     """
     forward = channels_last(f)
 
-    def sums(params: Any, x: Any, y: Any, known: Any) -> tuple[Any, Any]:
-        logits, counted = forward(params, x), jnp.arange(len(x)) >= known
-        return jnp.where(counted, losses(logits, y), 0).sum(), (counted & (logits.argmax(axis=-1) == y)).sum()
-
-    compiled = over_seeds(sums, (0, None, None, None)) if seeds else jax.jit(sums)
-
-    def measure(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        totals: Any = 0.0
+    def sums(params: Any, x: Any, y: Any, first: Any, last: Any) -> tuple[Any, Any]:
         size = min(_EVALUATION_BATCH, len(x))
-        for first in range(0, len(x), size):
-            # The last part reaches back, so that all have one shape and sets share what is compiled for it.
-            start = min(first, len(x) - size)
-            found = compiled(params, x[start : start + size], y[start : start + size], first - start)
-            totals = totals + np.array(found, dtype=np.float64)
-        loss, correct = totals / len(x)
+
+        def of_batch(i: Any) -> tuple[Any, Any]:
+            begin = first + i * size
+            start = jnp.minimum(begin, len(x) - size)  # the last one reaches back: all have one shape
+            batch, labels = (jax.lax.dynamic_slice_in_dim(a, start, size) for a in (x, y))
+            place = start + jnp.arange(size)
+            counted, logits = (place >= begin) & (place < last), forward(params, batch)
+            correct = counted & (logits.argmax(axis=-1) == labels)
+            return jnp.where(counted, losses(logits, labels), 0).sum(), correct.sum()
+
+        def step(i: Any, found: tuple[Any, Any]) -> tuple[Any, Any]:
+            loss, correct = of_batch(i)
+            return found[0].at[i].set(loss), found[1].at[i].set(correct)
+
+        # The batches' sums are kept apart, and added by the host in double precision.
+        loss, correct = (jnp.zeros(-(-len(x) // size), one.dtype) for one in jax.eval_shape(of_batch, 0))
+        return jax.lax.fori_loop(0, (last - first + size - 1) // size, step, (loss, correct))
+
+    compiled = over_seeds(sums, (0, None, None, None, None)) if seeds else jax.jit(sums)
+
+    def measure(params: Any, x: Any, y: Any, first: int = 0, last: int | None = None) -> tuple[Any, Any]:
+        last = len(x) if last is None else last
+        found = compiled(params, x, y, first, last)
+        loss, correct = (np.asarray(one, np.float64).sum(-1) / (last - first) for one in found)
         return loss, correct
 
     return measure

@@ -1,4 +1,4 @@
-"""The initial weights that the theory names: ±σ, Gaussian, He."""
+"""The initial weights that the theory names (±σ, Gaussian, He), and those of PyTorch."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-KINDS = ("default", "bernoulli", "gaussian", "he")
+KINDS = ("default", "bernoulli", "gaussian", "he", "uniform")
 
 
 def redraw(params: PyTree, key: PRNGKeyArray, kind: str, *, sigma: float | None = None) -> PyTree:
@@ -17,14 +17,15 @@ def redraw(params: PyTree, key: PRNGKeyArray, kind: str, *, sigma: float | None 
         params: any tree of arrays; arrays of two or more axes, the last of which are outputs, are weights.
         key: of the draw; every weight array gets one of its own.
         kind: "bernoulli" (+σ or -σ with probability ½ each), "gaussian" (mean zero, standard deviation σ), "he"
-            (gaussian with σ = √(2/fan-in)), or "default" (params as they are).
-        sigma: σ of all layers; None takes √(2/fan-in) of each.
+            (gaussian with σ = √(2/fan-in)), "uniform" (between ±1/√fan-in, as PyTorch's layers begin), or "default"
+            (params as they are).
+        sigma: σ of all layers, of bernoulli and gaussian; None takes √(2/fan-in) of each.
 
     Returns:
         A tree of the same structure, shapes and dtypes.
 
     Raises:
-        ValueError: the kind is unknown, sigma is not positive, or it is given for "he" or "default".
+        ValueError: the kind is unknown, sigma is not positive, or it is given for another kind.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -37,7 +38,7 @@ def redraw(params: PyTree, key: PRNGKeyArray, kind: str, *, sigma: float | None 
     """
     if kind not in KINDS:
         raise ValueError(f"unknown initialisation {kind!r}: choose one of {', '.join(KINDS)}.")
-    if sigma is not None and (kind in ("he", "default") or not sigma > 0):
+    if sigma is not None and (kind not in ("bernoulli", "gaussian") or not sigma > 0):
         raise ValueError(f"sigma must be positive and is for bernoulli and gaussian alone, got {sigma} for {kind!r}.")
     if kind == "default":
         return params
@@ -46,7 +47,11 @@ def redraw(params: PyTree, key: PRNGKeyArray, kind: str, *, sigma: float | None 
     def draw(key: Any, leaf: Any) -> Any:
         if leaf.ndim < 2:
             return leaf
-        scale = jnp.asarray(sigma or math.sqrt(2 / math.prod(leaf.shape[:-1])), leaf.dtype)
+        fan_in = math.prod(leaf.shape[:-1])
+        if kind == "uniform":
+            bound = 1 / math.sqrt(fan_in)
+            return jax.random.uniform(key, leaf.shape, leaf.dtype, -bound, bound)
+        scale = jnp.asarray(sigma or math.sqrt(2 / fan_in), leaf.dtype)
         if kind == "bernoulli":
             return scale * jax.random.rademacher(key, leaf.shape, leaf.dtype)
         return scale * jax.random.normal(key, leaf.shape, leaf.dtype)

@@ -259,15 +259,19 @@ def _steps(forward: Any, optimizer: Any, config: RegimeConfig) -> Callable[..., 
 def _measure(apply: Function, config: RegimeConfig, data: Dataset) -> Callable[[Any, bool], tuple[Any, ...]]:
     """Loss and accuracy on (a part of) the training set; on request accuracy on validation and test set; all seeds."""
     part = slice(min(_MEASURED, len(data.x_train)))
-    x_train, y_train = jnp.asarray(data.x_train[part]), jnp.asarray(data.y_train[part])
-    x_test, y_test = jnp.asarray(data.x_test), jnp.asarray(data.y_test)
-    held = None if data.x_validation is None else (jnp.asarray(data.x_validation), jnp.asarray(data.y_validation))
-    of_set = _loops.measure_of(apply, loss_of(config), seeds=True)
+    sets = [(data.x_train[part], data.y_train[part]), (data.x_test, data.y_test)]
+    if data.x_validation is not None and data.y_validation is not None:
+        sets.append((data.x_validation, data.y_validation))
+    ends = np.cumsum([0, *(len(y) for _, y in sets)]).tolist()
+    # One array, whose parts share what is compiled.
+    x, y = (jnp.concatenate(list(map(jnp.asarray, one))) for one in zip(*sets, strict=True))
+    mean = _loops.measure_of(apply, loss_of(config), seeds=True)
 
     def measure(params: Any, held_out: bool) -> tuple[Any, ...]:
-        loss, train = of_set(params, x_train, y_train)
+        of_set = lambda i: mean(params, x, y, ends[i], ends[i + 1])  # noqa: E731
+        loss, train = of_set(0)
         unknown = np.full(np.shape(loss), np.nan)
-        validation = of_set(params, *held)[1] if held_out and held is not None else unknown
-        return loss, train, validation, of_set(params, x_test, y_test)[1] if held_out else unknown
+        test, validation = (of_set(i)[1] if held_out and i < len(sets) else unknown for i in (1, 2))
+        return loss, train, validation, test
 
     return measure

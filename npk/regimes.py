@@ -299,4 +299,9 @@ def initial_params(network: Network, config: RegimeConfig, x: Any, seed: Any, ga
     value = draw(keys[0])
     if config.regime == Regime.FR_DI:
         return {"feature": value, "value": value}
-    return {"feature": shallow_features(network.apply)(keys[1], value, x), "value": value}
+    maps = shallow_features(network.apply)(keys[1], value, x)
+    kernels = [m["kernel"] for m in maps]  # [d, *gate]: all but the first axis are outputs
+    flat = [k.reshape(len(k), -1) for k in kernels]
+    drawn = initialisation.redraw(flat, keys[1], config.initial, sigma=config.sigma)
+    feature = [{**m, "kernel": new.reshape(k.shape)} for m, k, new in zip(maps, kernels, drawn, strict=True)]
+    return {"feature": feature, "value": value}

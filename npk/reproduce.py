@@ -124,7 +124,7 @@ def reproduce(
             progress((number + share) / len(rows), text)
 
         data = _data(row.dataset or table.dataset, scale, data_dir)
-        config = _scaled(row.config, scale)
+        config = _scaled(row.config, scale, len(data.x_train))
         network, described = _network(row, table, scale, len(data.class_names))
         seeds = tuple(range(scale.seeds))
         # Named by what is trained: tables that share a folder share a row (the network whose gates both freeze).
@@ -197,9 +197,12 @@ def _pooled(x: np.ndarray, size: int) -> np.ndarray:
     return x.reshape(n, height // size, size, width // size, size, channels).mean((2, 4))
 
 
-def _scaled(config: RegimeConfig, scale: Scale) -> RegimeConfig:
+def _scaled(config: RegimeConfig, scale: Scale, samples: int) -> RegimeConfig:
     epochs = scale.epochs or max(1, round(scale.share * config.epochs))
-    return dataclasses.replace(config, epochs=epochs, learning_rate=scale.learning_rate or config.learning_rate)
+    # Large batches become smaller with the data: an epoch keeps at least ten steps.
+    batch_size = min(config.batch_size, max(32, samples // 10))
+    rate = scale.learning_rate or config.learning_rate
+    return dataclasses.replace(config, epochs=epochs, batch_size=batch_size, learning_rate=rate)
 
 
 def _network(row: Row, table: Table, scale: Scale, outputs: int) -> tuple[Network, str]:
@@ -207,8 +210,9 @@ def _network(row: Row, table: Table, scale: Scale, outputs: int) -> tuple[Networ
     width = max(4, round((row.width or table.width) * scale.share**0.5))
     if name == "resnet-bn-110":
         name, width, depth = "resnet-bn", max(4, round(16 * scale.share**0.5)), 110 if scale.share == 1 else 20
-    model = networks.build(name, outputs=outputs, width=width, depth=depth)
+    model = networks.build(name, outputs=outputs, width=width, depth=depth, use_bias=row.use_bias)
     described = f"{name}, width {width}" + ("" if depth is None else f", depth {depth}")
+    described += "" if row.use_bias is not False else ", no biases"
 
     def forward(variables: Any, x: Any) -> tuple[Any, Any]:
         logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])

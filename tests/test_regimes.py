@@ -160,14 +160,30 @@ def test_batch_norm_statistics_move_with_training_and_frozen_ones_stay(data):
 # ---------------------------------------------------------------------------------- initial weights
 
 
-@pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "he"])
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "he", "uniform"])
 def test_weights_are_redrawn_with_their_variance_and_biases_stay(kind):
     params = {"kernel": jnp.zeros((3, 3, 50, 40)), "bias": jnp.full(40, 7.0)}
-    drawn = redraw(params, jax.random.key(0), kind, sigma=None if kind == "he" else 0.3)
-    sigma = np.sqrt(2 / 450) if kind == "he" else 0.3
+    sigma = {"he": np.sqrt(2 / 450), "uniform": np.sqrt(1 / 3 / 450)}.get(kind, 0.3)
+    drawn = redraw(params, jax.random.key(0), kind, sigma=0.3 if sigma == 0.3 else None)
     assert (drawn["bias"] == 7).all()
     assert abs(float(drawn["kernel"].std()) / sigma - 1) < 0.02
     assert (len(np.unique(np.abs(drawn["kernel"]))) == 1) == (kind == "bernoulli")
+    if kind == "uniform":
+        assert float(jnp.abs(drawn["kernel"]).max()) == pytest.approx(1 / np.sqrt(450), rel=1e-3)
+
+
+@pytest.mark.parametrize("regime", ["ReLU", "FR-II", "DLGN", "DLGN-SF"])
+def test_the_initial_weights_of_a_configuration_are_those_of_both_networks(regime):
+    """Gates of images too: the fan-in of a shallow map is the number of pixels."""
+    model = networks.C4GAP(channels=8, outputs=2)
+    x = jnp.ones((1, 6, 6, 3))
+    config = RegimeConfig(regime, initial="bernoulli", sigma=0.3)
+    params = regimes.initial_params(Network(model.apply, model.init), config, x, 0)
+    kernels = [leaf for leaf in jax.tree.leaves(params) if jnp.any(leaf)]  # biases are zero
+    assert kernels and all((jnp.abs(kernel) == jnp.float32(0.3)).all() for kernel in kernels)
+    he = regimes.initial_params(Network(model.apply, model.init), RegimeConfig("DLGN-SF", initial="he"), x, 0)
+    first = he["feature"][0]["kernel"]
+    assert first.shape == (108, 6, 6, 8) and float(first.std()) == pytest.approx(np.sqrt(2 / 108), rel=0.02)
 
 
 def test_squared_loss_and_schedules_train(data):

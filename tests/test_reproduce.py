@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -107,6 +109,18 @@ def test_the_command_prints_published_beside_ours(tmp_path):
     assert "97.40" in done.output and "Not as published: 0.01 of the epochs" in done.output
     wrong = CliRunner().invoke(app, ["reproduce", "fc-cifar", "--out", str(tmp_path)])
     assert wrong.exit_code == 1 and "unknown table" in wrong.output
+
+
+def test_large_batches_shrink_with_the_data_and_rows_may_have_no_biases():
+    table = TABLES["cob-odt"]
+    relu, dlgn = table.rows[0], table.rows[1]
+    assert reproduce._scaled(dlgn.config, Scale(), 18_333).batch_size == 1833
+    assert reproduce._scaled(dlgn.config, Scale(), 900).batch_size == 90
+    assert {reproduce._scaled(relu.config, Scale(), n).batch_size for n in (100, 18_333)} == {32}
+    for row, biases in ((relu, True), (dlgn, False)):
+        network, described = reproduce._network(row, table, Scale(), 2)
+        params = network.init(jax.random.key(0), jnp.ones((1, 20)))
+        assert ("bias" in params["params"]["Dense_0"]) == biases == ("no biases" not in described)
 
 
 def test_scales_out_of_range_are_refused():

@@ -133,6 +133,21 @@ def test_loss_and_accuracy_are_means_over_sets_of_any_size(n):
         assert accuracy == pytest.approx((logits.argmax(1) == y).mean())
 
 
+@pytest.mark.parametrize("seeds", [False, True])
+def test_sets_that_are_parts_of_one_array_are_measured_apart(seeds):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1700, 3)).astype(np.float32), rng.integers(0, 3, 1700)
+    params = jnp.array([2.0, -1.0]) if seeds else jnp.float32(2)
+    measure = _loops.measure_of(lambda p, x: p * x, _loops.cross_entropy, seeds=seeds)
+    for first, last in ((0, 700), (700, 701), (701, 1213), (1213, 1700), (0, 1700)):
+        loss, accuracy = measure(params, jnp.asarray(x), jnp.asarray(y), first, last)
+        part, classes = x[first:last], y[first:last]
+        expected = [float(_loops.cross_entropy(p * part, classes).mean()) for p in np.atleast_1d(params)]
+        correct = [((p * part).argmax(1) == classes).mean() for p in np.atleast_1d(params)]
+        assert np.atleast_1d(loss) == pytest.approx(expected, rel=1e-5)
+        assert np.atleast_1d(accuracy) == pytest.approx(correct)
+
+
 def test_the_schedule_is_dense_at_first_and_ends_every_epoch():
     schedule = _loops.record_steps(epoch_steps=100, epochs=5)
     assert schedule[:6] == [0, 1, 2, 3, 4, 5] and schedule[-1] == 500
