@@ -122,7 +122,8 @@ def measure_of(
 
         def of_batch(i: Any) -> tuple[Any, Any]:
             begin = first + i * size
-            start = jnp.minimum(begin, len(x) - size)  # the last one reaches back: all have one shape
+            # The last one reaches back: all have one shape, and no set of a batch or more sees another's samples.
+            start = jnp.maximum(jnp.minimum(begin, last - size), 0)
             batch, labels = (jax.lax.dynamic_slice_in_dim(a, start, size) for a in (x, y))
             place = start + jnp.arange(size)
             counted, logits = (place >= begin) & (place < last), forward(params, batch)

@@ -18,6 +18,7 @@ from npk.regime_training import RegimeRun, train_regime
 from npk.regimes import Network, Regime, RegimeConfig
 
 _FEWEST = 200  # training samples
+_SMALL_BATCH = 32  # samples; larger batches are smaller where there are fewer samples
 VALIDATION = 1 / 12  # of the training set: 5,000 of MNIST's 60,000
 
 
@@ -166,6 +167,9 @@ def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dic
     smaller += [f"images averaged over {scale.pool} × {scale.pool} pixels"] if scale.pool > 1 else []
     smaller += [f"only {', '.join(scale.networks)}"] if scale.networks is not None else []
     smaller += [f"{scale.dataset} for {table.dataset}"] if scale.dataset else []
+    fewer = scale.share < 1 or scale.samples is not None or scale.dataset is not None
+    if fewer and any(row.config.batch_size > _SMALL_BATCH for row in _rows_of(table, scale)):
+        smaller += [f"batches of at most a tenth of the samples, or {_SMALL_BATCH}"]
     smaller += [f"{scale.seeds} seed{'s' * (scale.seeds > 1)} instead of 5"] if scale.seeds != 5 else []
     return {
         "asked": asked,
@@ -199,8 +203,8 @@ def _pooled(x: np.ndarray, size: int) -> np.ndarray:
 
 def _scaled(config: RegimeConfig, scale: Scale, samples: int) -> RegimeConfig:
     epochs = scale.epochs or max(1, round(scale.share * config.epochs))
-    # Large batches become smaller with the data: an epoch keeps at least ten steps.
-    batch_size = min(config.batch_size, max(32, samples // 10))
+    # Large batches become smaller with the data (the validation part taken off): an epoch keeps its ten steps.
+    batch_size = min(config.batch_size, max(_SMALL_BATCH, samples // 10))
     rate = scale.learning_rate or config.learning_rate
     return dataclasses.replace(config, epochs=epochs, batch_size=batch_size, learning_rate=rate)
 

@@ -6,7 +6,6 @@ import pathlib
 import jax
 import jaxtyping
 import pytest
-from examples import TIMES
 from hypothesis import settings
 
 # Shapes and types are checked at every call in the modules that state shapes; in the others pyright does it.
@@ -27,7 +26,7 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # Compiling takes what it takes; examples are drawn the same way on every machine.
-settings.register_profile("npk", deadline=None, derandomize=True, max_examples=30 * TIMES, print_blob=True)
+settings.register_profile("npk", deadline=None, derandomize=True, max_examples=30, print_blob=True)
 settings.load_profile("npk")
 
 

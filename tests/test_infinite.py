@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import REGISTRY
-from examples import examples
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import wide
 from oracles.language import FLATTEN, AvgPool, Conv, Dense, GlobalAvgPool, Network, Relu, Residual
@@ -104,7 +103,7 @@ class TestNeuralTangents:
         check_against_neural_tangents(name, jnp.float64, 1e-10)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", ["dense with biases", "circular, biases", "flatten", "gelu"])
+    @pytest.mark.parametrize("name", NETWORKS)
     def test_single(self, name):
         check_against_neural_tangents(name, jnp.float32, 1e-5)
 
@@ -201,7 +200,7 @@ def _random(network, name, seed):
 
 
 @pytest.mark.usefixtures("x64")
-@examples(2)
+@settings(max_examples=2)
 @given(networks(), st.sampled_from(EVERY), st.integers(0, 99))
 def test_random_networks(network, name, seed):
     _random(network, name, seed)
@@ -209,7 +208,7 @@ def test_random_networks(network, name, seed):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@examples(8)
+@settings(max_examples=24)
 @given(networks(), st.sampled_from(EVERY), st.integers(0, 99))
 def test_more_random_networks(network, name, seed):
     _random(network, name, seed)

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import REGISTRY
-from examples import examples
-from hypothesis import given
+from hypothesis import given, settings
 from oracles import position_pairs
 from oracles.language import FLATTEN, AvgPool, Conv, Dense, GlobalAvgPool, Network, Relu, Residual
 from tolerances import assert_close
@@ -182,7 +181,7 @@ def check_random_network(case):
 
 
 @pytest.mark.usefixtures("x64")
-@examples(4)
+@settings(max_examples=4)
 @given(architectures.convolution_networks())
 def test_random_networks_give_what_the_plain_rules_give(case):
     check_random_network(case)
@@ -190,7 +189,7 @@ def test_random_networks_give_what_the_plain_rules_give(case):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@examples(8)
+@settings(max_examples=25)
 @given(architectures.convolution_networks())
 def test_more_random_networks_give_what_the_plain_rules_give(case):
     check_random_network(case)

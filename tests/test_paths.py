@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import REGISTRY
-from examples import examples
-from hypothesis import given
+from hypothesis import given, settings
 from oracles.enumeration import Enumeration, gram_of, name_of
 from tolerances import assert_close
 
@@ -90,14 +89,13 @@ def test_path_kernel_is_the_gram_matrix_of_enumerated_features(network):
     check_kernel(network)
 
 
-@examples(12)
 @given(architectures.dense_networks())
 def test_random_dense_networks(network):
     check_paths(network)
     check_kernel(network)
 
 
-@examples(6)
+@settings(max_examples=12)
 @given(architectures.convolution_networks())
 def test_random_convolution_networks(network):
     check_paths(network)
@@ -105,7 +103,7 @@ def test_random_convolution_networks(network):
 
 
 @pytest.mark.slow
-@examples(8)
+@settings(max_examples=20)
 @given(architectures.convolution_networks())
 def test_more_random_convolution_networks(network):
     check_paths(network, seed=1)

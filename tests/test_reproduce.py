@@ -107,6 +107,7 @@ def test_the_command_prints_published_beside_ours(tmp_path):
     done = CliRunner().invoke(app, ["reproduce", "cob-odt", *options], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     assert "97.40" in done.output and "Not as published: 0.01 of the epochs" in done.output
+    assert "batches of at most a tenth of the samples" in " ".join(done.output.split())
     wrong = CliRunner().invoke(app, ["reproduce", "fc-cifar", "--out", str(tmp_path)])
     assert wrong.exit_code == 1 and "unknown table" in wrong.output
 

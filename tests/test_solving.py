@@ -6,8 +6,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from examples import examples
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npk
@@ -143,7 +142,7 @@ def test_many_outputs_share_passes_and_need_fewer():
         np.testing.assert_allclose(together.fit.dual[:, i], one.fit.dual[:, 0], atol=1e-4 * np.abs(one.fit.dual).max())
 
 
-@examples(15)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 8), st.integers(0, 12))
 def test_any_shape(seed, n, k, rank):
     kernel, y = gaussian(n, seed), targets(n, k, seed)

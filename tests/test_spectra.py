@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
-from examples import examples
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npk import measures
@@ -82,7 +81,7 @@ def test_hutch_is_sharper_than_hutchinson_where_few_eigenvalues_matter():
     assert operator.products == 1 + 2
 
 
-@examples(8)
+@settings(max_examples=8)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 def test_with_as_many_directions_as_samples_all_is_exact(seed, n):
     values = np.random.default_rng(seed).random(n) + 0.1

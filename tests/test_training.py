@@ -148,6 +148,17 @@ def test_sets_that_are_parts_of_one_array_are_measured_apart(seeds):
         assert np.atleast_1d(accuracy) == pytest.approx(correct)
 
 
+def test_a_set_of_a_batch_or_more_sees_no_samples_of_another():
+    """Shown by a network that mixes the samples of a batch: what is beside the set changes nothing."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1700, 3)).astype(np.float32), rng.integers(0, 3, 1700)
+    measure = _loops.measure_of(lambda p, x: p * x - x.mean(axis=0, keepdims=True), _loops.cross_entropy)
+    other = x.copy()
+    other[:500], other[1100:] = 100 + other[:500], 100 - other[1100:]
+    both = [measure(jnp.float32(2), jnp.asarray(a), jnp.asarray(y), 500, 1100) for a in (x, other)]
+    assert both[0] == both[1]
+
+
 def test_the_schedule_is_dense_at_first_and_ends_every_epoch():
     schedule = _loops.record_steps(epoch_steps=100, epochs=5)
     assert schedule[:6] == [0, 1, 2, 3, 4, 5] and schedule[-1] == 500
