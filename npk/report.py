@@ -107,7 +107,7 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
         ),
         "split": plots.shares(
             {_NAMES[part]: [stage["share"][part] for stage in stages] for part in ("value", "feature", "cross")},
-            ylabel="share of of the trace of $K$",
+            ylabel="share of the trace of $K$",
             **common,
         ),
     }
