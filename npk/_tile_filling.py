@@ -64,6 +64,8 @@ class Filling:
             writing = [f for name, array in self.arrays.items() for f in array.write(tile, parts[name])]
             for future in writing:
                 future.result()
+            for array in self.arrays.values():
+                array.release(tile)
         self.damaged.discard(tile)
 
     def fill(self, work: _tile_devices.Work, devices: Sequence[Device], process: tuple[int, int]) -> None:

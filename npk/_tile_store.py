@@ -328,6 +328,18 @@ class TileArray:
             futures.append(self.padded[place].write(part, can_reference_source_data_indefinitely=True))
         return futures
 
+    def release(self, tile: Tile) -> None:
+        """Let the system forget what it keeps in memory of a durable tile: the next one takes the same pages.
+
+        A store is larger than the memory as a rule, so that what it would keep pushes out what others need; and in a
+        virtual machine a page that the host has to find costs several times what is written to it.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for copy in self.plan.copies(tile):
+            with contextlib.suppress(OSError), self.file(copy).open("rb") as file:  # it is advice, no more
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     @property
     def raw(self) -> bool:
         """Whether the numbers lie on disk as they are."""
