@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 
+from npk import _cholesky
 from npk._krylov import worst
 from npk._operator_checks import epsilon, finite
 from npk._passes import Passes, check_symmetry, probes
@@ -23,8 +23,8 @@ class Indefinite(ArithmeticError):
 
 
 def needed_memory(n: int, outputs: int) -> int:
-    """Bytes: the matrix, a part of it in float64 on its way there, and a few arrays [N, K]."""
-    return 8 * (n * n + n * -(-n // _PARTS) + 8 * n * outputs)
+    """Bytes: the matrix, a part of it in float64 on its way there or being factored, and a few arrays [N, K]."""
+    return 8 * (n * n + 8 * n * outputs) + max(8 * n * -(-n // _PARTS), _cholesky.needed_memory(n))
 
 
 def solve(
@@ -38,18 +38,18 @@ def solve(
     """
     matrix = _filled(operator)
     diagonal = matrix.diagonal().copy()
-    (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (matrix,))
     passes, solutions, residuals = Passes(operator), [], []
     for number, shift in enumerate(shifts):
         if number:
             _mirror(matrix)
         np.fill_diagonal(matrix, diagonal + shift)
-        _, info = potrf(matrix, lower=1, clean=0, overwrite_a=1)
-        if info > 0:
-            raise Indefinite(number)
+        try:
+            _cholesky.factor(matrix)
+        except np.linalg.LinAlgError as error:
+            raise Indefinite(number) from error
         solution, left = np.zeros_like(right), right
         while worst(left) > tolerance:
-            corrected = solution + scipy.linalg.cho_solve((matrix, True), left, check_finite=False)
+            corrected = solution + _cholesky.solve(matrix, left)
             remains = right - passes(corrected) - shift * corrected
             before = worst(left)
             if not worst(remains) < before:

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from npk._machine import cores
+
 FORMAT = 1
 _NOUNS = {"study": "study", "compare": "comparison"}
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
@@ -81,7 +83,7 @@ def surroundings() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in _VERSIONS}},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
+            "cores": cores(),
             "device": jax.devices()[0].device_kind,
         },
     }

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
+
+from npk import _cholesky
 
 CANDIDATES = tuple(10.0**e for e in range(-7, 2))
 
@@ -106,15 +107,16 @@ def ridge(kernel: ArrayLike, targets: ArrayLike, *, regularization: float = 1e-3
     if not regularization > 0:
         raise ValueError(f"regularization must be positive, got {regularization}.")
     mean = targets.mean(axis=0)
-    system = kernel + regularization * _mean_diagonal(kernel) * np.eye(len(kernel))
+    system = np.array(kernel, order="F")
+    system[np.diag_indices(len(system))] += regularization * _mean_diagonal(kernel)
     try:
-        factor = scipy.linalg.cho_factor(system, lower=True)
-    except scipy.linalg.LinAlgError as error:
+        _cholesky.factor(system)
+    except np.linalg.LinAlgError as error:
         raise ValueError(
             f"the kernel is not positive definite at regularization {regularization:g} "
             "(rounding, or no kernel at all): raise the regularization."
         ) from error
-    return Ridge(scipy.linalg.cho_solve(factor, targets - mean), mean, float(regularization))
+    return Ridge(_cholesky.solve(system, targets - mean), mean, float(regularization))
 
 
 def choose_regularization(

@@ -35,8 +35,8 @@ class Scale:
             less for.
         networks: of a table of several, only these.
         seeds: runs with different seeds.
-        dataset: another data set in place of the table's, e.g. "cifar10_jpeg"; rows that differed in their
-            data set alone are then run once.
+        dataset: of a table of several, only this one; or another data set in place of the table's, e.g.
+            "cifar10_jpeg": rows that differed in their data set alone are then run once.
 
     Raises:
         ValueError: a number is out of range.
@@ -151,7 +151,13 @@ def _rows_of(table: Table, scale: Scale) -> tuple[Row, ...]:
             raise ValueError(f"the table has the networks {', '.join(known)}; asked for were {list(scale.networks)}.")
     if scale.dataset is None:
         return rows
+    if scale.dataset in _datasets(table):
+        return tuple(row for row in rows if (row.dataset or table.dataset) == scale.dataset)
     return tuple(dict.fromkeys(dataclasses.replace(row, dataset=scale.dataset) for row in rows))
+
+
+def _datasets(table: Table) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row.dataset or table.dataset for row in table.rows))
 
 
 def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dict[str, Any]:
@@ -166,8 +172,11 @@ def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dic
     smaller += [f"learning rate {scale.learning_rate:g}"] if scale.learning_rate is not None else []
     smaller += [f"images averaged over {scale.pool} × {scale.pool} pixels"] if scale.pool > 1 else []
     smaller += [f"only {', '.join(scale.networks)}"] if scale.networks is not None else []
-    smaller += [f"{scale.dataset} for {table.dataset}"] if scale.dataset else []
-    fewer = scale.share < 1 or scale.samples is not None or scale.dataset is not None
+    known = _datasets(table)
+    other = scale.dataset is not None and scale.dataset not in known
+    smaller += [f"{scale.dataset} for {' and '.join(known)}"] if other else []
+    smaller += [f"only {scale.dataset}"] if scale.dataset in known and len(known) > 1 else []
+    fewer = scale.share < 1 or scale.samples is not None or other
     if fewer and any(row.config.batch_size > _SMALL_BATCH for row in _rows_of(table, scale)):
         smaller += [f"batches of at most a tenth of the samples, or {_SMALL_BATCH}"]
     smaller += [f"{scale.seeds} seed{'s' * (scale.seeds > 1)} instead of 5"] if scale.seeds != 5 else []

@@ -22,7 +22,7 @@ FLOORS = {
     "_terms": 0,
     "_term_sums": 2,
     "_affine": 2,
-    "_run_folder": 0,
+    "_run_folder": 1,
     "_pair_blocks": 0,
     "_neural_tangents": 4,
     "_neural_tangents_linearize": 2,
@@ -50,6 +50,7 @@ FLOORS = {
     "_wide_moments": 12,
     "_wide_pairs": 14,
     "_engines": 10,
+    "_cholesky": 0,
     "_machine": 0,
     "_accumulate": 1,
     "_operator_checks": 0,
@@ -114,7 +115,7 @@ FLOORS = {
     "__main__": 70,
 }
 # The proof that the core needs no hook in a model, and that numbers and figures know no kernel.
-ALONE = ("networks", "_dataset", "measures", "regression", "gradient_flow", "_plot_style")
+ALONE = ("networks", "_dataset", "measures", "gradient_flow", "_plot_style")
 # Data know data, and nothing else.
 DATA = ("_dataset", "_prepared", "synthetic", "_own_builders", "datasets", "preparing")
 # Flags, whose documentation is their help.
@@ -190,6 +191,10 @@ def test_imports_go_down(module):
 @pytest.mark.parametrize("name", ALONE)
 def test_plain_rooms_import_no_other(name):
     assert own_imports(f"npk.{name}") == []
+
+
+def test_regression_knows_linear_algebra_and_no_kernel():
+    assert own_imports("npk.regression") == ["npk._cholesky"]
 
 
 def test_plots_know_their_style_and_no_kernel():

@@ -102,6 +102,14 @@ def test_some_networks_of_a_table():
         reproduce._rows_of(TABLES["dlgn-cifar"], Scale(networks=("mlp",)))
 
 
+def test_one_data_set_of_a_table_keeps_its_published_figures(tmp_path):
+    table, scale = TABLES["cob-odt"], Scale(dataset="cob_odt_20")
+    assert [row.published for row in reproduce._rows_of(table, scale)] == [90.6, 96.1, 97.4]
+    assert reproduce._begun(tmp_path / "x", {}, table, scale)["not as published"] == ["only cob_odt_20"]
+    other = reproduce._begun(tmp_path / "x", {}, TABLES["dlgn-cifar"], Scale(dataset="cifar10_jpeg"))
+    assert "cifar10_jpeg for cifar10 and cifar100" in other["not as published"]
+
+
 def test_the_command_prints_published_beside_ours(tmp_path):
     options = ["--scale", "0.01", "--seeds", "1", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, ["reproduce", "cob-odt", *options], env={"COLUMNS": "200"})
