@@ -187,6 +187,34 @@ def test_a_damaged_chunk_is_found_and_computed_again(tmp_path, damage, chunk, dt
     assert chunks(tmp_path / "k") == whole
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not name its open files")
+def test_pages_are_given_back_once_each_chunk_is_whole(tmp_path, monkeypatch):
+    """A chunk is 64 bytes of numbers and 4 of a checksum; the advice is on files that are there under their name."""
+    advised = []
+
+    def advise(number, start, length, advice):
+        advised.append((os.readlink(f"/proc/self/fd/{number}"), os.fstat(number).st_size, start, length, advice))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    outer_store(tmp_path / "k", whole_numbers(11))
+    everything = 0, 0, os.POSIX_FADV_DONTNEED
+    expected = [(str(tmp_path / f"k/c.{i}.{j}"), 68, *everything) for i in range(3) for j in range(3)]
+    assert sorted(advised) == expected
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_advice_on_pages_is_not_needed(tmp_path, monkeypatch, refuses):
+    def refuse(*_):
+        raise OSError(22, "Invalid argument")
+
+    if refuses:
+        monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    else:
+        monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    x = whole_numbers(11)
+    assert np.array_equal(outer_store(tmp_path / "k", x).read(), exact(x, x))
+
+
 def test_what_a_power_loss_leaves_behind_does_no_harm(tmp_path):
     """A chunk that was not renamed, one written by half beside, a store of which not even the description is there."""
     x = whole_numbers(10)
