@@ -25,13 +25,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# Of these a program runs once or twice, on a few samples: compiling it takes most of the time, and three quarters as
-# much without optimizations. All other tests run what users run.
-_COMPILED_QUICKLY = {
-    *("test_convolutions", "test_gated_networks", "test_infinite", "test_neural_tangents", "test_packed_convolutions"),
-    *("test_paths", "test_sketch", "test_tangent", "test_theory"),
-}
-
 # Compiling takes what it takes; examples are drawn the same way on every machine.
 settings.register_profile("npk", deadline=None, derandomize=True, max_examples=30, print_blob=True)
 settings.load_profile("npk")
@@ -42,11 +35,6 @@ def strict(request):
     dtypes = "standard" if request.node.get_closest_marker("standard_dtypes") else "strict"
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion(dtypes):
         yield
-
-
-@pytest.fixture(autouse=True)
-def optimizations(request):
-    jax.config.update("jax_disable_most_optimizations", request.path.stem in _COMPILED_QUICKLY)
 
 
 @pytest.fixture

@@ -224,17 +224,6 @@ def _cursor(ref: Any, table: _Table, image: Any, cell: Any) -> Callable[[int, in
     return load
 
 
-def _as_real(count: Any, dtype: Any) -> Any:
-    """Whole numbers from 0 to 2^23 as reals. Conversions share the unit that counts bits, which is the busiest.
-
-    Added to the bits of 2^23, a count stands in the lowest bits of a float32: what is left is a subtraction.
-    """
-    if dtype != jnp.float32:
-        return count.astype(dtype)
-    base = np.float32(2**23)
-    return jax.lax.bitcast_convert_type(count + base.view(np.int32), jnp.float32) - base
-
-
 def _total(parts: Sequence[Any], dtype: Any) -> Any:
     sums = [p if p.ndim == 1 else jnp.sum(p, 1, dtype=dtype) for p in parts]
     return functools.reduce(jnp.add, sums)
@@ -284,7 +273,7 @@ class _Pair:
         a, b = self.cursors(row, False)
         planes = self.layout.planes(layer)
         counts = (_total([jax.lax.population_count(a(p, c) & b(p, c)) for p in planes], jnp.int32) for c in columns)
-        return [_as_real(count, dtype) for count in counts]
+        return [count.astype(dtype) for count in counts]
 
 
 def _kernel(one: Layout, dtype: Any, *refs: Any) -> None:
