@@ -25,6 +25,8 @@ from npk.operators import operator_of
 
 # Weights of a rule that are rounding.
 _NO_WEIGHT = 1e-14
+# Of a sum of weights, relative to the number of eigenvalues: what an interval must hold besides chance.
+_ROUNDING = 1e-13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,8 +314,9 @@ class Spectrum:
         rules = zip(self.nodes, self.weights, self._ended)
         bounds = np.array([_above(nodes, weights, level, bool(ended)) for nodes, weights, ended in rules])
         (least, low, _), (most, _, high) = (self._starts.spread(side) for side in bounds.T)
-        value = (least + most) / 2
-        return Estimate(*(float(np.clip(v, 0, self.size)) for v in (value, low, high)))
+        value, rounding = (least + most) / 2, _ROUNDING * self.size
+        ends = value, low - rounding, high + rounding
+        return Estimate(*(float(np.clip(v, 0, self.size)) for v in ends))
 
 
 def _above(nodes: np.ndarray, weights: np.ndarray, level: float, ended: bool) -> tuple[float, float]:

@@ -121,6 +121,13 @@ def test_counts_go_from_all_to_none():
     assert all(0 <= c.low <= c.value <= c.high <= N for c in found)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_all_and_none_lie_within_however_sums_are_rounded(seed):
+    kernel = with_spectrum(SPECTRA["flat"])
+    every, none = spectrum_of(kernel, seed=seed).counts([0.5, 3.0])
+    assert every.high == N and none.low == 0
+
+
 def test_a_float32_kernel_and_few_distinct_eigenvalues():
     kernel = np.kron(np.eye(10), np.ones((12, 12))).astype(np.float32)  # rank 10, eigenvalue 12
     found = spectrum_of(kernel, steps=8, sketch=20)
