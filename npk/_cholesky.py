@@ -15,10 +15,10 @@ def factor(matrix: np.ndarray, block: int | None = None) -> None:
     """L of K = L Lᵀ takes the place of the lower triangle of K [n, n]; what is above the diagonal stays.
 
     Raises:
-        numpy.linalg.LinAlgError: K is not positive definite.
+        numpy.linalg.LinAlgError: K is not positive definite, or holds numbers that are not finite.
     """
     n = len(matrix)
-    block = block or (max(n, 1) if n <= _WHOLE else _BLOCK)
+    block = block or (n if n <= _WHOLE else _BLOCK)
     (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (matrix,))
     for start in range(0, n, block):
         own, done = slice(start, start + block), slice(start)
@@ -29,6 +29,8 @@ def factor(matrix: np.ndarray, block: int | None = None) -> None:
         square, info = potrf(matrix[own, own], lower=1, clean=0, overwrite_a=1)
         if info > 0:
             raise np.linalg.LinAlgError(f"the leading minor of order {start + info} is not positive")
+        if not np.isfinite(square.diagonal()).all():  # LAPACK lets them through; all that is in a row ends there
+            raise np.linalg.LinAlgError(f"rows {start} to {start + len(square)} hold numbers that are not finite")
         matrix[own, own] = square
         for first in range(start + block, n, block):
             rows = slice(first, first + block)

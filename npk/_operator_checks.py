@@ -51,8 +51,12 @@ def diagonal_of(operator: Any) -> np.ndarray:
     if diagonal.shape != (n,):
         raise ValueError(f"the kernel's diagonal must have shape [{n}], got {list(diagonal.shape)}.")
     finite(diagonal, "the kernel's diagonal")
-    if not diagonal.mean() > 0:
-        raise ValueError(f"the kernel's mean diagonal must be positive, got {diagonal.mean():g}.")
+    with np.errstate(over="ignore"):
+        mean = diagonal.mean()
+    if not mean > 0:
+        raise ValueError(f"the kernel's mean diagonal must be positive, got {mean:g}.")
+    if mean == np.inf:
+        raise ValueError("the kernel's trace leaves the range of float64: scale the kernel.")
     if diagonal.min() < 0:
         raise ValueError(
             f"the kernel is not positive semi-definite: entry {int(diagonal.argmin())} of its diagonal is "

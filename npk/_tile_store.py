@@ -331,8 +331,8 @@ class TileArray:
     def release(self, tile: Tile) -> None:
         """Let the system forget what it keeps in memory of a durable tile: the next one takes the same pages.
 
-        A store is larger than the memory as a rule, so that what it would keep pushes out what others need; and in a
-        virtual machine a page that the host has to find costs several times what is written to it.
+        A store may be larger than the memory, and what it would keep pushes out what others need; in a virtual machine
+        new pages may also take longer than writing them. Whoever reads the tile next reads it from the disk.
         """
         if not hasattr(os, "posix_fadvise"):
             return

@@ -34,7 +34,10 @@ def reproduce_command(
     seeds: Annotated[int, typer.Option(help="Runs, trained together.")] = 5,
     dataset: Annotated[
         str | None,
-        typer.Option(help="In place of the table's, e.g. cifar10_jpeg.", show_default="the published one"),
+        typer.Option(
+            help="Of a table of several, only this one; or another in their place, e.g. cifar10_jpeg.",
+            show_default="the published ones",
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None,

@@ -260,9 +260,12 @@ def held_out(labels: ArrayLike, fraction: float, seed: int = 0) -> Bool[np.ndarr
 
 
 def _mean_diagonal(kernel: np.ndarray) -> float:
-    scale = float(np.mean(np.diag(kernel)))
+    with np.errstate(over="ignore"):
+        scale = float(np.mean(np.diag(kernel)))
     if not scale > 0:
         raise ValueError(f"the kernel's mean diagonal must be positive, got {scale:g}.")
+    if scale == np.inf:
+        raise ValueError("the kernel's trace leaves the range of float64: scale the kernel.")
     return scale
 
 

@@ -39,6 +39,15 @@ def test_what_is_not_positive_is_named_by_its_order(place):
         _cholesky.factor(matrix, 3)
 
 
+@pytest.mark.parametrize("place", [(0, 0), (4, 4), (4, 1), (7, 5), (7, 7)])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_is_not_finite_is_no_factor(place, number):
+    matrix = np.eye(8, order="F")
+    matrix[place] = number
+    with np.errstate(invalid="ignore"), pytest.raises(np.linalg.LinAlgError, match="not finite|not positive"):
+        _cholesky.factor(matrix, 3)
+
+
 @pytest.mark.slow
 def test_sixteen_thousand_rows_do_not_end_the_process():
     """OpenBLAS 0.3.30 alone writes beyond its memory here, with two threads."""

@@ -86,6 +86,7 @@ EYE, TARGETS = np.eye(3), np.eye(3)
         (lambda: regression.ridge(EYE, TARGETS, regularization=0.0), "regularization must be positive, got 0.0"),
         (lambda: regression.ridge(np.diag([3.0, -1, 1]), TARGETS), "not positive definite"),
         (lambda: regression.ridge(-EYE, TARGETS), "mean diagonal must be positive, got -1"),
+        (lambda: regression.ridge(1e308 * EYE, TARGETS), "trace leaves the range of float64"),
         (lambda: regression.ridge(EYE, TARGETS).predict(np.ones((2, 2))), r"\[new samples, 3 training samples\]"),
         (lambda: regression.one_hot([0.0, 1.0]), r"whole numbers \[N\], N > 0, got float64\[2\]"),
         (lambda: regression.one_hot([0, 3], 3), r"must lie in 0 … 2, got 0 … 3"),

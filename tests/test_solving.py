@@ -360,6 +360,7 @@ EYE = np.eye(3)
         (lambda: kernel_ridge(EYE, np.ones((2, 1))), r"targets must be \[3, K\], got shape \[2, 1\]"),
         (lambda: kernel_ridge(EYE, EYE * np.nan), "targets must be finite"),
         (lambda: kernel_ridge(-EYE, EYE), "mean diagonal must be positive"),
+        (lambda: kernel_ridge(1e308 * EYE, EYE), "trace leaves the range of float64"),
         (lambda: kernel_ridge(EYE, EYE, regularization=0.0), "regularization must be positive, got"),
         (lambda: kernel_ridges(EYE, EYE, regularizations=()), "regularization must be positive"),
         (lambda: kernel_ridge(EYE, EYE, tolerance=0.0), "tolerance must be positive"),
