@@ -272,7 +272,7 @@ RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
 }
 
 
-def walk(
+def output_terms(
     program: Program,
     params: Sequence[Any],
     xs: Sequence[Any],

@@ -137,7 +137,7 @@ def value_network(program: Program, leaves: Sequence[Any], normalize: bool, dtyp
     claims: dict[Equation, _Claim] = {}
     rules = {name: _noting(rule, claims) for name, rule in _path_rules.RULES.items()}
     with jax.ensure_compile_time_eval():
-        state = _path_rules.walk(program, leaves, (ones,), gates, binary=False, dtype=dtype, rules=rules)
+        state = _path_rules.output_terms(program, leaves, (ones,), gates, binary=False, dtype=dtype, rules=rules)
     _check_outputs_alike(state, dtype)
     operands = [e.inputs[c.operand] for e, c in claims.items()]
     weights = dataclasses.replace(program, outputs=tuple(operands)).pruned()

@@ -66,7 +66,7 @@ def walk(
         return [state if linear else [Term(base, index, ones, base.inputs[0].layout)]]
 
     rules = {**_path_rules.RULES, "activation": activate}
-    state = _path_rules.walk(program, params, xs, [], binary=False, dtype=dtype, rules=rules)
+    state = _path_rules.output_terms(program, params, xs, [], binary=False, dtype=dtype, rules=rules)
     _check_uncorrelated(state, "the output of f")
     for layer in _layers(state):
         _check_gaussian(layer)

@@ -47,7 +47,7 @@ def _moment(
 ) -> tuple[Any, Moments]:
     """H of two blocks, each (x [n, 1, ...], gates [n, ...]), and what was met on the way."""
     (x1, gates1), (x2, gates2) = one, two
-    state = _path_rules.walk(
+    state = _path_rules.output_terms(
         program,
         jax.tree_util.tree_leaves(params),
         (x1, x2),

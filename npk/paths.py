@@ -35,7 +35,7 @@ def _output_state(f: Function, params: PyTree, x: Any, gates: Sequence[Any] | No
         laid = [(per_sample(g, s.shape, x.shape[0]),) for g, s in zip(gates, shapes, strict=True)]
     dtype = _checks.working_dtype(x)
     leaves = jax.tree_util.tree_leaves(params)
-    state = _path_rules.walk(program, leaves, (x[:, None],), laid, binary=False, dtype=dtype)
+    state = _path_rules.output_terms(program, leaves, (x[:, None],), laid, binary=False, dtype=dtype)
     for term in state:
         _check_alike(term)
     return state

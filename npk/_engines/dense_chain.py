@@ -53,7 +53,7 @@ def dense_chain(program: Program, gate_shapes: Sequence[tuple[int, ...]], normal
     inputs = random.uniform(1, 2, (1, *x.shape)).astype(np.float32)
     gates = [random.uniform(1, 2, (1, *shape)).astype(np.float32) for shape in gate_shapes]
     try:
-        state = _path_rules.walk(program, leaves, (inputs,), [(g,) for g in gates], binary=True, dtype=jnp.float32)
+        state = _path_rules.output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=True, dtype=jnp.float32)
     except UnsupportedOperation:
         return None  # the general path says what was met
     return _read(state, inputs, gates, normalize)

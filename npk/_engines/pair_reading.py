@@ -65,7 +65,7 @@ def slot_values(
     program: Program, slots: Sequence[Slot], params: Sequence[Any], x: Any, gates: Sequence[Any], dtype: Any
 ) -> tuple[Any, ...]:
     """The known factors of a batch (x [n, 1, ...], gates [n, ...]): for each slot [n, positions, channels]."""
-    state = _path_rules.walk(program, params, (x,), [(g,) for g in gates], binary=False, dtype=dtype)
+    state = _path_rules.output_terms(program, params, (x,), [(g,) for g in gates], binary=False, dtype=dtype)
     terms = [(owner, term) for owner, read in owners(state) for term in read]
     values = []
     for slot in slots:
@@ -116,7 +116,7 @@ def _probe(program: Program, gate_shapes: Sequence[tuple[int, ...]]) -> list[_Pr
     found: list[tuple[Layer | None, tuple[Term, ...]]] = []
 
     def run(leaves: Any, inputs: Any, gates: Any) -> Any:
-        state = _path_rules.walk(program, leaves, (inputs,), [(g,) for g in gates], binary=False, dtype=jnp.float32)
+        state = _path_rules.output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=False, dtype=jnp.float32)
         found[:] = owners(state)
         numbers = [layer.constant if layer else 1.0 for layer, _ in found]
         return [[factor_of(owner, term)[0] for term in terms] for owner, terms in found], numbers
