@@ -1,1 +1,0 @@
-"""Engines: fast ways to compute what the plain JAX rules define, chosen behind the public functions."""
