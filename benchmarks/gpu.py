@@ -20,8 +20,9 @@ import numpy as np
 import npk
 from benchmarks import _harness
 from npk import networks
-from npk._engines import gap_chain, gap_gpu, pallas_gap
 from npk.gating import gate_shapes, sample_program
+from npk.path_kernels.engines import pooled
+from npk.path_kernels.engines.pooled import pallas
 
 IMAGE, LAYERS, IMAGES = (32, 32, 3), 4, 50_000
 PUBLISHED_MS, PUBLISHED_LAYERS = 2.70, 21
@@ -49,22 +50,22 @@ def ceilings() -> dict[str, float]:
     return {"bit counts": rate(count, jnp.int32), "multiply-adds": rate(multiply_add, jnp.float32)}
 
 
-def chain_of(f: Callable[..., Any], params: Any, x: Any) -> gap_chain.GapChain:
+def chain_of(f: Callable[..., Any], params: Any, x: Any) -> pooled.GapChain:
     """What the engine reads off the network."""
     program = sample_program(f, params, x)
-    chain = gap_chain.gap_chain(program, [g.shape for g in gate_shapes(program)], True)
+    chain = pooled.gap_chain(program, [g.shape for g in gate_shapes(program)], True)
     assert chain is not None
     return chain
 
 
-def work(layout: pallas_gap.Layout) -> dict[str, float]:
+def work(layout: pooled.Layout) -> dict[str, float]:
     """Operations of all threads for one pair of images."""
     rows = layout.height + layout.delay * (2 if layout.circular else 1)
     cells = [layout.strip + 2 * layout.reach(layer) for layer in range(LAYERS + 1)]
     words = [-(-c // 32) for c in layout.channels]
-    threads = layout.blocks * pallas_gap._LANES
+    threads = layout.blocks * pallas._LANES
     box = [(2 * h) + (2 * w) + 1 for h, w in layout.radii]  # sums down, sums across, the product with the overlap
-    sums = sum(n * b for n, b in zip(cells[1:], box)) + cells[0] * sum(pallas_gap._values(layout.channels[0]))
+    sums = sum(n * b for n, b in zip(cells[1:], box)) + cells[0] * sum(pallas._values(layout.channels[0]))
     counts = sum(n * w for n, w in zip(cells[1:], words[1:]))
     return {"bit counts": float(threads * rows * counts), "multiply-adds": float(threads * rows * sums)}
 
@@ -79,12 +80,12 @@ def slab(channels: int, padding: str, rows: int, columns: int, repeats: int, rat
     kernel = npk.path_kernel(model.apply)
     chain = chain_of(model.apply, params, x[:1])
     batches = [(a[:, None], tuple(g[:, None] for g in gs)) for a, gs in ((x[:rows], one), (x[rows:], two))]
-    layout = pallas_gap.layout(chain, [channels] * LAYERS, jnp.float32)
+    layout = pooled.layout(chain, [channels] * LAYERS, jnp.float32)
     assert layout is not None
     times = _harness.side_by_side(
         {
             "path_kernel": lambda: kernel(params, x[:rows], x[rows:], gates1=one, gates2=two),
-            "fused kernel": lambda: gap_gpu.kernel(chain, *batches, jnp.float32),
+            "fused kernel": lambda: pooled.kernel(chain, *batches, jnp.float32),
         },
         repeats,
     )

@@ -30,7 +30,7 @@ import numpy as np
 import npk
 import npk.infinite
 from benchmarks import _harness
-from npk import datasets
+from npk.data import load
 from npk.tiles import StoredKernel, fingerprint, progress_bar, stored
 
 OUTPUTS = 10
@@ -153,7 +153,7 @@ def inputs(case: Case, n: int, data_dir: str | None) -> tuple[Any, Any, np.ndarr
     f, params, x = ready(case.network(), n)
     if data_dir is None or not x.shape[1:] == (28, 28, 1):
         return f, params, x, "Gaussian inputs"
-    return f, params, datasets.load("mnist", data_dir=data_dir).x_train[:n], "MNIST"
+    return f, params, load("mnist", data_dir=data_dir).x_train[:n], "MNIST"
 
 
 def run(name: str, quick: bool, data_dir: str | None, folder: str | None) -> dict[str, Any]:

@@ -20,8 +20,7 @@ import numpy as np
 import npk
 from benchmarks import _harness
 from benchmarks.path_kernel import WIDTH, dense_case
-from npk.operators import KernelOperator, kernel_operator, operator_of
-from npk.solving import NotConverged, kernel_ridge
+from npk.solving import KernelOperator, NotConverged, kernel_operator, kernel_ridge, operator_of
 
 OUTPUTS, TILE, WHOLE = 10, 4000, 60_000
 

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from benchmarks._harness import RESULTS
-from npk.reproduce import table_rows
+from npk.studies import table_rows
 
 MARK = "<!-- tables -->"
 

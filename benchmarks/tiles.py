@@ -26,8 +26,9 @@ import numpy as np
 
 import npk
 from benchmarks import _harness
-from npk import datasets, networks, regression, solving
-from npk.operators import joined, kernel_operator
+from npk import networks, solving
+from npk.data import load
+from npk.solving import joined, kernel_operator
 from npk.tiles import StoredKernel, fingerprint, progress_bar, stored
 from npk.training import train
 
@@ -50,7 +51,7 @@ def data(args: argparse.Namespace) -> tuple[str, np.ndarray, np.ndarray, np.ndar
     """A name, training images [N, 784] and labels, test images and labels."""
     if args.data_dir is None:
         return "made-up images", *made_up(args.samples, max(500, args.samples // 6))
-    found = datasets.load("mnist", data_dir=args.data_dir)
+    found = load("mnist", data_dir=args.data_dir)
     flat = [np.asarray(x, np.float32).reshape(len(x), -1) for x in (found.x_train, found.x_test)]
     n = args.samples
     return "MNIST", flat[0][:n], found.y_train[:n], flat[1], found.y_test
@@ -120,7 +121,7 @@ def whole(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
         "resume of a finished store seconds": check_seconds,
         "bytes": directory_bytes(folder / "train"),
         "peak MiB of the process": peak,
-        "network test accuracy": regression.accuracy(logits, y_test),
+        "network test accuracy": solving.accuracy(logits, y_test),
         "ridge": ridge,
         "peak MiB with the solver": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -141,7 +142,7 @@ def regress(h: Any, h_few: np.ndarray, h_test: StoredKernel, y: np.ndarray, y_te
         print(f"{time.perf_counter() - start - chosen:.0f} s: pass {iterate.products}", file=sys.stderr)
 
     solved = solving.kernel_ridge(
-        h, regression.one_hot(y, CLASSES), regularization=best, tolerance=1e-2, rank=rank, callback=say
+        h, solving.one_hot(y, CLASSES), regularization=best, tolerance=1e-2, rank=rank, callback=say
     )
     return {
         "solver": solved.method,
@@ -153,7 +154,7 @@ def regress(h: Any, h_few: np.ndarray, h_test: StoredKernel, y: np.ndarray, y_te
         "products": solved.products,
         "rank": solved.rank,
         "largest residual": float(max(solved.residuals)),
-        "test accuracy": regression.accuracy(solved.predict(h_test), y_test),
+        "test accuracy": solving.accuracy(solved.predict(h_test), y_test),
     }
 
 

@@ -15,9 +15,18 @@ import numpy as np
 import optax
 
 from benchmarks import _harness
-from npk import _loops, networks
-from npk._seeds import over_seeds
-from npk.regimes import Network, Regime, RegimeConfig, compose, initial_params, loss_of, optimizer_of
+from npk import networks
+from npk.training import (
+    Network,
+    Regime,
+    RegimeConfig,
+    compose,
+    initial_params,
+    loss_of,
+    optimizer_of,
+    over_seeds,
+    steps_of,
+)
 
 SAMPLES, BATCH = 6400, 32
 
@@ -48,7 +57,7 @@ def epoch_of(regime: str, seeds: int | None = None) -> Callable[[], Any]:
         return losses(logits, y).mean(), {k: updated[k] for k in trained}
 
     def epoch(state: Any) -> Any:
-        return _loops.steps_of(loss, optimizer, BATCH)(*state, x, y, jax.random.key(2), 0, SAMPLES // BATCH)
+        return steps_of(loss, optimizer, BATCH)(*state, x, y, jax.random.key(2), 0, SAMPLES // BATCH)
 
     if seeds is None:
         return functools.partial(jax.jit(epoch), start(0))

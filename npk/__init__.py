@@ -1,39 +1,121 @@
-"""npk: gates, neural path features and exact path kernels of any JAX network."""
+"""npk: gates, neural path features and exact path kernels of any JAX network, as pure functions.
 
-from npk._jaxpr import UnsupportedOperation as UnsupportedOperation
-from npk._jaxpr import require_supported_jax as _require_supported_jax
-from npk.gated_networks import DGN as DGN
-from npk.gated_networks import DLGN as DLGN
-from npk.gated_networks import DLGN_SF as DLGN_SF
-from npk.gated_networks import hard_gate as hard_gate
-from npk.gated_networks import permuted as permuted
-from npk.gated_networks import shallow_features as shallow_features
-from npk.gated_networks import soft_gate as soft_gate
+Begin with f(params, x), any function that JAX can trace. `npk.gates(f)(params, x)` gives its gates,
+`npk.path_kernel(f)(params, x)` its exact neural path kernel, `npk.split_ntk(f)(params, x)` its tangent kernel in
+the parts of values and gates, `npk.npf(f)` and `npk.npv(f)` the paths themselves. Rooms, loaded when first used:
+
+    npk.gating          gates, gated networks (DGN, DLGN, DLGN-SF)
+    npk.paths           path features and path values
+    npk.path_kernels    the exact neural path kernel H
+    npk.tangent_kernels the neural tangent kernel and its split
+    npk.sketches        both by random signs, with error bars
+    npk.infinite        their limits at infinite width
+    npk.tiles           kernels of whole data sets, on disk, on many devices
+    npk.solving         kernel regression, spectra, measures, gradient flow
+    npk.training        every regime of the gated networks, under Optax
+    npk.data            MNIST, Fashion-MNIST, CIFAR-10, synthetic tasks
+    npk.studies         whole experiments and their reports
+    npk.networks        plain Flax models
+    npk.plots           figures from arrays
+"""
+
+import importlib
+import types
+
+from npk.gating import DGN as DGN
+from npk.gating import DLGN as DLGN
+from npk.gating import DLGN_SF as DLGN_SF
 from npk.gating import gated as gated
 from npk.gating import gates as gates
+from npk.gating import hard_gate as hard_gate
 from npk.gating import linear as linear
+from npk.gating import permuted as permuted
 from npk.gating import preactivations as preactivations
+from npk.gating import shallow_features as shallow_features
+from npk.gating import soft_gate as soft_gate
 from npk.gating import soft_relu as soft_relu
-from npk.gradient_flow import GradientFlow as GradientFlow
-from npk.gradient_flow import gradient_flow as gradient_flow
-from npk.kernel_sketch import KernelSketch as KernelSketch
-from npk.path_kernel import gram as gram
-from npk.path_kernel import layer_overlaps as layer_overlaps
-from npk.path_kernel import overlap as overlap
-from npk.path_kernel import path_kernel as path_kernel
+from npk.path_kernels import gram as gram
+from npk.path_kernels import layer_overlaps as layer_overlaps
+from npk.path_kernels import overlap as overlap
+from npk.path_kernels import path_kernel as path_kernel
 from npk.paths import count_paths as count_paths
 from npk.paths import npf as npf
 from npk.paths import npv as npv
 from npk.paths import path_names as path_names
-from npk.sketch import sketch as sketch
-from npk.sketch import sketch_ntk as sketch_ntk
-from npk.tangent import NTKSplit as NTKSplit
-from npk.tangent import ntk as ntk
-from npk.tangent import ntk_diagonal as ntk_diagonal
-from npk.tangent import ntk_trace as ntk_trace
-from npk.tangent import split_ntk as split_ntk
-from npk.tangent import split_ntk_diagonal as split_ntk_diagonal
+from npk.programs import UnsupportedOperation as UnsupportedOperation
+from npk.programs import require_supported_jax as _require_supported_jax
+from npk.sketches import KernelSketch as KernelSketch
+from npk.sketches import sketch as sketch
+from npk.sketches import sketch_ntk as sketch_ntk
+from npk.solving import GradientFlow as GradientFlow
+from npk.solving import gradient_flow as gradient_flow
+from npk.tangent_kernels import NTKSplit as NTKSplit
+from npk.tangent_kernels import ntk as ntk
+from npk.tangent_kernels import ntk_diagonal as ntk_diagonal
+from npk.tangent_kernels import ntk_trace as ntk_trace
+from npk.tangent_kernels import split_ntk as split_ntk
+from npk.tangent_kernels import split_ntk_diagonal as split_ntk_diagonal
 
 _require_supported_jax()
 
 __version__ = "0.1.0"
+__all__ = [
+    "DGN",
+    "DLGN",
+    "DLGN_SF",
+    "GradientFlow",
+    "KernelSketch",
+    "NTKSplit",
+    "UnsupportedOperation",
+    "count_paths",
+    "gated",
+    "gates",
+    "gradient_flow",
+    "gram",
+    "hard_gate",
+    "layer_overlaps",
+    "linear",
+    "npf",
+    "npv",
+    "ntk",
+    "ntk_diagonal",
+    "ntk_trace",
+    "overlap",
+    "path_kernel",
+    "path_names",
+    "permuted",
+    "preactivations",
+    "shallow_features",
+    "sketch",
+    "sketch_ntk",
+    "soft_gate",
+    "soft_relu",
+    "split_ntk",
+    "split_ntk_diagonal",
+]
+_ROOMS = (
+    "data",
+    "gating",
+    "infinite",
+    "networks",
+    "path_kernels",
+    "paths",
+    "plots",
+    "sketches",
+    "solving",
+    "studies",
+    "tangent_kernels",
+    "tiles",
+    "training",
+)
+
+
+def __getattr__(name: str) -> types.ModuleType:
+    """A room, when it is first asked for: figures, data and training cost nothing until then."""
+    if name in _ROOMS:
+        return importlib.import_module(f"npk.{name}")
+    raise AttributeError(f"module 'npk' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_ROOMS, "__version__"])

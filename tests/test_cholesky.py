@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npk import _cholesky
+from npk.solving.factoring import factor, solve
 
 
 def positive(n, seed, order="F"):
@@ -18,7 +18,7 @@ def test_blocks_give_the_factor_of_the_whole(n, block, seed, order):
     kernel = positive(n, seed, order)
     matrix = kernel.copy(order="K")
     matrix[np.triu_indices(n, 1)] = np.nan  # is neither read nor written
-    _cholesky.factor(matrix, block)
+    factor(matrix, block)
     np.testing.assert_allclose(np.tril(matrix), np.linalg.cholesky(kernel), atol=1e-10)
     assert np.isnan(matrix[np.triu_indices(n, 1)]).all()
 
@@ -27,8 +27,8 @@ def test_blocks_give_the_factor_of_the_whole(n, block, seed, order):
 def test_solutions_solve(n, block, outputs):
     kernel, right = positive(n, 1), np.random.default_rng(2).normal(size=(n, outputs))
     matrix = kernel.copy(order="F")
-    _cholesky.factor(matrix, block)
-    np.testing.assert_allclose(kernel @ _cholesky.solve(matrix, right), right, atol=1e-10)
+    factor(matrix, block)
+    np.testing.assert_allclose(kernel @ solve(matrix, right), right, atol=1e-10)
 
 
 @pytest.mark.parametrize("place", [0, 2, 3, 7])
@@ -36,7 +36,7 @@ def test_what_is_not_positive_is_named_by_its_order(place):
     matrix = np.eye(8, order="F")
     matrix[place, place] = -1.0
     with pytest.raises(np.linalg.LinAlgError, match=f"minor of order {place + 1} is not positive"):
-        _cholesky.factor(matrix, 3)
+        factor(matrix, 3)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (4, 4), (4, 1), (7, 5), (7, 7)])
@@ -45,7 +45,7 @@ def test_what_is_not_finite_is_no_factor(place, number):
     matrix = np.eye(8, order="F")
     matrix[place] = number
     with np.errstate(invalid="ignore"), pytest.raises(np.linalg.LinAlgError, match="not finite|not positive"):
-        _cholesky.factor(matrix, 3)
+        factor(matrix, 3)
 
 
 @pytest.mark.slow
@@ -54,6 +54,6 @@ def test_sixteen_thousand_rows_do_not_end_the_process():
     n = 16_384
     matrix = np.full((n, n), 1.0, order="F")
     matrix[np.diag_indices(n)] += n
-    _cholesky.factor(matrix)
+    factor(matrix)
     right = np.ones((n, 1))
-    np.testing.assert_allclose(_cholesky.solve(matrix, right), right / (2 * n), rtol=1e-10)
+    np.testing.assert_allclose(solve(matrix, right), right / (2 * n), rtol=1e-10)

@@ -10,8 +10,10 @@ import pytest
 import rich.console
 from typer.testing import CliRunner
 
-from npk import _terminal, cli
-from npk.study import StudyConfig, read_study
+from npk import cli
+from npk.cli import commands
+from npk.cli.terminal import progress_bar
+from npk.studies import StudyConfig, read_study
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -55,7 +57,7 @@ def test_help_names_every_flag_with_its_default():
 def test_flags_default_to_the_configuration():
     import inspect
 
-    parameters = inspect.signature(cli._study).parameters
+    parameters = inspect.signature(commands._study).parameters
     defaults = {name: parameters[name].default for name in parameters}
     config = StudyConfig()
     for name in ("dataset", "network", "width", "depth", "epochs", "batch_size", "learning_rate", "seed", "samples"):
@@ -128,7 +130,7 @@ def test_a_bar_goes_on_where_an_import_in_progress_has_replaced_pythons(monkeypa
 
     screen = io.StringIO()
     monkeypatch.setattr(_terminal, "stderr", rich.console.Console(file=screen, force_terminal=True, width=200))
-    with _terminal.progress_bar() as progress:
+    with progress_bar() as progress:
         progress(0.1, "before")
         time.sleep(0.3)
         with monkeypatch.context() as replaced:

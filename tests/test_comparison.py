@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from npk.cli import app
-from npk.comparison import CompareConfig, run_comparison
-from npk.comparison_report import write_comparison_report
+from npk.studies import CompareConfig, run_comparison
+from npk.studies.pages.comparison_page import write_comparison_report
 
 pytestmark = pytest.mark.standard_dtypes
 

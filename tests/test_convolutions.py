@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 from tolerances import assert_close
 
-from npk._convolutions import channels_last
+from npk.programs.layouts import channels_last
 
 LAYOUTS = [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", "NCHW"), ("HWNC", "IOHW", "CHNW")]
 

@@ -7,21 +7,22 @@ import sys
 import numpy as np
 import pytest
 
-from npk import _prepared, datasets
+from npk.data import load, only_classes, with_validation
+from npk.data.prepared import STORED
 
 
 def test_digits_are_scaled_and_split_by_seed_within_each_class():
-    data = datasets.load("digits")
+    data = load("digits")
     assert data.x_train.shape == (1437, 8, 8, 1) and data.x_test.shape == (360, 8, 8, 1)
     assert data.x_train.dtype == np.float32 and data.y_train.dtype == np.int32
     assert data.x_train.min() == 0.0 and data.x_train.max() == 1.0
     assert set(np.bincount(data.y_test)) <= {35, 36, 37}
-    assert np.array_equal(data.x_test, datasets.load("digits", seed=0).x_test)
-    assert not np.array_equal(data.y_test, datasets.load("digits", seed=1).y_test)
+    assert np.array_equal(data.x_test, load("digits", seed=0).x_test)
+    assert not np.array_equal(data.y_test, load("digits", seed=1).y_test)
 
 
 def test_no_test_digit_is_a_training_digit_of_the_split():
-    data = datasets.load("digits")
+    data = load("digits")
     both = np.concatenate([data.x_train, data.x_test]).reshape(1797, -1)
     assert len(np.unique(both, axis=0)) == 1797
 
@@ -38,8 +39,8 @@ SIZES = {"train": 7, "test": 3}
 @pytest.fixture
 def tiny(monkeypatch):
     """The prepared data sets have a handful of images."""
-    for name, stored in _prepared.STORED.items():
-        monkeypatch.setitem(_prepared.STORED, name, dataclasses.replace(stored, **SIZES))
+    for name, stored in STORED.items():
+        monkeypatch.setitem(STORED, name, dataclasses.replace(stored, **SIZES))
 
 
 def prepare(folder, name, file_format="array_record"):
@@ -85,7 +86,7 @@ def prepare(folder, name, file_format="array_record"):
 @pytest.mark.parametrize("name", PREPARED)
 def test_a_prepared_folder_is_read_exactly(tmp_path, tiny, name):
     made = prepare(tmp_path, name)
-    data = datasets.load(name, data_dir=tmp_path)
+    data = load(name, data_dir=tmp_path)
     for split, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         images, labels = made[split]
         assert x.dtype == np.float32 and y.dtype == np.int32
@@ -99,8 +100,8 @@ def test_reading_never_imports_tensorflow(tmp_path):
     prepare(tmp_path, "mnist")
     program = f"""
 import dataclasses, sys
-from npk import _prepared, datasets
-_prepared.STORED["mnist"] = dataclasses.replace(_prepared.STORED["mnist"], **{SIZES})
+from npk.data import datasets, prepared
+prepared.STORED["mnist"] = dataclasses.replace(prepared.STORED["mnist"], **{SIZES})
 assert len(datasets.load("mnist", data_dir={str(tmp_path)!r}).x_train) == {SIZES["train"]}
 assert "tensorflow" not in sys.modules
 """
@@ -110,19 +111,19 @@ assert "tensorflow" not in sys.modules
 def test_the_default_folder_is_that_of_tensorflow_datasets(tmp_path, tiny, monkeypatch):
     prepare(tmp_path, "mnist")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert len(datasets.load("mnist").x_train) == SIZES["train"]
+    assert len(load("mnist").x_train) == SIZES["train"]
 
 
 def test_a_folder_without_the_data_set_says_how_to_prepare_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="'mnist' is not prepared in .*`npk data prepare mnist --from FOLDER"):
-        datasets.load("mnist", data_dir=tmp_path)
+        load("mnist", data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_in_another_format_says_so(tmp_path):
     prepare(tmp_path, "mnist", file_format="tfrecord")
     with pytest.raises(FileNotFoundError, match="in another format: use `npk data prepare`, and another folder"):
-        datasets.load("mnist", data_dir=tmp_path)
+        load("mnist", data_dir=tmp_path)
 
 
 def shard_of(folder):
@@ -168,37 +169,37 @@ def test_a_damaged_folder_is_an_error(tmp_path, tiny, harm, message):
     prepare(tmp_path, "mnist")
     harm(tmp_path)
     with pytest.raises(ValueError, match=rf"MNIST in .* is damaged \(.*{message}.*remove that folder and prepare it"):
-        datasets.load("mnist", data_dir=tmp_path)
+        load("mnist", data_dir=tmp_path)
 
 
 def test_a_folder_that_agrees_with_itself_but_is_too_short_is_an_error(tmp_path):
     prepare(tmp_path, "mnist")
     with pytest.raises(ValueError, match=r"is damaged \(7 train images, must be 60000\)"):
-        datasets.load("mnist", data_dir=tmp_path)
+        load("mnist", data_dir=tmp_path)
 
 
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a folder"):
-        datasets.load("mnist", data_dir=tmp_path / "nowhere")
+        load("mnist", data_dir=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("package", ["tensorflow_datasets", "array_record", "importlib_resources"])
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch, tmp_path, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError, match=rf"needs the package {package}: run `pip install 'npk\[data\]'`"):
-        datasets.load("mnist", data_dir=tmp_path)
+        load("mnist", data_dir=tmp_path)
 
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown dataset 'emnist': choose one of digits, mnist"):
-        datasets.load("emnist")
+        load("emnist")
 
 
 # --- classes and validation -------------------------------------------------------------------------
 
 
 def test_a_subset_keeps_exactly_the_chosen_classes_in_the_given_order():
-    whole, pair = datasets.load("digits"), datasets.load("digits:7,4")
+    whole, pair = load("digits"), load("digits:7,4")
     assert pair.class_names == ("7", "4") and pair.name == "digits:7,4" and pair.title == "Digits, classes 7 and 4"
     for x, y, all_x, all_y in (
         (pair.x_train, pair.y_train, whole.x_train, whole.y_train),
@@ -212,7 +213,7 @@ def test_a_subset_keeps_exactly_the_chosen_classes_in_the_given_order():
 
 def test_classes_are_chosen_by_name_too(tmp_path, tiny):
     prepare(tmp_path, "fashion_mnist")
-    data = datasets.load("fashion_mnist:Ankle boot, 0", data_dir=tmp_path)
+    data = load("fashion_mnist:Ankle boot, 0", data_dir=tmp_path)
     assert data.class_names == ("Ankle boot", "T-shirt/top") and data.name == "fashion_mnist:9,0"
 
 
@@ -228,13 +229,13 @@ def test_classes_are_chosen_by_name_too(tmp_path, tiny):
 )
 def test_wrong_classes_are_named(classes, message):
     with pytest.raises(ValueError, match=message):
-        datasets.load(f"digits:{classes}")
+        load(f"digits:{classes}")
 
 
 @pytest.mark.parametrize("size", [0.2, 300])
 def test_a_validation_set_is_a_stratified_part_of_the_training_set(size):
-    whole = datasets.load("digits")
-    held = datasets.with_validation(whole, size)
+    whole = load("digits")
+    held = with_validation(whole, size)
     assert len(held.x_validation) == (288 if size < 1 else size)
     assert len(held.x_train) + len(held.x_validation) == len(whole.x_train)
     np.testing.assert_array_equal(held.x_test, whole.x_test)
@@ -247,20 +248,20 @@ def test_a_validation_set_is_a_stratified_part_of_the_training_set(size):
 
 
 def test_a_validation_set_is_chosen_by_its_seed_and_kept_by_a_subset():
-    whole = datasets.load("digits")
-    first, same, other = (datasets.with_validation(whole, 0.1, seed=seed) for seed in (0, 0, 1))
+    whole = load("digits")
+    first, same, other = (with_validation(whole, 0.1, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.x_validation, same.x_validation)
     assert not np.array_equal(first.y_validation, other.y_validation)
-    pair = datasets.only_classes(first, ["4", "7"])
+    pair = only_classes(first, ["4", "7"])
     np.testing.assert_array_equal(pair.x_validation, first.x_validation[np.isin(first.y_validation, (4, 7))])
 
 
 @pytest.mark.parametrize("size", [0, 1.5, -1, float("nan"), 5, 1437, 0.999])
 def test_a_wrong_validation_size_is_an_error(size):
     with pytest.raises(ValueError, match="size must be|cannot hold out"):
-        datasets.with_validation(datasets.load("digits"), size)
+        with_validation(load("digits"), size)
 
 
 def test_a_second_validation_set_is_refused():
     with pytest.raises(ValueError, match="has a validation set already"):
-        datasets.with_validation(datasets.with_validation(datasets.load("digits"), 0.1), 0.1)
+        with_validation(with_validation(load("digits"), 0.1), 0.1)

@@ -115,7 +115,6 @@ def test_counts_beyond_single_precision():
 
 
 def test_an_old_jax_is_refused():
-    from npk import _jaxpr
 
     with pytest.raises(ImportError, match="npk needs jax >= 0.7.0, found jax 0.4.36"):
-        _jaxpr.require_supported_jax("0.4.36")
+        require_supported_jax("0.4.36")

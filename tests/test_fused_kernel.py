@@ -12,9 +12,10 @@ from tolerances import assert_close
 
 import npk
 from npk import networks
-from npk._engines import gap_gpu, pallas_gap
-from npk._engines.gap_chain import Convolution, Dense, GapChain, gap_chain
-from npk.gating import gate_shapes, sample_program
+from npk.gating.transforms import gate_shapes, sample_program
+from npk.path_kernels.engines.pooled import gpu as gap_gpu
+from npk.path_kernels.engines.pooled import pallas as pallas_gap
+from npk.path_kernels.engines.pooled.chain import Convolution, Dense, GapChain, gap_chain
 
 HAS_GPU = jax.default_backend() == "gpu"
 gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU, and JAX has none")
@@ -248,7 +249,7 @@ def pretended(monkeypatch, narrow):
         calls.append(len(one[0]))
         return interpreted(chain, one, two, dtype, symmetric=symmetric)
 
-    monkeypatch.setattr(gap_gpu, "usable", lambda *values: True)
+    monkeypatch.setattr("npk.path_kernels.engines.pooled.usable", lambda *values: True)
     monkeypatch.setattr(gap_gpu, "kernel", kernel)
     return calls
 
@@ -260,7 +261,7 @@ def test_path_kernel_takes_the_fused_kernel_once_it_agrees(pretended, monkeypatc
     assert pretended == [2, 3]  # a pair to check, then the batch
     assert_close(kernel(params, x), h)
     assert pretended == [2, 3, 3]  # checked once
-    monkeypatch.setattr(gap_gpu, "usable", lambda *values: False)
+    monkeypatch.setattr("npk.path_kernels.engines.pooled.usable", lambda *values: False)
     assert_close(h, npk.path_kernel(f)(params, x))
     assert len(pretended) == 3
 
@@ -292,7 +293,7 @@ def test_a_fused_kernel_that_fails_or_differs_is_not_used(wrong, pretended, monk
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # told once
         assert_close(kernel(params, x), h)
-    monkeypatch.setattr(gap_gpu, "usable", lambda *values: False)
+    monkeypatch.setattr("npk.path_kernels.engines.pooled.usable", lambda *values: False)
     assert np.array_equal(h, npk.path_kernel(f)(params, x))
     assert len(pretended) == int(wrong)
 
@@ -308,5 +309,5 @@ def test_on_a_gpu(padding, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         h = npk.path_kernel(f)(params, x)
-    monkeypatch.setattr(gap_gpu, "usable", lambda *values: False)
+    monkeypatch.setattr("npk.path_kernels.engines.pooled.usable", lambda *values: False)
     assert_close(h, npk.path_kernel(f)(params, x))

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npk
-from npk import _neural_tangents, initialisation, networks
+from npk import networks, training
+from npk.infinite.loader.loading import load
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -94,7 +95,7 @@ def test_gradient_descent_of_a_linear_model_tends_to_it():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("x64")
 def test_it_agrees_with_neural_tangents():
-    nt = _neural_tangents.load()
+    nt = load()
     x, x_test, y, f0, g0 = problem(4)
     flow = flow_of(x, x_test, y, f0, g0)
     with jax.numpy_rank_promotion("allow"):
@@ -112,7 +113,7 @@ def real_gap(width, seed):
     model = networks.MLP(width=width, depth=3, outputs=1, use_bias=False)
     keys = jax.random.split(jax.random.key(seed), 3)
     x, y = jax.random.normal(keys[0], (20, 6)), jax.random.normal(keys[1], (20, 1))
-    params = initialisation.redraw(model.init(keys[2], x), keys[2], "he")
+    params = training.redraw(model.init(keys[2], x), keys[2], "he")
     f = jax.jit(model.apply)
     kernel = np.asarray(npk.ntk(model.apply)(params, x))
     test_kernel, train_kernel = kernel[15:, :15], kernel[:15, :15]

@@ -27,7 +27,8 @@ from wide_problems import (
 
 import npk
 import npk.infinite
-from npk import _duals, _neural_tangents
+from npk.infinite import moments
+from npk.infinite.loader.loading import load
 
 PATHS = [(regime, constant) for regime in wide.REGIMES for constant in (False, True)]
 
@@ -61,7 +62,7 @@ def in_stax(layers, stax, activation):
 
 def check_against_neural_tangents(name, dtype, tolerance):
     network, f = NETWORKS[name], function(name)
-    stax = _neural_tangents.load().stax
+    stax = load().stax
     peer = in_stax(network.layers, stax, stax.Gelu if name == "gelu" else stax.Relu)[2]
     x1, x2 = normal(5, *network.input, dtype=dtype), normal(4, *network.input, seed=1, dtype=dtype)
     with jax.numpy_rank_promotion("allow"):
@@ -262,14 +263,14 @@ def test_gelu_has_its_closed_form_in_every_precision(monkeypatch):
     f, p, x = function("gelu"), parameters(NETWORKS["gelu"]), normal(4, 7)
     with jax.enable_x64(True):
         exact = npk.infinite.ntk(f)(parameters(NETWORKS["gelu"], jnp.float64), jnp.asarray(x, jnp.float64))
-    monkeypatch.setattr(_duals, "smooth", None)  # the series
+    monkeypatch.setattr(moments, "smooth", None)  # the series
     assert_close(npk.infinite.ntk(f)(p, x), exact)
     halves = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (p, x))
     assert_close(npk.infinite.ntk(f)(*halves), npk.infinite.ntk(f)(p, halves[1].astype(jnp.float32)))
 
 
 def test_gelu_is_told_in_single_precision(monkeypatch):
-    monkeypatch.setattr(_duals, "smooth", None)  # the series, twice as slow
+    monkeypatch.setattr(moments, "smooth", None)  # the series, twice as slow
     f = architectures.function(deep(1), relu=gelu)
     npk.infinite.nngp(f)(parameters(deep(1)), normal(2, 7))
 

@@ -48,7 +48,7 @@ def test_blocks_do_not_matter(x64, monkeypatch):
     network = NETWORKS["dense with biases"]
     f, p, x = architectures.function(network), parameters(network), normal(11, 7)
     whole = npk.infinite.ntk(f, **STD)(p, x)
-    monkeypatch.setattr(npk.infinite, "_BLOCK_ELEMENTS", 9)
+    monkeypatch.setattr("npk.infinite.kernels._BLOCK_ELEMENTS", 9)
     assert_close(npk.infinite.ntk(f, **STD)(p, x), whole)
     assert_close(npk.infinite.ntk(f, **STD)(p, x[:4], x[4:]), whole[:4, 4:])
 

@@ -6,8 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npk.low_rank import nystrom, pivoted_cholesky
-from npk.operators import kernel_operator
+from npk.solving import kernel_operator, nystrom, pivoted_cholesky
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from npk._machine import cores
+from npk.programs.machine import cores
 
 
 def test_cores_are_those_this_process_may_run_on():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npk import measures
+from npk import solving
 
 
 def gram(seed, n=12, rank=5):
@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**32 - 1)
 @given(seeds)
 def test_center_is_the_product_with_the_centering_matrix(seed):
     kernel = np.random.default_rng(seed).normal(size=(7, 7))
-    np.testing.assert_allclose(measures.center(kernel), centering(7) @ kernel @ centering(7), atol=1e-12)
+    np.testing.assert_allclose(solving.center(kernel), centering(7) @ kernel @ centering(7), atol=1e-12)
 
 
 @given(seeds, st.booleans())
@@ -32,50 +32,50 @@ def test_alignment_is_the_cosine_of_its_definition(seed, centered):
     h = centering(12) if centered else np.eye(12)
     a, b = h @ kernel @ h, h @ target @ h
     expected = np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b))
-    assert measures.alignment(kernel, labels, centered=centered) == pytest.approx(expected, abs=1e-12)
+    assert solving.alignment(kernel, labels, centered=centered) == pytest.approx(expected, abs=1e-12)
 
 
 @given(seeds, st.floats(0.1, 10), st.floats(0, 10))
 def test_centred_alignment_and_cka_ignore_scale_and_offset(seed, scale, offset):
     kernel, labels = gram(seed), np.repeat([0, 1, 2], 4)
     changed = scale * kernel + offset
-    assert measures.alignment(changed, labels) == pytest.approx(measures.alignment(kernel, labels), abs=1e-9)
-    assert measures.cka(kernel, changed) == pytest.approx(1.0, abs=1e-9)
+    assert solving.alignment(changed, labels) == pytest.approx(solving.alignment(kernel, labels), abs=1e-9)
+    assert solving.cka(kernel, changed) == pytest.approx(1.0, abs=1e-9)
 
 
 def test_uncentred_alignment_rewards_a_constant_kernel_and_the_centred_does_not():
     labels = np.repeat([0, 1], 5)
-    assert measures.alignment(np.ones((10, 10)), labels, centered=False) == pytest.approx(np.sqrt(0.5))
-    assert measures.alignment(np.ones((10, 10)), labels) == 0.0
+    assert solving.alignment(np.ones((10, 10)), labels, centered=False) == pytest.approx(np.sqrt(0.5))
+    assert solving.alignment(np.ones((10, 10)), labels) == 0.0
 
 
 @given(seeds, seeds)
 def test_drift_and_cka_lie_between_nothing_and_one_for_gram_matrices(seed1, seed2):
     first, second = gram(seed1), gram(seed2)
-    assert -1e-12 <= measures.drift(first, second) <= 1.0
-    assert -1e-12 <= measures.cka(first, second) <= 1.0 + 1e-12
-    assert measures.drift(first, 3 * first) == pytest.approx(0.0, abs=1e-12)
+    assert -1e-12 <= solving.drift(first, second) <= 1.0
+    assert -1e-12 <= solving.cka(first, second) <= 1.0 + 1e-12
+    assert solving.drift(first, 3 * first) == pytest.approx(0.0, abs=1e-12)
 
 
 @given(seeds)
 def test_spectrum_and_effective_rank(seed):
     kernel = gram(seed)
-    values = measures.spectrum(kernel)
+    values = solving.spectrum(kernel)
     assert (np.diff(values) <= 0).all()
     assert values.sum() == pytest.approx(np.trace(kernel))
     assert np.abs(values[5:]).max() < 1e-10
-    assert 1.0 <= measures.effective_rank(values) <= 5.0 + 1e-6
+    assert 1.0 <= solving.effective_rank(values) <= 5.0 + 1e-6
 
 
 @pytest.mark.parametrize(("values", "rank"), [([4, 0, 0], 1.0), ([1, 1, 1, 1], 4.0), ([1, 1, -1e-9], 2.0)])
 def test_effective_rank_counts_directions(values, rank):
-    assert measures.effective_rank(values) == pytest.approx(rank)
+    assert solving.effective_rank(values) == pytest.approx(rank)
 
 
 def test_gate_flips_by_layer():
     before = (np.zeros((2, 4)), np.ones((2, 2, 2)))
     after = (np.array([[1, 0, 0, 0], [0, 1, 0, 0.0]]), np.ones((2, 2, 2)))
-    assert measures.gate_flips(after, before) == [0.25, 0.0]
+    assert solving.gate_flips(after, before) == [0.25, 0.0]
 
 
 BAD = np.array([[1.0, np.nan], [0.0, 1.0]])
@@ -84,17 +84,17 @@ BAD = np.array([[1.0, np.nan], [0.0, 1.0]])
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: measures.center(np.ones((2, 3))), r"kernel must be a square matrix .* got shape \[2, 3\]"),
-        (lambda: measures.center(np.ones((0, 0))), "N > 0"),
-        (lambda: measures.spectrum(BAD), "holds 1 NaN or infinite entries"),
-        (lambda: measures.alignment(np.eye(3), [0, 1]), r"one entry a row of the kernel \(3\), got 2"),
-        (lambda: measures.label_kernel([]), r"class numbers \[N\] with N > 0"),
-        (lambda: measures.cka(np.eye(2), np.eye(3)), r"must have one shape, got \[2, 2\] and \[3, 3\]"),
-        (lambda: measures.drift(np.eye(2), BAD), "the second kernel must be finite"),
-        (lambda: measures.effective_rank([0.0, -1.0]), "at least one positive eigenvalue"),
-        (lambda: measures.effective_rank(np.eye(2)), "must be one axis"),
-        (lambda: measures.gate_flips((np.ones(2),), ()), "as many gate arrays, got 1 and 0"),
-        (lambda: measures.gate_flips((np.ones(2),), (np.ones(3),)), r"gate arrays 0 must have one shape"),
+        (lambda: solving.center(np.ones((2, 3))), r"kernel must be a square matrix .* got shape \[2, 3\]"),
+        (lambda: solving.center(np.ones((0, 0))), "N > 0"),
+        (lambda: solving.spectrum(BAD), "holds 1 NaN or infinite entries"),
+        (lambda: solving.alignment(np.eye(3), [0, 1]), r"one entry a row of the kernel \(3\), got 2"),
+        (lambda: solving.label_kernel([]), r"class numbers \[N\] with N > 0"),
+        (lambda: solving.cka(np.eye(2), np.eye(3)), r"must have one shape, got \[2, 2\] and \[3, 3\]"),
+        (lambda: solving.drift(np.eye(2), BAD), "the second kernel must be finite"),
+        (lambda: solving.effective_rank([0.0, -1.0]), "at least one positive eigenvalue"),
+        (lambda: solving.effective_rank(np.eye(2)), "must be one axis"),
+        (lambda: solving.gate_flips((np.ones(2),), ()), "as many gate arrays, got 1 and 0"),
+        (lambda: solving.gate_flips((np.ones(2),), (np.ones(3),)), r"gate arrays 0 must have one shape"),
     ],
 )
 def test_errors(call, message):
@@ -105,7 +105,7 @@ def test_errors(call, message):
 def test_the_interval_of_a_slope_covers_it_as_often_as_it_says():
     generator = np.random.default_rng(0)
     widths = np.repeat([16, 32, 64, 128], 5)
-    fits = [measures.power_law(widths, 3 * widths**-0.5 * np.exp(generator.normal(size=20))) for _ in range(2000)]
+    fits = [solving.power_law(widths, 3 * widths**-0.5 * np.exp(generator.normal(size=20))) for _ in range(2000)]
     covered = np.mean([fit.low <= -0.5 <= fit.high for fit in fits])
     assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 2000)  # four standard errors
     assert np.mean([fit.slope for fit in fits]) == pytest.approx(-0.5, abs=0.03)
@@ -114,12 +114,12 @@ def test_the_interval_of_a_slope_covers_it_as_often_as_it_says():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: measures.power_law([1, 2], [1, 2]), "at least three points"),
-        (lambda: measures.power_law([1, 2, 3], [1, 0, 2]), "must be positive and finite"),
-        (lambda: measures.power_law([2, 2, 2], [1, 3, 2]), "at least two different x"),
-        (lambda: measures.power_law([1, 2, 3], [1, 3, 2], confidence=1.5), "confidence must lie"),
-        (lambda: measures.relative_error(np.eye(2), np.zeros((2, 2))), "must not be zero"),
-        (lambda: measures.relative_error(np.eye(2), np.eye(3)), "one shape"),
+        (lambda: solving.power_law([1, 2], [1, 2]), "at least three points"),
+        (lambda: solving.power_law([1, 2, 3], [1, 0, 2]), "must be positive and finite"),
+        (lambda: solving.power_law([2, 2, 2], [1, 3, 2]), "at least two different x"),
+        (lambda: solving.power_law([1, 2, 3], [1, 3, 2], confidence=1.5), "confidence must lie"),
+        (lambda: solving.relative_error(np.eye(2), np.zeros((2, 2))), "must not be zero"),
+        (lambda: solving.relative_error(np.eye(2), np.eye(3)), "one shape"),
     ],
 )
 def test_errors_of_relative_error_and_slope(call, message):

@@ -14,7 +14,7 @@ from jax.extend import core as jex_core
 
 import npk
 import npk.infinite
-from npk import _neural_tangents
+from npk.infinite.loader import loading
 
 installed = importlib.util.find_spec("neural_tangents") is not None
 needs_it = pytest.mark.skipif(not installed, reason="neural-tangents is not installed (pip install --no-deps)")
@@ -68,7 +68,7 @@ def test_loading_changes_nothing_for_others():
 
 
 def test_it_stands_in_for_modules_name_by_name():
-    stand_ins = _neural_tangents._stand_ins()
+    stand_ins = loading._stand_ins()
     assert stand_ins["jax"].scipy is jax.scipy
     assert stand_ins["jax.core"].Tracer is jax.core.Tracer
     assert stand_ins["jax.core"].Jaxpr is jex_core.Jaxpr
@@ -92,14 +92,14 @@ def test_the_tensorflow_part_says_what_it_lacks(use):
 
 
 def test_what_python_asks_of_modules_the_tensorflow_part_answers():
-    module = _neural_tangents._WithoutTensorFlow("neural_tangents.experimental")
+    module = loading._WithoutTensorFlow("neural_tangents.experimental")
     assert not hasattr(module, "__wrapped__")
 
 
 @pytest.fixture
 def unloaded(monkeypatch):
     """As before the first call."""
-    monkeypatch.setattr(_neural_tangents, "_loaded", [])
+    monkeypatch.setattr(loading, "_loaded", [])
     for name in [name for name in sys.modules if name.split(".")[0] == "neural_tangents"]:
         monkeypatch.delitem(sys.modules, name)
     return monkeypatch
@@ -145,8 +145,8 @@ def test_an_import_by_other_means_is_left_alone_and_explained(unloaded):
 
 @needs_it
 def test_a_jax_that_lacks_more_is_named(unloaded):
-    stand_ins = _neural_tangents._stand_ins() | {"jax.core": types.ModuleType("jax.core")}
-    unloaded.setattr(_neural_tangents, "_stand_ins", lambda: stand_ins)
+    stand_ins = loading._stand_ins() | {"jax.core": types.ModuleType("jax.core")}
+    unloaded.setattr(loading, "_stand_ins", lambda: stand_ins)
     finders = list(sys.meta_path)
     with pytest.raises(ImportError, match=f"does not load on jax {jax.__version__}: cannot import name"):
         npk.infinite.neural_tangents()

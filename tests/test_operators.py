@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npk
-from npk.operators import KernelOperator, joined, kernel_operator, operator_of, part_of
+from npk.solving import KernelOperator, joined, kernel_operator
+from npk.solving.operators import operator_of, part_of
 
 random = np.random.default_rng(0)
 
@@ -109,7 +110,7 @@ def test_a_memory_map_is_read_in_bands(tmp_path, monkeypatch):
     array = random.normal(size=(50, 50)).astype(np.float32)
     array = array + array.T
     np.save(tmp_path / "kernel.npy", array)
-    monkeypatch.setattr("npk.operators._BAND", 4 * 50 * 7)
+    monkeypatch.setattr("npk.solving.operators._BAND", 4 * 50 * 7)
     for symmetric in (False, True):
         agree(operator_of(np.load(tmp_path / "kernel.npy", mmap_mode="r"), symmetric=symmetric), array.astype(float))
 

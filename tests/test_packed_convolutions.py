@@ -14,10 +14,11 @@ from oracles.language import FLATTEN, AvgPool, Conv, Dense, GlobalAvgPool, Netwo
 from tolerances import assert_close
 
 import npk
-from npk._engines import pair_kernel, pair_plan
+from npk.path_kernels.engines.pairs import kernel as pair_kernel
+from npk.path_kernels.engines.pairs import plan
 
 pytest.importorskip("numba")
-MODULE = sys.modules["npk.path_kernel"]
+MODULE = sys.modules["npk.path_kernels.kernel"]
 
 GAP = (GlobalAvgPool(), Dense(2, bias=False))
 
@@ -86,7 +87,7 @@ def engine(monkeypatch):
         answered.append(h is not None)
         return h
 
-    monkeypatch.setattr(pair_kernel, "path_kernel", spy)
+    monkeypatch.setattr("npk.path_kernels.engines.pairs.path_kernel", spy)
     monkeypatch.setattr(MODULE, "_PAIR_SAVING", -np.inf)
     return answered
 
@@ -265,10 +266,10 @@ def test_little_work_is_left_to_the_plain_rules():
 @pytest.mark.parametrize("wrap", [False, True])
 def test_axes_are_found_from_what_they_read(wrap):
     for size, taps, stride, dilation, offset in [(6, 3, 1, 1, 1), (7, 2, 2, 1, 0), (9, 3, 2, 2, 2), (5, 1, 1, 1, 0)]:
-        axis = pair_plan.Axis(size, (size - 1) // stride + 1, taps, stride, dilation, offset, wrap)
+        axis = plan.Axis(size, (size - 1) // stride + 1, taps, stride, dilation, offset, wrap)
         reads = np.array(axis.reads)
         places = reads % size if wrap else np.where((reads >= 0) & (reads < size), reads, -1)
-        found = pair_plan.fitted_axis(places, size, stride, dilation)
+        found = plan.fitted_axis(places, size, stride, dilation)
         assert found is not None and found.taps == taps
         again = np.array(found.reads)
         again = again % size if found.wrap else np.where((again >= 0) & (again < size), again, -1)

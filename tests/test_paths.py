@@ -1,5 +1,7 @@
 """Paths against their enumeration, unit by unit and edge by edge, for every architecture; counts exactly."""
 
+import sys
+
 import architectures
 import jax
 import jax.numpy as jnp
@@ -154,12 +156,10 @@ def test_the_order_of_units_does_not_matter():
 
 
 def test_blocks_and_packed_gates_give_the_same_kernel(monkeypatch):
-    from npk import path_kernel
-
     f, params, x = architectures.case(REGISTRY["mlp with biases"], n=11)
     p, xs = as_float(params), as_float(x)
     plain = npk.path_kernel(f)(p, xs, normalize=False)
-    module = __import__("sys").modules[path_kernel.__module__]
+    module = sys.modules["npk.path_kernels.kernel"]
     monkeypatch.setattr(module, "_CPU_BLOCK", 9)
     monkeypatch.setattr(module, "_BLOCK", 9)
     np.testing.assert_array_equal(npk.path_kernel(f)(p, xs, normalize=False), plain)

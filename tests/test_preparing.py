@@ -16,7 +16,9 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from npk import _prepared, cli, datasets, preparing
+from npk import cli
+from npk.data import NAMES, load, preparing
+from npk.data.prepared import STORED
 
 # What TensorFlow and tensorflow-datasets warn about themselves is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -121,8 +123,8 @@ def stand_in(tmp_path, monkeypatch):
         folder = tmp_path / "originals"
         folder.mkdir()
         made = MAKERS[name](folder)
-        stored = dataclasses.replace(_prepared.STORED[name], train=len(made[0][1]), test=len(made[1][1]))
-        monkeypatch.setitem(_prepared.STORED, name, stored)
+        stored = dataclasses.replace(STORED[name], train=len(made[0][1]), test=len(made[1][1]))
+        monkeypatch.setitem(STORED, name, stored)
         found = {p.name: (p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()) for p in folder.iterdir()}
         assert set(found) == set(preparing._CHECKSUMS[name])
         monkeypatch.setitem(preparing._CHECKSUMS, name, found)
@@ -183,7 +185,7 @@ def test_what_is_prepared_is_read_back_exactly_and_without_a_network(
         name, originals, data_dir=tmp_path / "data", progress=lambda fraction, text: steps.append((fraction, text))
     )
     assert capfd.readouterr().out == ""
-    data = datasets.load(name, data_dir=tmp_path / "data")
+    data = load(name, data_dir=tmp_path / "data")
     assert_same(data, made)
     assert [p.name for p in (tmp_path / "data").iterdir()] == [name] and folder.is_dir()
     fractions = [fraction for fraction, _ in steps]
@@ -194,7 +196,7 @@ def test_what_is_prepared_is_read_back_exactly_and_without_a_network(
 def test_copies_of_cifar10_never_pass_as_it(tensorflow, stand_in, tmp_path):
     originals, _ = stand_in("cifar10_jpeg")
     preparing.prepare("cifar10_jpeg", originals, data_dir=tmp_path / "data")
-    data = datasets.load("cifar10_jpeg:cat,dog", data_dir=tmp_path / "data")
+    data = load("cifar10_jpeg:cat,dog", data_dir=tmp_path / "data")
     assert data.title == "CIFAR-10 (JPEG copy), classes cat and dog"
     assert "CIFAR-10 (JPEG copy)" in data.source
 
@@ -217,7 +219,7 @@ def test_checksums_are_those_that_tensorflow_datasets_registers():
     for name in ("mnist", "fashion_mnist", "cifar10", "cifar100"):
         registered = {i.filename: (i.size, i.checksum) for i in tfds.builder_cls(name).url_infos.values()}
         assert {f.name: (f.size, f.sha256) for f in preparing.originals(name)} == registered
-        assert str(tfds.builder_cls(name).VERSION) == _prepared.STORED[name].version
+        assert str(tfds.builder_cls(name).VERSION) == STORED[name].version
 
 
 def truncate(path):
@@ -284,9 +286,9 @@ def test_a_full_disk_leaves_nothing_that_could_be_read(tensorflow, stand_in, tmp
         preparing.prepare("cifar10", originals, data_dir=tmp_path / "data", progress=stop_at(fraction, full))
     assert not list((tmp_path / "data").iterdir())
     with pytest.raises(FileNotFoundError, match="is not prepared in"):
-        datasets.load("cifar10", data_dir=tmp_path / "data")
+        load("cifar10", data_dir=tmp_path / "data")
     preparing.prepare("cifar10", originals, data_dir=tmp_path / "data")
-    assert_same(datasets.load("cifar10", data_dir=tmp_path / "data"), made)
+    assert_same(load("cifar10", data_dir=tmp_path / "data"), made)
 
 
 def test_writes_that_fail_below_python_leave_nothing(tensorflow, stand_in, tmp_path):
@@ -325,8 +327,8 @@ def test_a_prepared_set_is_left_as_it_is_and_checked(tensorflow, stand_in, tmp_p
 
 def test_too_few_images_are_an_error_even_where_checksums_agree(tensorflow, stand_in, tmp_path, monkeypatch):
     originals, _ = stand_in("cifar10_jpeg")
-    longer = dataclasses.replace(_prepared.STORED["cifar10_jpeg"], train=TRAIN + 1)
-    monkeypatch.setitem(_prepared.STORED, "cifar10_jpeg", longer)
+    longer = dataclasses.replace(STORED["cifar10_jpeg"], train=TRAIN + 1)
+    monkeypatch.setitem(STORED, "cifar10_jpeg", longer)
     with pytest.raises(OSError, match=f"{TRAIN} train images, must be {TRAIN + 1}"):
         preparing.prepare("cifar10_jpeg", originals, data_dir=tmp_path / "data")
     assert not list((tmp_path / "data").iterdir())
@@ -348,7 +350,7 @@ def test_the_command_prepares_and_lists(tensorflow, stand_in, tmp_path):
     )
     lines = run("data", "list", "--data-dir", tmp_path / "data").stdout.splitlines()
     state = {line.split()[0]: line.rstrip() for line in lines[1:]}
-    assert set(state) == set(datasets.NAMES)
+    assert set(state) == set(NAMES)
     assert str(tmp_path / "data" / "cifar10_subset") in state["cifar10_subset"]
     assert "CIFAR-10 (JPEG copy)" in state["cifar10_jpeg"] and state["cifar10_jpeg"].endswith("not prepared")
     assert state["digits"].endswith("needs none")
@@ -379,6 +381,6 @@ def test_an_interrupted_command_says_that_nothing_was_left(tmp_path, monkeypatch
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparing, "prepare", interrupt)
+    monkeypatch.setattr("npk.data.prepare", interrupt)
     result = run("data", "prepare", "mnist", "--from", tmp_path, "--data-dir", tmp_path)
     assert result.exit_code == 130 and f"Nothing was left in {tmp_path}" in result.stderr

@@ -15,10 +15,10 @@ import optax
 import pytest
 
 import npk
-from npk import checkpoints, datasets, networks, regimes
-from npk.initialisation import redraw
-from npk.regime_training import train_regime
-from npk.regimes import Network, Regime, RegimeConfig
+from npk import networks, training
+from npk.data import load, with_validation
+from npk.training import Network, Regime, RegimeConfig, redraw, train_regime
+from npk.training import checkpoints as folders
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -30,7 +30,7 @@ def network(**options):
 
 @pytest.fixture(scope="module")
 def data():
-    return datasets.with_validation(datasets.load("digits"), 200)
+    return with_validation(load("digits"), 200)
 
 
 def same(a, b):
@@ -52,7 +52,7 @@ def test_frozen_gates_stay_bit_for_bit_and_values_are_trained(regime, data, relu
     config = quick(regime)
     run = train_regime(network(), config, data, (1,), source=relu)
     gates = jax.tree.map(lambda a: a[1], relu.params) if regime == "FL" else None
-    before = regimes.initial_params(network(), config, data.x_train[:1], 1, gates)
+    before = training.initial_params(network(), config, data.x_train[:1], 1, gates)
     after = jax.tree.map(lambda a: a[0], run.params)
     assert same(after["feature"], before["feature"]) and not same(after["value"], before["value"])
     assert same(before["feature"], before["value"]) == (regime == "FR-DI")
@@ -62,7 +62,7 @@ def test_frozen_gates_stay_bit_for_bit_and_values_are_trained(regime, data, relu
 @pytest.mark.parametrize("regime", ["DL", "DLGN", "DLGN-SF"])
 def test_soft_gates_are_trained_with_the_values(regime, data):
     run = train_regime(network(), quick(regime), data)
-    before = regimes.initial_params(network(), quick(regime), data.x_train[:1], 0)
+    before = training.initial_params(network(), quick(regime), data.x_train[:1], 0)
     after = jax.tree.map(lambda a: a[0], run.params)
     for side in ("feature", "value"):
         assert not same(after[side], before[side])
@@ -88,7 +88,7 @@ def test_a_regime_is_the_plain_loop_it_stands_for(data):
     """Two epochs of FR-DI against a loop over steps written out with Optax."""
     config, net = quick("FR-DI", optimizer="momentum", weight_decay=0.01), network()
     run = train_regime(net, config, data, (3,))
-    params = regimes.initial_params(net, config, data.x_train[:1], 3)
+    params = training.initial_params(net, config, data.x_train[:1], 3)
     f, optimizer = npk.DGN(net.apply), optax.sgd(3e-3, momentum=0.9)
     value, state = params["value"], optimizer.init(params["value"])
     key = jax.random.split(jax.random.key(3), 4)[3]
@@ -126,7 +126,7 @@ def test_selection_is_by_the_validation_set_and_the_largest_on_test_is_named_so(
     best = run.validation.argmax(0)
     np.testing.assert_array_equal(run.selected, [run.test[best[0], 0], run.test[best[1], 1]])
     assert (run.largest_on_test >= run.selected).all()
-    blind = train_regime(network(), RegimeConfig("ReLU", epochs=1), datasets.load("digits"))
+    blind = train_regime(network(), RegimeConfig("ReLU", epochs=1), load("digits"))
     with pytest.raises(ValueError, match="no validation set"):
         _ = blind.selected
 
@@ -147,11 +147,11 @@ def test_batch_norm_statistics_move_with_training_and_frozen_ones_stay(data):
         return logits, {**variables, **updated}
 
     net = Network(model.apply, model.init, forward)
-    small = datasets.with_validation(datasets.load("digits"), 1300)
+    small = with_validation(load("digits"), 1300)
     for regime in ("DLGN", "FR-II"):
         config = RegimeConfig(regime, epochs=1)
         run = train_regime(net, config, small)
-        before = regimes.initial_params(net, config, small.x_train[:1], 0)
+        before = training.initial_params(net, config, small.x_train[:1], 0)
         statistics = {side: run.params[side]["batch_stats"] for side in ("feature", "value")}
         moved = {s: not same(jax.tree.map(lambda a: a[0], v), before[s]["batch_stats"]) for s, v in statistics.items()}
         assert moved == {"feature": regime == "DLGN", "value": True}
@@ -178,10 +178,10 @@ def test_the_initial_weights_of_a_configuration_are_those_of_both_networks(regim
     model = networks.C4GAP(channels=8, outputs=2)
     x = jnp.ones((1, 6, 6, 3))
     config = RegimeConfig(regime, initial="bernoulli", sigma=0.3)
-    params = regimes.initial_params(Network(model.apply, model.init), config, x, 0)
+    params = training.initial_params(Network(model.apply, model.init), config, x, 0)
     kernels = [leaf for leaf in jax.tree.leaves(params) if jnp.any(leaf)]  # biases are zero
     assert kernels and all((jnp.abs(kernel) == jnp.float32(0.3)).all() for kernel in kernels)
-    he = regimes.initial_params(Network(model.apply, model.init), RegimeConfig("DLGN-SF", initial="he"), x, 0)
+    he = training.initial_params(Network(model.apply, model.init), RegimeConfig("DLGN-SF", initial="he"), x, 0)
     first = he["feature"][0]["kernel"]
     assert first.shape == (108, 6, 6, 8) and float(first.std()) == pytest.approx(np.sqrt(2 / 108), rel=0.02)
 
@@ -197,8 +197,8 @@ def test_squared_loss_and_schedules_train(data):
 KILLED = """
 import sys, jax
 from npk import datasets, networks
-from npk.regime_training import train_regime
-from npk.regimes import Network, RegimeConfig
+from npk.training import train_regime
+from npk.training import Network, RegimeConfig
 model = networks.MLP(width=12, depth=4, outputs=10)
 data = datasets.with_validation(datasets.load("digits"), 200)
 config = RegimeConfig("DL", epochs=12)
@@ -252,14 +252,14 @@ def test_a_damaged_checkpoint_costs_no_more_than_an_epoch(tmp_path, data):
 def test_a_full_disk_leaves_the_checkpoints_before_it_whole(tmp_path, data, monkeypatch):
     config = RegimeConfig("ReLU", epochs=2)
     whole = train_regime(network(), config, data)
-    saved = checkpoints.ocp.StandardCheckpointer.save
+    saved = folders.ocp.StandardCheckpointer.save
 
     def full(self, path, *rest, **options):
         if path.parent.name.startswith("2."):
             raise OSError(errno.ENOSPC, "No space left on device")
         return saved(self, path, *rest, **options)
 
-    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointer, "save", full)
+    monkeypatch.setattr(folders.ocp.StandardCheckpointer, "save", full)
     with pytest.raises(OSError, match="step 2 could not be written.*No space left.*make room and resume"):
         train_regime(network(), config, data, checkpoints=tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "config.json"]

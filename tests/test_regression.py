@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npk import regression
+from npk import solving
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -19,7 +19,7 @@ def problem(seed, n=30, m=9, classes=3):
 def test_ridge_solves_its_normal_equations(seed, regularization):
     kernel, test_kernel, labels = problem(seed)
     targets = np.eye(3)[labels]
-    fit = regression.ridge(kernel, targets, regularization=regularization)
+    fit = solving.ridge(kernel, targets, regularization=regularization)
     system = kernel + regularization * np.trace(kernel) / 30 * np.eye(30)
     expected = test_kernel @ np.linalg.solve(system, targets - targets.mean(0)) + targets.mean(0)
     np.testing.assert_allclose(fit.predict(test_kernel), expected, rtol=1e-7, atol=1e-7)
@@ -29,49 +29,47 @@ def test_ridge_solves_its_normal_equations(seed, regularization):
 def test_regularization_is_relative_to_the_kernel(seed, scale):
     kernel, test_kernel, labels = problem(seed)
     targets = np.eye(3)[labels]
-    fit = regression.ridge(kernel, targets, regularization=0.1)
-    scaled = regression.ridge(scale * kernel, targets, regularization=0.1)
+    fit = solving.ridge(kernel, targets, regularization=0.1)
+    scaled = solving.ridge(scale * kernel, targets, regularization=0.1)
     np.testing.assert_allclose(scaled.predict(scale * test_kernel), fit.predict(test_kernel), rtol=1e-8, atol=1e-10)
 
 
 def test_no_regularization_to_speak_of_interpolates_and_too_much_gives_the_mean():
     kernel, _, labels = problem(0)
-    targets = regression.one_hot(labels)
-    np.testing.assert_allclose(
-        regression.ridge(kernel, targets, regularization=1e-12).predict(kernel), targets, atol=1e-6
-    )
-    np.testing.assert_allclose(regression.ridge(kernel, targets, regularization=1e12).predict(kernel), 1 / 3, atol=1e-6)
+    targets = solving.one_hot(labels)
+    np.testing.assert_allclose(solving.ridge(kernel, targets, regularization=1e-12).predict(kernel), targets, atol=1e-6)
+    np.testing.assert_allclose(solving.ridge(kernel, targets, regularization=1e12).predict(kernel), 1 / 3, atol=1e-6)
 
 
 @given(seeds)
 def test_choice_equals_fitting_every_candidate(seed):
     kernel, _, labels = problem(seed)
-    best, accuracies = regression.choose_regularization(kernel, labels, candidates=(1e-4, 1e-1, 10.0), seed=3)
-    held = regression.held_out(labels, 0.25, 3)
+    best, accuracies = solving.choose_regularization(kernel, labels, candidates=(1e-4, 1e-1, 10.0), seed=3)
+    held = solving.held_out(labels, 0.25, 3)
     for candidate, found in accuracies.items():
         inner = kernel[np.ix_(~held, ~held)]
         # The same absolute regularisation: that of the whole kernel's diagonal.
         relative = candidate * np.mean(np.diag(kernel)) / np.mean(np.diag(inner))
-        fit = regression.ridge(inner, np.eye(3)[labels[~held]], regularization=relative)
-        assert found == regression.accuracy(fit.predict(kernel[np.ix_(held, ~held)]), labels[held])
+        fit = solving.ridge(inner, np.eye(3)[labels[~held]], regularization=relative)
+        assert found == solving.accuracy(fit.predict(kernel[np.ix_(held, ~held)]), labels[held])
     assert accuracies[best] == max(accuracies.values())
     assert best == max(c for c, a in accuracies.items() if a == accuracies[best])
 
 
 def test_the_held_out_part_is_stratified_and_repeatable():
     labels = np.repeat([0, 1, 2], [40, 20, 3])
-    held = regression.held_out(labels, 0.25, 0)
+    held = solving.held_out(labels, 0.25, 0)
     assert [int(held[labels == c].sum()) for c in range(3)] == [10, 5, 1]
-    assert np.array_equal(held, regression.held_out(labels, 0.25, 0))
-    assert not np.array_equal(held, regression.held_out(labels, 0.25, 1))
+    assert np.array_equal(held, solving.held_out(labels, 0.25, 0))
+    assert not np.array_equal(held, solving.held_out(labels, 0.25, 1))
 
 
 def test_a_kernel_positive_only_up_to_rounding_is_chosen_for_without_trouble():
     kernel, _, labels = problem(1)
     vectors = np.linalg.eigh(kernel)[1]
     kernel = (vectors * np.r_[np.full(10, -1e-9), np.linspace(1, 2, 20)]) @ vectors.T
-    best, _ = regression.choose_regularization(kernel, labels)
-    assert regression.ridge(kernel, regression.one_hot(labels), regularization=best).dual.shape == (30, 3)
+    best, _ = solving.choose_regularization(kernel, labels)
+    assert solving.ridge(kernel, solving.one_hot(labels), regularization=best).dual.shape == (30, 3)
 
 
 EYE, TARGETS = np.eye(3), np.eye(3)
@@ -80,20 +78,20 @@ EYE, TARGETS = np.eye(3), np.eye(3)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: regression.ridge(np.ones((2, 3)), TARGETS), r"kernel must be square \[N, N\], got shape \[2, 3\]"),
-        (lambda: regression.ridge(EYE, np.ones((2, 1))), r"targets must be \[3, K\]"),
-        (lambda: regression.ridge(EYE * np.nan, TARGETS), "must be finite"),
-        (lambda: regression.ridge(EYE, TARGETS, regularization=0.0), "regularization must be positive, got 0.0"),
-        (lambda: regression.ridge(np.diag([3.0, -1, 1]), TARGETS), "not positive definite"),
-        (lambda: regression.ridge(-EYE, TARGETS), "mean diagonal must be positive, got -1"),
-        (lambda: regression.ridge(1e308 * EYE, TARGETS), "trace leaves the range of float64"),
-        (lambda: regression.ridge(EYE, TARGETS).predict(np.ones((2, 2))), r"\[new samples, 3 training samples\]"),
-        (lambda: regression.one_hot([0.0, 1.0]), r"whole numbers \[N\], N > 0, got float64\[2\]"),
-        (lambda: regression.one_hot([0, 3], 3), r"must lie in 0 … 2, got 0 … 3"),
-        (lambda: regression.one_hot([-1, 0]), "must lie in 0"),
-        (lambda: regression.choose_regularization(EYE, [0, 1, 1], candidates=()), "candidates must be positive"),
-        (lambda: regression.choose_regularization(EYE, [0, 1, 2]), "leaves a side of the split empty"),
-        (lambda: regression.accuracy(EYE, [0, 1]), r"must match, got \[3, 3\] and \[2\]"),
+        (lambda: solving.ridge(np.ones((2, 3)), TARGETS), r"kernel must be square \[N, N\], got shape \[2, 3\]"),
+        (lambda: solving.ridge(EYE, np.ones((2, 1))), r"targets must be \[3, K\]"),
+        (lambda: solving.ridge(EYE * np.nan, TARGETS), "must be finite"),
+        (lambda: solving.ridge(EYE, TARGETS, regularization=0.0), "regularization must be positive, got 0.0"),
+        (lambda: solving.ridge(np.diag([3.0, -1, 1]), TARGETS), "not positive definite"),
+        (lambda: solving.ridge(-EYE, TARGETS), "mean diagonal must be positive, got -1"),
+        (lambda: solving.ridge(1e308 * EYE, TARGETS), "trace leaves the range of float64"),
+        (lambda: solving.ridge(EYE, TARGETS).predict(np.ones((2, 2))), r"\[new samples, 3 training samples\]"),
+        (lambda: solving.one_hot([0.0, 1.0]), r"whole numbers \[N\], N > 0, got float64\[2\]"),
+        (lambda: solving.one_hot([0, 3], 3), r"must lie in 0 … 2, got 0 … 3"),
+        (lambda: solving.one_hot([-1, 0]), "must lie in 0"),
+        (lambda: solving.choose_regularization(EYE, [0, 1, 1], candidates=()), "candidates must be positive"),
+        (lambda: solving.choose_regularization(EYE, [0, 1, 2]), "leaves a side of the split empty"),
+        (lambda: solving.accuracy(EYE, [0, 1]), r"must match, got \[3, 3\] and \[2\]"),
     ],
 )
 def test_errors(call, message):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from npk import reproduce
+from npk import studies
 from npk.cli import app
-from npk.regimes import Regime
-from npk.reproduce import TABLES, Scale, table_rows
+from npk.studies import TABLES, Scale, reproduction, table_rows
+from npk.training import Regime
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -39,7 +39,7 @@ def test_every_published_figure_is_in_its_table():
 
 
 def test_a_run_says_what_is_smaller_and_how_it_was_selected(digits_table, tmp_path):
-    result = reproduce.reproduce(digits_table, tmp_path, Scale(share=0.2, epochs=1, seeds=2))
+    result = studies.reproduce(digits_table, tmp_path, Scale(share=0.2, epochs=1, seeds=2))
     assert [row["label"] for row in result["rows"]] == ["ReLU", "FR-II", "FR-DI", "DL", "FL"]
     assert result["not as published"][0].startswith("0.2 of the epochs") and "1 epochs" in result["not as published"]
     assert "validation" in result["selection"]
@@ -52,19 +52,19 @@ def test_a_run_says_what_is_smaller_and_how_it_was_selected(digits_table, tmp_pa
 
 def test_an_interrupted_run_goes_on_where_it_stood(digits_table, tmp_path):
     scale = Scale(share=0.2, epochs=1, seeds=1)
-    whole = reproduce.reproduce(digits_table, tmp_path / "whole", scale)
+    whole = studies.reproduce(digits_table, tmp_path / "whole", scale)
 
     def stop(share, text):
         if text.startswith("FL:"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        reproduce.reproduce(digits_table, tmp_path / "cut", scale, progress=stop)
+        studies.reproduce(digits_table, tmp_path / "cut", scale, progress=stop)
     kept = json.loads((tmp_path / "cut" / "fc-mnist.json").read_text())
     assert len(kept["rows"]) == 4
-    assert reproduce.reproduce(digits_table, tmp_path / "cut", scale)["rows"] == whole["rows"]
+    assert studies.reproduce(digits_table, tmp_path / "cut", scale)["rows"] == whole["rows"]
     with pytest.raises(ValueError, match="holds another run"):
-        reproduce.reproduce(digits_table, tmp_path / "cut", Scale(share=0.3, epochs=1, seeds=1))
+        studies.reproduce(digits_table, tmp_path / "cut", Scale(share=0.3, epochs=1, seeds=1))
 
 
 def test_tables_in_one_folder_train_what_they_share_once(digits_table, tmp_path, monkeypatch):
@@ -73,40 +73,40 @@ def test_tables_in_one_folder_train_what_they_share_once(digits_table, tmp_path,
     monkeypatch.setitem(TABLES, "two", dataclasses.replace(TABLES[digits_table], rows=(relu, last)))
     scale = Scale(share=0.2, epochs=3, seeds=1)
     records = []
-    first = reproduce.reproduce("one", tmp_path, scale, progress=lambda share, text: records.append(text))
+    first = studies.reproduce("one", tmp_path, scale, progress=lambda share, text: records.append(text))
     assert len([text for text in records if text.startswith("ReLU:")]) == 4
     records.clear()
-    second = reproduce.reproduce("two", tmp_path, scale, progress=lambda share, text: records.append(text))
+    second = studies.reproduce("two", tmp_path, scale, progress=lambda share, text: records.append(text))
     assert second["rows"][0] == first["rows"][0] and second["rows"][1]["label"] == "FL"
     assert not [text for text in records if text.startswith("ReLU:")]
-    other = reproduce.reproduce("two", tmp_path / "other", scale)
+    other = studies.reproduce("two", tmp_path / "other", scale)
     assert other["rows"] == second["rows"]
 
 
 def test_images_can_be_pooled_and_it_is_said(digits_table, tmp_path):
-    data = reproduce._data("digits", Scale(pool=2), None)
-    whole = reproduce._data("digits", Scale(), None)
+    data = reproduction._data("digits", Scale(pool=2), None)
+    whole = reproduction._data("digits", Scale(), None)
     expected = [[whole.x_test[5, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean() for j in range(4)] for i in range(4)]
     assert data.x_train.shape == (len(whole.x_train), 4, 4, 1)
     assert data.x_test[5, ..., 0] == pytest.approx(np.array(expected))
-    result = reproduce.reproduce(digits_table, tmp_path, Scale(share=0.2, epochs=1, seeds=1, pool=4))
+    result = studies.reproduce(digits_table, tmp_path, Scale(share=0.2, epochs=1, seeds=1, pool=4))
     assert "images averaged over 4 × 4 pixels" in result["not as published"]
     with pytest.raises(ValueError, match="pool = 3 must divide"):
-        reproduce.reproduce(digits_table, tmp_path / "3", Scale(pool=3))
+        studies.reproduce(digits_table, tmp_path / "3", Scale(pool=3))
 
 
 def test_some_networks_of_a_table():
-    rows = reproduce._rows_of(TABLES["dlgn-cifar"], Scale(networks=("c4gap",), dataset="cifar10_jpeg"))
+    rows = reproduction._rows_of(TABLES["dlgn-cifar"], Scale(networks=("c4gap",), dataset="cifar10_jpeg"))
     assert [(row.network, row.config.regime) for row in rows] == [("c4gap", "ReLU"), ("c4gap", "DLGN")]
     with pytest.raises(ValueError, match="has the networks c4gap, vgg16-bn-average, resnet-bn-110"):
-        reproduce._rows_of(TABLES["dlgn-cifar"], Scale(networks=("mlp",)))
+        reproduction._rows_of(TABLES["dlgn-cifar"], Scale(networks=("mlp",)))
 
 
 def test_one_data_set_of_a_table_keeps_its_published_figures(tmp_path):
     table, scale = TABLES["cob-odt"], Scale(dataset="cob_odt_20")
-    assert [row.published for row in reproduce._rows_of(table, scale)] == [90.6, 96.1, 97.4]
-    assert reproduce._begun(tmp_path / "x", {}, table, scale)["not as published"] == ["only cob_odt_20"]
-    other = reproduce._begun(tmp_path / "x", {}, TABLES["dlgn-cifar"], Scale(dataset="cifar10_jpeg"))
+    assert [row.published for row in reproduction._rows_of(table, scale)] == [90.6, 96.1, 97.4]
+    assert reproduction._begun(tmp_path / "x", {}, table, scale)["not as published"] == ["only cob_odt_20"]
+    other = reproduction._begun(tmp_path / "x", {}, TABLES["dlgn-cifar"], Scale(dataset="cifar10_jpeg"))
     assert "cifar10_jpeg for cifar10 and cifar100" in other["not as published"]
 
 
@@ -123,11 +123,11 @@ def test_the_command_prints_published_beside_ours(tmp_path):
 def test_large_batches_shrink_with_the_data_and_rows_may_have_no_biases():
     table = TABLES["cob-odt"]
     relu, dlgn = table.rows[0], table.rows[1]
-    assert reproduce._scaled(dlgn.config, Scale(), 18_333).batch_size == 1833
-    assert reproduce._scaled(dlgn.config, Scale(), 900).batch_size == 90
-    assert {reproduce._scaled(relu.config, Scale(), n).batch_size for n in (100, 18_333)} == {32}
+    assert reproduction._scaled(dlgn.config, Scale(), 18_333).batch_size == 1833
+    assert reproduction._scaled(dlgn.config, Scale(), 900).batch_size == 90
+    assert {reproduction._scaled(relu.config, Scale(), n).batch_size for n in (100, 18_333)} == {32}
     for row, biases in ((relu, True), (dlgn, False)):
-        network, described = reproduce._network(row, table, Scale(), 2)
+        network, described = reproduction._network(row, table, Scale(), 2)
         params = network.init(jax.random.key(0), jnp.ones((1, 20)))
         assert ("bias" in params["params"]["Dense_0"]) == biases == ("no biases" not in described)
 

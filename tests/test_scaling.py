@@ -8,12 +8,12 @@ import pytest
 from tolerances import assert_close
 
 import npk
-from npk import infinite, initialisation, networks, scaling
+from npk import infinite, networks, training
 
 
 def in_ntk_parameterisation(model, params):
     """The model written in unit weights: what `scaling` does without."""
-    sizes = scaling.variances(params)
+    sizes = infinite.variances(params)
     unit = jax.tree_util.tree_map(lambda w, v: w / math.sqrt(v), params, sizes)
     f = lambda p, x: model.apply(jax.tree_util.tree_map(lambda w, v: math.sqrt(v) * w, p, sizes), x)  # noqa: E731
     return f, unit
@@ -22,14 +22,14 @@ def in_ntk_parameterisation(model, params):
 def problem(network, outputs=1, **options):
     model = networks.build(network, outputs=outputs, use_bias=False, **options)
     x = jax.random.normal(jax.random.key(0), (5, 4, 4, 2))
-    params = initialisation.redraw(model.init(jax.random.key(1), x), jax.random.key(2), "he")
+    params = training.redraw(model.init(jax.random.key(1), x), jax.random.key(2), "he")
     return model, params, x
 
 
 @pytest.mark.parametrize("network", ["mlp", "c4gap"])
 def test_the_kernel_is_that_of_the_model_written_in_unit_weights(network):
     model, params, x = problem(network, outputs=3, width=8)
-    found = scaling.ntk_parameterised(npk.split_ntk(model.apply)(params, x), params, outputs=3)
+    found = infinite.ntk_parameterised(npk.split_ntk(model.apply)(params, x), params, outputs=3)
     f, unit = in_ntk_parameterisation(model, params)
     assert_close(found.total, npk.ntk(f)(unit, x) / 3, factor=3)
     assert_close(sum(block.value for block in found.blocks.values()), found.value)
@@ -38,7 +38,7 @@ def test_the_kernel_is_that_of_the_model_written_in_unit_weights(network):
 def test_gradient_descent_in_unit_weights_is_that_with_scaled_steps():
     model, params, x = problem("mlp", width=8)
     f, unit = in_ntk_parameterisation(model, params)
-    sizes = scaling.variances(params)
+    sizes = infinite.variances(params)
     loss = lambda f: lambda p: jnp.sum(jnp.square(f(p, x) - 1.0))  # noqa: E731
     for _ in range(3):
         unit = jax.tree_util.tree_map(lambda w, g: w - 0.01 * g, unit, jax.grad(loss(f))(unit))
@@ -52,10 +52,10 @@ def test_wide_networks_are_near_the_limits(network):
     """All constants at once: K, K^V of both regimes, H and the last layer's part against infinite width."""
     model, params, x = problem(network, width=1024 if network == "mlp" else 96)
     d = len(jax.tree_util.tree_leaves(params))
-    feature = initialisation.redraw(params, jax.random.key(3), "he")
-    split = scaling.ntk_parameterised(npk.split_ntk(model.apply)(params, x), params)
+    feature = training.redraw(params, jax.random.key(3), "he")
+    split = infinite.ntk_parameterised(npk.split_ntk(model.apply)(params, x), params)
     both = {"feature": feature, "value": params}
-    frozen = scaling.ntk_parameterised(npk.split_ntk(npk.DGN(model.apply))(both, x), both)
+    frozen = infinite.ntk_parameterised(npk.split_ntk(npk.DGN(model.apply))(both, x), both)
     kernel = npk.path_kernel(model.apply)(feature, x)
     last = [name for name in split.blocks if "Dense" in name][-1]
     pairs = {
@@ -74,6 +74,6 @@ def test_wide_networks_are_near_the_limits(network):
 def test_errors():
     split = npk.split_ntk(lambda p, x: x @ p["w"])({"w": jnp.ones((2, 1))}, jnp.ones((1, 2)))
     with pytest.raises(ValueError, match="not the same"):
-        scaling.ntk_parameterised(split, {"v": jnp.ones((2, 1))})
+        infinite.ntk_parameterised(split, {"v": jnp.ones((2, 1))})
     with pytest.raises(ValueError, match="weight_std must not be negative"):
-        scaling.variances({"w": jnp.ones((2, 1))}, weight_std=-1.0)
+        infinite.variances({"w": jnp.ones((2, 1))}, weight_std=-1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tolerances import assert_close
 
-from npk._seeds import over_seeds
+from npk.training import over_seeds
 
 
 def halfway(params, shift, x, steps):

@@ -15,10 +15,10 @@ from sketch_problems import KEY, as_float, mlp, normal
 from tolerances import assert_close
 
 import npk
-from npk import _checks
-from npk._sign_draws import value_network
-from npk.gating import gate_shapes, own_gates, per_sample, sample_program
-from npk.sketch import _derivative, _one_sample
+from npk.gating.transforms import gate_shapes, own_gates, per_sample, sample_program
+from npk.programs.checks import working_dtype
+from npk.sketches.signs import value_network
+from npk.sketches.transformations import _derivative, _one_sample
 
 
 def all_signs(*shapes):
@@ -41,7 +41,7 @@ def mean_gram(z):
 def mean_over_all_signs(f, params, x, normalize):
     """The mean over every sign vector of what one draw gives."""
     program, leaves = sample_program(f, params, x), jax.tree.leaves(params)
-    network = value_network(program, leaves, normalize, _checks.working_dtype(x))
+    network = value_network(program, leaves, normalize, working_dtype(x))
     own = zip(own_gates(f, params, x), gate_shapes(program), strict=True)
     laid = [per_sample(g, s.shape, len(x)) for g, s in own]
 

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npk
-from npk import _dense_solve, datasets, low_rank, regression, solving
-from npk.operators import kernel_operator, operator_of
-from npk.solving import kernel_ridge, kernel_ridges
+from npk import solving
+from npk.data import load
+from npk.solving import kernel_operator, kernel_ridge, kernel_ridges
+from npk.solving.cholesky import solve
+from npk.solving.operators import operator_of
 
 
 def gaussian(n, seed=0, width=20.0):
@@ -59,7 +61,7 @@ class Counted:
 @pytest.fixture(scope="module")
 def digits():
     """H of a trained-size MLP with its own random gates, on 400 digits: (H, H of 100 others with them, labels)."""
-    data = datasets.load("digits")
+    data = load("digits")
     x = data.x_train.reshape(len(data.x_train), -1).astype(np.float32)[:500]
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = ((64, 32), (32, 32), (32, 32), (32, 10))
@@ -78,7 +80,7 @@ def digits():
 @pytest.mark.parametrize("options", [{"method": "cholesky"}, {"method": "cg"}, {"method": "cg", "rank": 0}])
 def test_path_kernel_of_digits(digits, regularization, options):
     kernel, new, labels = digits
-    y = regression.one_hot(labels[:400])
+    y = solving.one_hot(labels[:400])
     operator = Counted(kernel)
     solved = kernel_ridge(operator, y, regularization=regularization, tolerance=1e-8, limit=2000, **options)
     dual, system = by_numpy(kernel, y, regularization)
@@ -112,7 +114,7 @@ def test_a_correction_that_helps_by_less_than_half_is_the_last_and_is_kept():
             return 0.4 * super().product(v)
 
     kernel, y = gaussian(40) + np.eye(40), targets(40)
-    (solution,), (left,), passes = _dense_solve.solve(Weak(kernel), [0.0], y, 1e-9)
+    (solution,), (left,), passes = solve(Weak(kernel), [0.0], y, 1e-9)
     np.testing.assert_allclose(solution, np.linalg.solve(kernel, y), atol=1e-10)
     np.testing.assert_allclose(left, 0.6 * y, atol=1e-10)
     assert passes == 1
@@ -120,7 +122,7 @@ def test_a_correction_that_helps_by_less_than_half_is_the_last_and_is_kept():
 
 def test_a_preconditioner_saves_passes(digits):
     kernel, _, labels = digits
-    y = regression.one_hot(labels[:400])
+    y = solving.one_hot(labels[:400])
     passes = [
         kernel_ridge(kernel, y, regularization=1e-4, method="cg", rank=rank, limit=2000).products
         for rank in (0, 40, 150)
@@ -219,7 +221,7 @@ def test_a_residual_that_rounding_forbids_is_not_claimed():
 
 def test_an_interrupted_run_continues_to_the_same_bits(digits):
     kernel, _, labels = digits
-    y, options = regression.one_hot(labels[:400]), {"regularizations": (1e-4, 1e-2), "method": "cg", "rank": 30}
+    y, options = solving.one_hot(labels[:400]), {"regularizations": (1e-4, 1e-2), "method": "cg", "rank": 30}
     seen = []
     whole = kernel_ridges(kernel, y, callback=seen.append, **options)
     assert [i.products for i in seen] == list(range(1, whole[0].products))
@@ -292,7 +294,7 @@ def test_sixty_thousand_samples_choose_conjugate_gradients_before_they_ask_for_a
 def test_a_given_preconditioner_is_used():
     kernel, y = gaussian(200), targets(200)
     operator = Counted(kernel)
-    factor = low_rank.nystrom(kernel, np.arange(60))
+    factor = solving.nystrom(kernel, np.arange(60))
     solved = kernel_ridge(operator, y, method="cg", preconditioner=factor)
     assert operator.asked == 0 and solved.rank == factor.factor.shape[1]
     assert solved.products < kernel_ridge(kernel, y, method="cg", rank=0).products
@@ -316,7 +318,7 @@ def test_a_recomputed_kernel_is_solved_and_predicts_tile_by_tile():
 def test_the_choice_is_that_of_the_dense_regression(digits, method):
     kernel, _, labels = digits
     candidates = (1e-4, 1e-2, 1.0)
-    expected = regression.choose_regularization(kernel, labels[:400], candidates=candidates, seed=2)
+    expected = solving.choose_regularization(kernel, labels[:400], candidates=candidates, seed=2)
     found = solving.choose_ridge(kernel, labels[:400], candidates=candidates, seed=2, method=method)
     assert found == expected
 
@@ -380,9 +382,9 @@ def test_errors(call, message):
 def test_preconditioners_and_starts_of_another_problem_are_refused():
     kernel, y = gaussian(20), targets(20)
     with pytest.raises(ValueError, match="of 20 samples, got 10"):
-        kernel_ridge(kernel, y, method="cg", preconditioner=low_rank.nystrom(gaussian(10), 3))
+        kernel_ridge(kernel, y, method="cg", preconditioner=solving.nystrom(gaussian(10), 3))
     with pytest.raises(ValueError, match="not both"):
-        kernel_ridge(kernel, y, method="cg", rank=3, preconditioner=low_rank.nystrom(kernel, 3))
+        kernel_ridge(kernel, y, method="cg", rank=3, preconditioner=solving.nystrom(kernel, 3))
     seen = []
     kernel_ridge(kernel, y, method="cg", callback=seen.append)
     with pytest.raises(ValueError, match=r"start is of regularizations \(0.001,\)"):

@@ -6,8 +6,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npk import measures
-from npk.spectra import moments, spectrum_of
+from npk import solving
+from npk.solving import moments, spectrum_of
 
 N = 150
 SPECTRA = {
@@ -62,7 +62,7 @@ def test_intervals_of_the_spectrum_hold_the_truth(name):
     values, draws = SPECTRA[name], 40
     kernel, shift = with_spectrum(values), 0.02 * values.mean()
     levels = np.array([0.9 * values.max(), np.median(values) + 1e-6, 0.1 * values.max()])
-    truth = [np.log(values + shift).sum(), np.sqrt(values).sum(), measures.effective_rank(values)]
+    truth = [np.log(values + shift).sum(), np.sqrt(values).sum(), solving.effective_rank(values)]
     truth += [(values > level).sum() for level in levels]
     hits = np.zeros(len(truth))
     for seed in range(draws):
@@ -93,7 +93,7 @@ def test_with_as_many_directions_as_samples_all_is_exact(seed, n):
     assert spectrum.log_determinant(0.5).value == pytest.approx(
         np.linalg.slogdet(kernel + 0.5 * np.eye(n))[1], abs=1e-8
     )
-    assert spectrum.effective_rank().value == pytest.approx(measures.effective_rank(values), rel=1e-8)
+    assert spectrum.effective_rank().value == pytest.approx(solving.effective_rank(values), rel=1e-8)
 
 
 def test_the_trace_is_exact_where_there_is_a_diagonal():
@@ -170,6 +170,6 @@ def test_errors(call, message):
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr("npk.spectra.available_memory", lambda: 1000)
+    monkeypatch.setattr("npk.solving.spectra.available_memory", lambda: 1000)
     with pytest.raises(ValueError, match="ask for fewer steps"):
         spectrum_of(np.eye(100))

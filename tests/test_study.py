@@ -11,9 +11,11 @@ import pytest
 from tolerances import assert_close
 
 import npk
-from npk import datasets, measures, networks, regression, study
-from npk.report import write_report
-from npk.study import StudyConfig, read_study, run_study
+from npk import networks, solving
+from npk.data import load
+from npk.studies import StudyConfig, read_study, run_study
+from npk.studies import training_study as study
+from npk.studies.pages.study_page import write_report
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -70,7 +72,7 @@ def test_the_run_folder_holds_every_stage(finished):
 
 def test_the_kernel_samples_are_balanced_and_ordered_by_class(finished):
     folder, _ = finished
-    data = datasets.load("digits")
+    data = load("digits")
     with np.load(folder / "samples.npz") as samples:
         assert np.array_equal(samples["train_labels"], np.repeat(np.arange(10), 4))
         assert np.array_equal(data.y_train[samples["train"]], samples["train_labels"])
@@ -81,7 +83,7 @@ def test_the_kernel_samples_are_balanced_and_ordered_by_class(finished):
 def test_the_numbers_are_those_of_the_parameters(finished):
     """Everything at the last stage again, from parameters.npz, through the public functions."""
     folder, result = finished
-    data, last = datasets.load("digits"), result["stages"][-1]
+    data, last = load("digits"), result["stages"][-1]
     with np.load(folder / "parameters.npz") as arrays:
         names = sorted({name.split("/")[2] for name in arrays})
         params, first = (
@@ -104,14 +106,14 @@ def test_the_numbers_are_those_of_the_parameters(finished):
     assert_close(saved["feature"], split.feature)
     assert_close(saved["cross"], split.cross)
     assert_close(saved["value"] + saved["feature"] + saved["cross"], split.total)
-    flips = measures.gate_flips(npk.gates(f)(params, x), npk.gates(f)(first, x))
+    flips = solving.gate_flips(npk.gates(f)(params, x), npk.gates(f)(first, x))
     assert last["gate_flips"]["layers"] == pytest.approx(flips)
-    assert last["alignment"]["npk"] == pytest.approx(measures.alignment(kernel, labels), abs=1e-6)
+    assert last["alignment"]["npk"] == pytest.approx(solving.alignment(kernel, labels), abs=1e-6)
     assert last["drift"]["npk"] > 0 and result["stages"][0]["drift"]["npk"] == pytest.approx(0, abs=1e-12)
-    assert last["test_accuracy"] == regression.accuracy(f(params, data.x_test), data.y_test)
-    assert last["train_accuracy"] == pytest.approx(regression.accuracy(f(params, data.x_train), data.y_train))
-    fit = regression.ridge(saved["npk"], np.eye(10)[labels], regularization=last["ridge"]["regularization"])
-    assert last["ridge"]["test_accuracy"] == regression.accuracy(fit.predict(saved["npk_test"]), test_labels)
+    assert last["test_accuracy"] == solving.accuracy(f(params, data.x_test), data.y_test)
+    assert last["train_accuracy"] == pytest.approx(solving.accuracy(f(params, data.x_train), data.y_train))
+    fit = solving.ridge(saved["npk"], np.eye(10)[labels], regularization=last["ridge"]["regularization"])
+    assert last["ridge"]["test_accuracy"] == solving.accuracy(fit.predict(saved["npk_test"]), test_labels)
     assert sum(last["share"].values()) == pytest.approx(1.0, abs=1e-6)
     assert_close(saved["npk_test"], npk.path_kernel(f)(params, x_test, x))
 
@@ -147,7 +149,7 @@ def test_resuming_keeps_what_was_finished(tmp_path):
 
 
 def test_an_interruption_within_a_write_leaves_the_old_file(tmp_path):
-    from npk._run_folder import replace
+    from npk.studies.run_folder import replace
 
     replace(tmp_path / "file", b"old")
 

@@ -1,24 +1,24 @@
 import numpy as np
 import pytest
 
-from npk import datasets, synthetic
+from npk.data import cob_odt, cob_odt_hyperplanes, load, with_validation
 
 
 @pytest.mark.parametrize(("dimensions", "depth"), [(1, 1), (15, 4), (20, 4), (100, 4), (31, 5)])
 def test_hyperplanes_are_orthonormal(dimensions, depth):
-    w = synthetic.cob_odt_hyperplanes(3, dimensions, depth)
+    w = cob_odt_hyperplanes(3, dimensions, depth)
     np.testing.assert_allclose(w @ w.T, np.eye(2**depth - 1), atol=1e-12)
 
 
 def test_hyperplanes_are_as_probable_as_their_negatives():
-    signs = [np.sign(synthetic.cob_odt_hyperplanes(seed, 3, 1)[0, 0]) for seed in range(400)]
+    signs = [np.sign(cob_odt_hyperplanes(seed, 3, 1)[0, 0]) for seed in range(400)]
     assert abs(np.mean(signs)) < 4 / np.sqrt(400)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_labels_are_those_of_a_walk_down_the_tree(depth):
-    data = synthetic.cob_odt(5, samples=300, dimensions=20, depth=depth)
-    w = synthetic.cob_odt_hyperplanes(5, 20, depth)
+    data = cob_odt(5, samples=300, dimensions=20, depth=depth)
+    w = cob_odt_hyperplanes(5, 20, depth)
     leaves = np.arange(2 ** (depth + 1) - 1) % 2 == 0
     for x, y in zip(np.concatenate([data.x_train, data.x_test]), np.concatenate([data.y_train, data.y_test])):
         node = 0
@@ -28,11 +28,11 @@ def test_labels_are_those_of_a_walk_down_the_tree(depth):
 
 
 def test_points_lie_on_the_sphere_and_fall_evenly_on_leaves_and_classes():
-    data = synthetic.cob_odt(0, samples=16_000, dimensions=20)
+    data = cob_odt(0, samples=16_000, dimensions=20)
     assert data.x_train.dtype == np.float32 and data.y_train.dtype == np.int32
     np.testing.assert_allclose(np.linalg.norm(data.x_train, axis=1), 1, atol=1e-6)
     assert abs(data.y_train.mean() - 0.5) < 4 * 0.5 / np.sqrt(16_000)
-    w, node = synthetic.cob_odt_hyperplanes(0, 20), np.zeros(16_000, int)
+    w, node = cob_odt_hyperplanes(0, 20), np.zeros(16_000, int)
     for _ in range(4):
         node = 2 * node + 1 + (np.einsum("nd,nd->n", data.x_train, w[node]) > 0)
     counts = np.bincount(node - 15, minlength=16)
@@ -41,14 +41,14 @@ def test_points_lie_on_the_sphere_and_fall_evenly_on_leaves_and_classes():
 
 
 def test_no_point_lies_within_the_margin():
-    data = synthetic.cob_odt(1, samples=500, dimensions=20, margin=0.01, test_samples=70)
-    w = synthetic.cob_odt_hyperplanes(1, 20)
+    data = cob_odt(1, samples=500, dimensions=20, margin=0.01, test_samples=70)
+    w = cob_odt_hyperplanes(1, 20)
     x = np.concatenate([data.x_train, data.x_test]).astype(np.float64)
     assert x.shape == (570, 20) and np.abs(x @ w.T).min() > 0.01
 
 
 def test_the_seed_decides_everything():
-    first, same, other = (synthetic.cob_odt(seed, samples=50, dimensions=20) for seed in (0, 0, 1))
+    first, same, other = (cob_odt(seed, samples=50, dimensions=20) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.x_train, same.x_train)
     np.testing.assert_array_equal(first.y_test, same.y_test)
     assert not np.array_equal(first.x_train, other.x_train)
@@ -56,9 +56,9 @@ def test_the_seed_decides_everything():
 
 @pytest.mark.parametrize(("name", "shape"), [("cob_odt_20", (20_000, 20)), ("cob_odt_100", (30_000, 100))])
 def test_the_published_sizes_are_loaded_by_name(name, shape):
-    data = datasets.load(name, seed=2)
+    data = load(name, seed=2)
     assert data.name == name and data.x_train.shape == data.x_test.shape == shape
-    assert datasets.with_validation(data, 0.1).x_validation.shape == (shape[0] // 10, shape[1])
+    assert with_validation(data, 0.1).x_validation.shape == (shape[0] // 10, shape[1])
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_the_published_sizes_are_loaded_by_name(name, shape):
 )
 def test_impossible_trees_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        synthetic.cob_odt(**{"seed": 0, "samples": 100, "dimensions": 20, **arguments})
+        cob_odt(**{"seed": 0, "samples": 100, "dimensions": 20, **arguments})

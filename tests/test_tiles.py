@@ -10,8 +10,8 @@ import pytest
 from exact_kernels import Stop, exact, whole_numbers
 
 import npk
-from npk._tile_plan import Plan, balanced, share
 from npk.tiles import fingerprint, tiled
+from npk.tiles.plan import Plan, balanced, share
 
 # ------------------------------------------------------------------------------------------ in memory
 
@@ -118,7 +118,7 @@ def test_the_tile_is_chosen_and_told():
 def test_the_tile_follows_the_memory_that_is_free(monkeypatch):
     x = np.zeros((3000, 4), np.float32)
     kernel = jax.jit(lambda a, b: jnp.tanh(a[:, None] - b[None]).sum(-1))
-    monkeypatch.setattr("npk.tiles._check_fits", lambda *args: None)
+    monkeypatch.setattr("npk.tiles.whole._check_fits", lambda *args: None)
     sides = []
 
     def first_message(progress):
@@ -126,7 +126,7 @@ def test_the_tile_follows_the_memory_that_is_free(monkeypatch):
         raise Stop
 
     for free in (1 << 20, 1 << 26, 1 << 34):
-        monkeypatch.setattr("npk._tile_memory.available_memory", lambda free=free: free)
+        monkeypatch.setattr("npk.tiles.memory.available_memory", lambda free=free: free)
         with pytest.raises(Stop):
             tiled(kernel, progress=first_message)(x)
     assert sides[0] < sides[1] < sides[2] <= 2048
@@ -230,7 +230,7 @@ def test_bad_tiles(tile):
 
 
 def test_more_than_the_memory_is_refused(monkeypatch):
-    monkeypatch.setattr("npk.tiles.available_memory", lambda: 1000)
+    monkeypatch.setattr("npk.tiles.whole.available_memory", lambda: 1000)
     with pytest.raises(MemoryError, match=r"npk\.tiles\.stored"):
         tiled(exact, tile=2)(whole_numbers(20))
 

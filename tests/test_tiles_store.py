@@ -309,7 +309,7 @@ def test_bad_options_of_a_store(tmp_path, options, message):
 
 def test_a_disk_that_is_full(tmp_path, monkeypatch):
     """The file system's own error, from TensorStore's words; benchmarks/faults.py fills a real disk."""
-    monkeypatch.setattr("npk._tile_store.TileArray.write", lambda *args: [Failing()])
+    monkeypatch.setattr("npk.tiles.store.TileArray.write", lambda *args: [Failing()])
     with pytest.raises(OSError, match="the disk is full .*0 of 6 tiles are kept, and safe. Make room") as caught:
         outer_store(tmp_path / "k", whole_numbers(10))
     assert caught.value.errno == 28

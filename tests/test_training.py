@@ -4,7 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from npk import _loops, networks, training
+from npk import networks, training
+from npk.training.loops import SNAPSHOTS, choose_stages, cross_entropy, measure_of, record_steps, redundant
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -103,13 +104,13 @@ def test_records_are_reported_as_they_are_taken():
     ],
 )
 def test_stages_are_spread_over_the_rise_of_accuracy(accuracies, stages, expected):
-    assert _loops.choose_stages(accuracies, stages) == expected
+    assert choose_stages(accuracies, stages) == expected
 
 
 def test_snapshots_are_thinned_where_accuracy_changes_least():
-    rising = [i / 40 for i in range(_loops.SNAPSHOTS)]
-    assert _loops.redundant(rising) is None
-    assert _loops.redundant([*rising, 31.1 / 40, 1.0]) == 31
+    rising = [i / 40 for i in range(SNAPSHOTS)]
+    assert redundant(rising) is None
+    assert redundant([*rising, 31.1 / 40, 1.0]) == 31
 
 
 @pytest.mark.parametrize("n", [1, 511, 512, 513, 1100])
@@ -124,12 +125,12 @@ def test_loss_and_accuracy_are_means_over_sets_of_any_size(n):
             shapes.append(x.shape)
             return f(p, x)
 
-        loss, accuracy = _loops.measure_of(traced, _loops.cross_entropy)(jnp.float32(2), jnp.asarray(x), jnp.asarray(y))
+        loss, accuracy = measure_of(traced, cross_entropy)(jnp.float32(2), jnp.asarray(x), jnp.asarray(y))
         size = min(n, 512)
         parts = [x[max(0, min(i, n - size)) :][:size] for i in range(0, n, size)]
         logits = np.concatenate([f(np.float32(2), part)[-min(size, n - i * size) :] for i, part in enumerate(parts)])
         assert set(shapes) == {(size, 3)}
-        assert loss == pytest.approx(float(_loops.cross_entropy(logits, y).mean()), rel=1e-5)
+        assert loss == pytest.approx(float(cross_entropy(logits, y).mean()), rel=1e-5)
         assert accuracy == pytest.approx((logits.argmax(1) == y).mean())
 
 
@@ -138,11 +139,11 @@ def test_sets_that_are_parts_of_one_array_are_measured_apart(seeds):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(1700, 3)).astype(np.float32), rng.integers(0, 3, 1700)
     params = jnp.array([2.0, -1.0]) if seeds else jnp.float32(2)
-    measure = _loops.measure_of(lambda p, x: p * x, _loops.cross_entropy, seeds=seeds)
+    measure = measure_of(lambda p, x: p * x, cross_entropy, seeds=seeds)
     for first, last in ((0, 700), (700, 701), (701, 1213), (1213, 1700), (0, 1700)):
         loss, accuracy = measure(params, jnp.asarray(x), jnp.asarray(y), first, last)
         part, classes = x[first:last], y[first:last]
-        expected = [float(_loops.cross_entropy(p * part, classes).mean()) for p in np.atleast_1d(params)]
+        expected = [float(cross_entropy(p * part, classes).mean()) for p in np.atleast_1d(params)]
         correct = [((p * part).argmax(1) == classes).mean() for p in np.atleast_1d(params)]
         assert np.atleast_1d(loss) == pytest.approx(expected, rel=1e-5)
         assert np.atleast_1d(accuracy) == pytest.approx(correct)
@@ -152,7 +153,7 @@ def test_a_set_of_a_batch_or_more_sees_no_samples_of_another():
     """Shown by a network that mixes the samples of a batch: what is beside the set changes nothing."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(1700, 3)).astype(np.float32), rng.integers(0, 3, 1700)
-    measure = _loops.measure_of(lambda p, x: p * x - x.mean(axis=0, keepdims=True), _loops.cross_entropy)
+    measure = measure_of(lambda p, x: p * x - x.mean(axis=0, keepdims=True), cross_entropy)
     other = x.copy()
     other[:500], other[1100:] = 100 + other[:500], 100 - other[1100:]
     both = [measure(jnp.float32(2), jnp.asarray(a), jnp.asarray(y), 500, 1100) for a in (x, other)]
@@ -160,7 +161,7 @@ def test_a_set_of_a_batch_or_more_sees_no_samples_of_another():
 
 
 def test_the_schedule_is_dense_at_first_and_ends_every_epoch():
-    schedule = _loops.record_steps(epoch_steps=100, epochs=5)
+    schedule = record_steps(epoch_steps=100, epochs=5)
     assert schedule[:6] == [0, 1, 2, 3, 4, 5] and schedule[-1] == 500
     assert {100, 200, 300, 400} <= set(schedule)
     assert all(a // 100 == (b - 1) // 100 for a, b in zip(schedule, schedule[1:], strict=False))

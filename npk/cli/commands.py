@@ -1,4 +1,4 @@
-"""The `npk` command: flags only; the work is in `npk.study` and `npk.report`."""
+"""The `npk` command: flags only; the work is in `npk.studies`."""
 
 import dataclasses
 import platform
@@ -12,10 +12,12 @@ import rich.table
 import typer
 
 import npk
-from npk import cli_compare, cli_data, cli_reproduce, datasets, networks
-from npk._terminal import one_line_errors, progress_bar, stderr, stdout
-from npk.report import write_report
-from npk.study import StudyConfig, run_study
+from npk import data, networks
+from npk.cli.compare import compare_command
+from npk.cli.data import app as data_app
+from npk.cli.reproduce import reproduce_command
+from npk.cli.terminal import one_line_errors, progress_bar, stderr, stdout
+from npk.studies import StudyConfig, run_study, write_report
 
 app = typer.Typer(
     name="npk",
@@ -25,9 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-app.add_typer(cli_data.app, name="data")
-app.command("compare")(cli_compare.compare_command)
-app.command("reproduce")(cli_reproduce.reproduce_command)
+app.add_typer(data_app, name="data")
+app.command("compare")(compare_command)
+app.command("reproduce")(reproduce_command)
 _DEFAULT = StudyConfig()
 _INTERRUPTED = 130
 
@@ -50,7 +52,7 @@ def _study(
     dataset: Annotated[
         str,
         typer.Option(
-            help=f"One of {', '.join(datasets.NAMES)}; or classes of it, as in mnist:4,7. See `npk data list`.",
+            help=f"One of {', '.join(data.NAMES)}; or classes of it, as in mnist:4,7. See `npk data list`.",
             rich_help_panel="Data",
         ),
     ] = _DEFAULT.dataset,

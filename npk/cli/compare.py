@@ -1,4 +1,4 @@
-"""`npk compare`: flags only; the work is in `npk.comparison` and `npk.comparison_report`."""
+"""`npk compare`: flags only; the work is in `npk.studies`."""
 
 import dataclasses
 import re
@@ -10,13 +10,19 @@ import rich.table
 import rich.text
 import typer
 
-from npk import datasets
-from npk._comparison_flow import CASES, KERNELS
-from npk._comparison_regression import LABELS
-from npk._comparison_widths import CURVES, NETWORKS
-from npk._terminal import one_line_errors, progress_bar, stderr, stdout
-from npk.comparison import CompareConfig, run_comparison
-from npk.comparison_report import mean_accuracies, write_comparison_report
+from npk import data
+from npk.cli.terminal import one_line_errors, progress_bar, stderr, stdout
+from npk.studies import (
+    CASES,
+    CURVES,
+    KERNELS,
+    LABELS,
+    NETWORKS,
+    CompareConfig,
+    mean_accuracies,
+    run_comparison,
+    write_comparison_report,
+)
 
 _DEFAULT = CompareConfig()
 _INTERRUPTED = 130
@@ -25,7 +31,7 @@ _INTERRUPTED = 130
 def compare_command(
     dataset: Annotated[
         str,
-        typer.Option(help=f"One of {', '.join(datasets.NAMES)}; or classes of it: mnist:4,7.", rich_help_panel="Data"),
+        typer.Option(help=f"One of {', '.join(data.NAMES)}; or classes of it: mnist:4,7.", rich_help_panel="Data"),
     ] = _DEFAULT.dataset,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder that `npk data prepare` has filled.", rich_help_panel="Data")

@@ -1,4 +1,4 @@
-"""`npk data`: flags only; the work is in `npk.preparing`."""
+"""`npk data`: flags only; the work is in `npk.data`."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,9 @@ import rich.console
 import rich.table
 import typer
 
-from npk import datasets, preparing
-from npk._prepared import STORED, data_folder, folder_of
-from npk._terminal import one_line_errors, progress_bar, stderr, stdout
+from npk import data
+from npk.cli.terminal import one_line_errors, progress_bar, stderr, stdout
+from npk.data import STORED, data_folder, folder_of
 
 app = typer.Typer(help="Prepare data sets from local files, and see what there is.", no_args_is_help=True)
 _INTERRUPTED = 130
@@ -39,7 +39,7 @@ def _prepare(
     with one_line_errors():
         try:
             with progress_bar() as progress:
-                folder = preparing.prepare(name, source, data_dir=data_dir, progress=progress)
+                folder = data.prepare(name, source, data_dir=data_dir, progress=progress)
         except KeyboardInterrupt:
             stderr.print(f"\nInterrupted. Nothing was left in {data_folder(data_dir)}.", soft_wrap=True)
             raise typer.Exit(_INTERRUPTED) from None
@@ -63,12 +63,12 @@ def _list(
         if name is None:
             for heading in ("name", "what", "folder"):
                 table.add_column(heading, overflow="fold")
-            for known, title in datasets.TITLES.items():
+            for known, title in data.TITLES.items():
                 table.add_row(known, title, _state(known, data_dir))
         else:
             for heading in ("file", "bytes", "sha256"):
                 table.add_column(heading, overflow="fold")
-            for file in preparing.originals(name):
+            for file in data.originals(name):
                 table.add_row(file.name, str(file.size), file.sha256)
     # Into a file or a pipe every row is one line.
     console = stdout if stdout.is_terminal else rich.console.Console(width=10_000)

@@ -1,4 +1,4 @@
-"""`npk reproduce`: flags only; the work is in `npk.reproduce`."""
+"""`npk reproduce`: flags only; the work is in `npk.studies`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,8 @@ from typing import Annotated
 import rich.table
 import typer
 
-from npk._terminal import one_line_errors, progress_bar, stderr, stdout
-from npk.reproduce import TABLES, Scale, reproduce, table_rows
+from npk.cli.terminal import one_line_errors, progress_bar, stderr, stdout
+from npk.studies import TABLES, Scale, reproduce, table_rows
 
 _INTERRUPTED = 130
 

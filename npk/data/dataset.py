@@ -158,7 +158,7 @@ def balanced(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
     Example:
         >>> import numpy as np
-        >>> from npk.datasets import balanced
+        >>> from npk.data import balanced
         >>> labels = np.array([1, 1, 1, 1, 0, 0])
         >>> labels[balanced(labels, 4)].tolist()
         [0, 0, 1, 1]

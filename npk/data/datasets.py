@@ -1,7 +1,7 @@
 """Images, or points, and labels as plain NumPy arrays: made here, inside scikit-learn, or prepared by TFDS.
 
 Nothing is downloaded here, and nothing needs TensorFlow: the larger sets of images are read from a folder
-that `npk.preparing` has made from their original files, in the `array_record` format of tensorflow-datasets.
+that `preparing` has made from their original files, in the `array_record` format of tensorflow-datasets.
 """
 
 import os
@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from npk._dataset import Dataset as Dataset
-from npk._dataset import balanced as balanced
-from npk._dataset import only_classes as only_classes
-from npk._dataset import with_validation as with_validation
-from npk._prepared import STORED, read
-from npk.synthetic import cob_odt as cob_odt
+from npk.data.dataset import Dataset, only_classes
+from npk.data.prepared import STORED, read
+from npk.data.synthetic import cob_odt
 
 # The published sizes: training points, dimensions.
 _COB_ODT = {"cob_odt_20": (20_000, 20), "cob_odt_100": (30_000, 100)}

@@ -1,4 +1,4 @@
-"""Reading the folders that `npk.preparing` makes, without TensorFlow: every record, or an error."""
+"""Reading the folders that `preparing` makes, without TensorFlow: every record, or an error."""
 
 import dataclasses
 import io
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from npk._dataset import Dataset
+from npk.data.dataset import Dataset
 
 
 @dataclasses.dataclass(frozen=True)

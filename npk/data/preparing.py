@@ -1,6 +1,6 @@
 """Preparing data sets from their original files, with no network: tensorflow-datasets' own builders and checksums.
 
-Only this module needs TensorFlow, by which tensorflow-datasets encodes images. What it makes, `npk.datasets` reads.
+Only this module needs TensorFlow, by which tensorflow-datasets encodes images. What it makes, `datasets` reads.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from npk._own_builders import JPEG_ARCHIVE, SUBSET_FILES, builder_class
-from npk._prepared import STORED, data_folder, folder_of, read
+from npk.data.own_builders import JPEG_ARCHIVE, SUBSET_FILES, builder_class
+from npk.data.prepared import STORED, data_folder, folder_of, read
 
 Progress = Callable[[float, str], None]
 
@@ -118,7 +118,7 @@ def prepare(
     """Prepare a data set from its original files, as `npk data prepare` does. Nothing is downloaded.
 
     The work is done in a temporary folder in `data_dir`, read back whole, and only then renamed: a folder that
-    `npk.datasets.load` would find is complete. A set that is there already is read to check it, and left as it is.
+    `npk.data.load` would find is complete. A set that is there already is read to check it, and left as it is.
 
     Args:
         name: one of the data sets that have to be prepared.

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from npk._dataset import Dataset
+from npk.data.dataset import Dataset
 
 
 def cob_odt(

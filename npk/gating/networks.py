@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from npk import _checks
-from npk.gating import Function, activation_program, gate_shapes, gated, gates, linear, preactivations
+from npk.gating.transforms import Function, activation_program, gate_shapes, gated, gates, linear, preactivations
+from npk.programs import working_dtype
 
 Gates = tuple[Any, ...]
 
@@ -294,7 +294,7 @@ def shallow_features(f: Function) -> Callable[[PRNGKeyArray, PyTree, Any], list[
         if any(e.activation is not None and e.activation.kind == "pool" for e in program.equations):
             raise ValueError("f has max-pooling, whose gate is no function of one value; use average pooling.")
         found = gate_shapes(program)
-        features, dtype = math.prod(x.shape[1:]), _checks.working_dtype(*jax.tree_util.tree_leaves(params))
+        features, dtype = math.prod(x.shape[1:]), working_dtype(*jax.tree_util.tree_leaves(params))
         keys = jax.random.split(key, len(found))
         scale = math.sqrt(2 / features)
         return [

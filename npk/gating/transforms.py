@@ -15,7 +15,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from npk import _activations, _checks, _jaxpr
+from npk.programs import (
+    GATED,
+    IDENTITY,
+    Activation,
+    Equation,
+    Program,
+    UnsupportedOperation,
+    check_batch,
+    check_finite,
+    check_gates,
+    check_program,
+    evaluate,
+    is_traced,
+    opens_all,
+    opens_for_gates,
+    trace,
+    with_activations,
+)
 
 Function = Callable[[Any, Any], Any]
 
@@ -40,15 +57,15 @@ def soft_relu(q: Float[Array, "*shape"], beta: float = 4.0) -> Float[Array, "*sh
     return q * jax.nn.sigmoid(beta * q)
 
 
-def activation_program(f: Function, params: Any, x: Any, has_aux: bool = False) -> _jaxpr.Program:
+def activation_program(f: Function, params: Any, x: Any, has_aux: bool = False) -> Program:
     """The program of f with its activations found, checked to be a deterministic map [N, ...] → [N, K]."""
-    _checks.check_batch(x)
-    _checks.check_finite(params, "params")
-    program = _activations.with_activations(_jaxpr.trace(f, params, x, _activations.opens_for_gates))
+    check_batch(x)
+    check_finite(params, "params")
+    program = with_activations(trace(f, params, x, opens_for_gates))
     if has_aux and not _is_pair(program.out_tree):
         raise ValueError(f"with has_aux=True f must return a pair (logits, aux), got {program.out_tree}.")
     logits = dataclasses.replace(program, outputs=program.outputs[:1]) if has_aux else program
-    _checks.check_program(logits, x.shape[0])
+    check_program(logits, x.shape[0])
     return program
 
 
@@ -57,30 +74,30 @@ def _is_pair(tree: Any) -> bool:
     return len(children) == 2 and jax.tree_util.treedef_is_leaf(children[0])
 
 
-def _result(program: _jaxpr.Program, outputs: Sequence[Any], has_aux: bool) -> Any:
+def _result(program: Program, outputs: Sequence[Any], has_aux: bool) -> Any:
     """What f returns: its logits, or (logits, aux)."""
     return jax.tree_util.tree_unflatten(program.out_tree, outputs) if has_aux else outputs[0]
 
 
-def sample_program(f: Function, params: PyTree, x: Any) -> _jaxpr.Program:
+def sample_program(f: Function, params: PyTree, x: Any) -> Program:
     """The program of f for a batch of one of x's samples, every call opened, activations found.
 
     It is the value network alone: what makes the gates that are given to it (a feature network) is left out.
     """
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    program = _activations.with_activations(_jaxpr.trace(f, params, sample, _activations.opens_all))
-    _checks.check_program(program, 1)
+    program = with_activations(trace(f, params, sample, opens_all))
+    check_program(program, 1)
     values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
     return dataclasses.replace(program, equations=tuple(values)).pruned()
 
 
-def activations(program: _jaxpr.Program) -> list[_jaxpr.Equation]:
+def activations(program: Program) -> list[Equation]:
     """The activations of a program in call order."""
     return [e for e in program.equations if e.activation is not None]
 
 
 def run_with_gates(
-    program: _jaxpr.Program, args: Sequence[Any], gates: Sequence[Any] | None = None
+    program: Program, args: Sequence[Any], gates: Sequence[Any] | None = None
 ) -> tuple[list, list, list]:
     """Evaluate q·G at every activation; the gates are the program's own where none are given.
 
@@ -90,7 +107,7 @@ def run_with_gates(
     queue = None if gates is None else iter(gates)
     seen: tuple[list[Any], list[Any]] = ([], [])
 
-    def rule(equation: _jaxpr.Equation, values: list[Any]) -> list[Any]:
+    def rule(equation: Equation, values: list[Any]) -> list[Any]:
         activation = equation.activation
         if activation is None:
             return equation.bind(*values)
@@ -100,7 +117,7 @@ def run_with_gates(
         seen[1].append(gate)
         return [activation.apply(q, gate) if queue is None else _with_given(activation, q, gate)]
 
-    return _jaxpr.evaluate(program, args, rule), *seen
+    return evaluate(program, args, rule), *seen
 
 
 def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,20 +126,20 @@ def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
 
 
-_identity_activation = _named(_activations.IDENTITY, lambda q: jnp.multiply(q, jnp.ones((), q.dtype)))
-_gated_product = _named(_activations.GATED, lambda q, gate: jnp.multiply(q, gate))
+_identity_activation = _named(IDENTITY, lambda q: jnp.multiply(q, jnp.ones((), q.dtype)))
+_gated_product = _named(GATED, lambda q, gate: jnp.multiply(q, gate))
 
 
-def _with_given(activation: _activations.Activation, q: Any, gate: Any) -> Any:
+def _with_given(activation: Activation, q: Any, gate: Any) -> Any:
     """q·G for a gate from outside; marked when traced, so that the gate can be told from a value."""
-    if not (_jaxpr.is_traced(q) or _jaxpr.is_traced(gate)):
+    if not (is_traced(q) or is_traced(gate)):
         return activation.apply(q, gate)
     if activation.windows is None:
         return _gated_product(q, gate)
     return jnp.sum(_gated_product(activation.windows(q, 0), gate), -1)
 
 
-def gate_shapes(program: _jaxpr.Program) -> list[Any]:
+def gate_shapes(program: Program) -> list[Any]:
     """Shape and dtype of every gate of a program."""
     avals = []
     for equation in activations(program):
@@ -262,7 +279,7 @@ def gated(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any, Seque
     @functools.wraps(f, assigned=("__module__",), updated=())
     def gated_f(params: PyTree, x: Any, gates: Sequence[Any]) -> Any:
         program = activation_program(f, params, x, has_aux)
-        _checks.check_gates(gates, gate_shapes(program))
+        check_gates(gates, gate_shapes(program))
         return _result(program, run_with_gates(program, _leaves(params, x), gates)[0], has_aux)
 
     return gated_f
@@ -298,15 +315,15 @@ def linear(f: Function, *, has_aux: bool = False) -> Function:
     def linear_f(params: PyTree, x: Any) -> Any:
         program = activation_program(f, params, x, has_aux)
 
-        def rule(equation: _jaxpr.Equation, values: list[Any]) -> list[Any]:
+        def rule(equation: Equation, values: list[Any]) -> list[Any]:
             if equation.activation is None:
                 return equation.bind(*values)
             if equation.activation.kind == "pool":
-                raise _jaxpr.UnsupportedOperation(
+                raise UnsupportedOperation(
                     f"max-pooling at {equation.source} has no linear form; use average pooling in a linear network."
                 )
             return [_identity_activation(values[0])]
 
-        return _result(program, _jaxpr.evaluate(program, _leaves(params, x), rule), has_aux)
+        return _result(program, evaluate(program, _leaves(params, x), rule), has_aux)
 
     return linear_f

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk import _checks, _neural_tangents, _wide_pairs
-from npk._duals import TERMS
-from npk._pair_blocks import in_blocks
-from npk._wide_moments import Scales
 from npk.gating import Function, sample_program
+from npk.infinite import pairs
+from npk.infinite.duals import TERMS
+from npk.infinite.loader import load
+from npk.infinite.moments import Scales
+from npk.programs import check_finite, check_pair, concrete, in_blocks, working_dtype
 
 # A standard deviation for all parameters, or by name ("Dense_0/kernel").
 Std = float | Mapping[str, float] | Callable[[str], float]
@@ -70,7 +71,7 @@ def nngp(
 
     Source: Lee et al. 2018; Novak et al. 2019 (convolutions); the walk is that of `npk.path_kernel`.
     """
-    return _limit(f, _wide_pairs.nngp, weight_std, bias_std, order)
+    return _limit(f, pairs.nngp, weight_std, bias_std, order)
 
 
 def ntk(
@@ -105,7 +106,7 @@ def ntk(
 
     Source: Jacot et al. 2018; Arora et al. 2019 (convolutions).
     """
-    return _limit(f, _wide_pairs.ntk, weight_std, bias_std, order)
+    return _limit(f, pairs.ntk, weight_std, bias_std, order)
 
 
 def path_kernel(
@@ -160,10 +161,10 @@ def path_kernel(
     if regime == "FR-DI":
         if constant_input:
             raise ValueError("in regime FR-DI the weights on paths see what the gates see: no constant input.")
-        return _limit(f, functools.partial(_wide_pairs.ntk, hold_gates=True), weight_std, bias_std, order)
+        return _limit(f, functools.partial(pairs.ntk, hold_gates=True), weight_std, bias_std, order)
     return _limit(
         f,
-        functools.partial(_wide_pairs.paths, regime=regime, constant_input=constant_input),
+        functools.partial(pairs.paths, regime=regime, constant_input=constant_input),
         weight_std,
         bias_std,
         order,
@@ -189,24 +190,24 @@ def neural_tangents() -> Any:
         >>> kernel(jnp.eye(2), get="ntk").diagonal().tolist()  # doctest: +SKIP
         [0.5, 0.5]
     """
-    return _neural_tangents.load()
+    return load()
 
 
 # ------------------------------------------------------------------------------------- all pairs
 
 
 def _limit(
-    f: Function, kernel_of: Callable[[_wide_pairs.Pair], Any], weight_std: Std, bias_std: Std, order: int
+    f: Function, kernel_of: Callable[[pairs.Pair], Any], weight_std: Std, bias_std: Std, order: int
 ) -> Callable[..., Any]:
     if not 1 <= order <= _MOST:
         raise ValueError(f"order must lie in 1 … {_MOST}, got {order}.")
     orders = sorted({-(-min(order, o) // TERMS) * TERMS for o in _ORDERS})
     scales = Scales(_by_name(weight_std, "weight_std"), _by_name(bias_std, "bias_std"))
 
-    def model_of(params: PyTree, x: Any, terms: int, dtype: Any) -> _wide_pairs.Model:
+    def model_of(params: PyTree, x: Any, terms: int, dtype: Any) -> pairs.Model:
         params = jax.tree_util.tree_map(lambda a: _in_dtype(a, dtype), params)
         program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, dtype))
-        return _wide_pairs.Model(program, params, scales, terms, dtype)
+        return pairs.Model(program, params, scales, terms, dtype)
 
     @functools.partial(jax.jit, static_argnames=("symmetric", "terms", "dtype"))
     def of_all(params: PyTree, one: Any, two: Any, *, symmetric: bool, terms: int, dtype: Any) -> Any:
@@ -214,9 +215,9 @@ def _limit(
         model = model_of(params, one[0], terms, dtype)
 
         def kernel(a: Any, b: Any) -> Any:
-            return kernel_of(_wide_pairs.Pair(model, (a[0], b[0]), (a[1], b[1])))
+            return kernel_of(pairs.Pair(model, (a[0], b[0]), (a[1], b[1])))
 
-        side = _block_side(lambda a, b: _wide_pairs.Pair(model, (a[0], b[0]), (a[1], b[1])), kernel_of, one, two)
+        side = _block_side(lambda a, b: pairs.Pair(model, (a[0], b[0]), (a[1], b[1])), kernel_of, one, two)
         if max(one[0].shape[0], two[0].shape[0]) <= side:
             return kernel(one, two)
         return in_blocks(kernel, one, None if symmetric else two, side, lambda block: block)
@@ -227,7 +228,7 @@ def _limit(
         model = model_of(params, x, terms, dtype)
 
         def one(sample: Any) -> Any:
-            pair = _wide_pairs.Pair(model, (sample[None], sample[None]), None)
+            pair = pairs.Pair(model, (sample[None], sample[None]), None)
             h = kernel_of(pair)[0, 0]
             left_out = pair.expectations.left_out
             rest = jnp.max(jnp.stack(left_out), 0) if left_out else None
@@ -237,9 +238,9 @@ def _limit(
         return h, variances, None if left_out is None else jnp.max(left_out, 0)
 
     def kernel(params: PyTree, x1: Any, x2: Any | None = None) -> Float[Array, "n1 n2"]:
-        _checks.check_pair(x1, x2, floating=True)
-        _checks.check_finite(params, "params")
-        dtype = _checks.working_dtype(x1)
+        check_pair(x1, x2, floating=True)
+        check_finite(params, "params")
+        dtype = working_dtype(x1)
         blocks = [jnp.asarray(x)[:, None] for x in ((x1,) if x2 is None else (x1, x2))]
         for terms in orders:
             owns = [of_own(params, x, diagonal=x2 is None, terms=terms, dtype=dtype) for x in blocks]
@@ -264,9 +265,7 @@ def _in_dtype(leaf: Any, dtype: Any) -> Any:
     return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
 
 
-def _block_side(
-    pair_of: Callable[..., _wide_pairs.Pair], kernel_of: Callable[[_wide_pairs.Pair], Any], one: Any, two: Any
-) -> int:
+def _block_side(pair_of: Callable[..., pairs.Pair], kernel_of: Callable[[pairs.Pair], Any], one: Any, two: Any) -> int:
     """Samples a side so that the largest intermediate of a block of pairs stays within its budget."""
     sizes: list[int] = []
 
@@ -285,7 +284,7 @@ def _terms_needed(left_out: Sequence[Any], terms: int, dtype: Any) -> int | None
     """How many of the terms of the series leave out no more than rounding does; None if all of them are too few."""
     if not left_out:
         return TERMS
-    if not _checks.concrete(left_out):
+    if not concrete(left_out):
         return None
     share = np.max(np.stack(left_out), 0)
     enough = np.flatnonzero(share <= 8 * float(jnp.finfo(dtype).eps))
@@ -294,7 +293,7 @@ def _terms_needed(left_out: Sequence[Any], terms: int, dtype: Any) -> int | None
 
 def _check_series(left_out: Sequence[Any], terms: int) -> int:
     """The most terms, where they are accurate enough though not to rounding (or nothing is known under tracing)."""
-    share = float(np.max(np.stack(left_out)[:, -1])) if _checks.concrete(left_out) else 0.0
+    share = float(np.max(np.stack(left_out)[:, -1])) if concrete(left_out) else 0.0
     if not share <= _LEFT_OUT:
         raise ValueError(
             f"{terms} Hermite polynomials leave out {share:.1e} of an activation's square, above {_LEFT_OUT:g}: raise "

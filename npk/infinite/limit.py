@@ -1,9 +1,9 @@
 """The walk of an infinitely wide network: the path rules, with an activation as one more new base.
 
 As width grows, pre-activations become Gaussian fields, independent from channel to channel, and all that
-an activation does to their covariance is an expectation (`_duals`). So an activation ends the terms of its
+an activation does to their covariance is an expectation (`duals`). So an activation ends the terms of its
 pre-activation and begins a base, as a weight layer does. What moves, scales and sums values stays the exact
-path kernel's own algebra (`_terms`, `_path_rules`); `_wide_moments` reads the result.
+path kernel's own algebra (`npk.paths`); `moments` reads the result.
 """
 
 import dataclasses
@@ -14,11 +14,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from npk import _path_rules, _terms
-from npk._activations import Activation
-from npk._jaxpr import Equation, Program, UnsupportedOperation
-from npk._terms import Axis, Base, Index, Source, Term
-from npk._walk import Layer, State, Walk
+from npk.paths import RULES, Axis, Base, Index, Layer, Source, State, Term, Walk, merge, output_terms, reshape
+from npk.programs import Activation, Equation, Program, UnsupportedOperation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,8 +62,8 @@ def walk(
         index = tuple(Index((d,)) for d in range(len(base.axes)))
         return [state if linear else [Term(base, index, ones, base.inputs[0].layout)]]
 
-    rules = {**_path_rules.RULES, "activation": activate}
-    state = _path_rules.output_terms(program, params, xs, [], binary=False, dtype=dtype, rules=rules)
+    rules = {**RULES, "activation": activate}
+    state = output_terms(program, params, xs, [], binary=False, dtype=dtype, rules=rules)
     _check_uncorrelated(state, "the output of f")
     for layer in _layers(state):
         _check_gaussian(layer)
@@ -106,9 +103,9 @@ def _one_layout(state: State) -> State:
     result = []
     for term in state:
         if term.layout != layout:
-            term = _terms.reshape(term, cut)
+            term = reshape(term, cut)
             for axis in range(len(cut)):
-                term = _terms.merge(term, axis)
+                term = merge(term, axis)
             term = term.replace(layout=layout)
         result.append(term)
     return result

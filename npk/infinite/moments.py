@@ -1,4 +1,4 @@
-"""Kernels of infinitely wide networks, read off the terms of `_wide_limit` by the exact second moment.
+"""Kernels of infinitely wide networks, read off the terms of `limit` by the exact second moment.
 
 Three recursions, each one expectation away from the exact path kernel:
 
@@ -17,13 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from npk import _duals
-from npk._duals import Dual, Duals, Joint
-from npk._jaxpr import UnsupportedOperation
-from npk._second_moment import Moments
-from npk._terms import Base, Leaf, Source, Term
-from npk._walk import Layer
-from npk._wide_limit import Activated
+from npk.infinite.duals import Dual, Duals, Joint, gelu, piecewise, smooth
+from npk.infinite.limit import Activated
+from npk.path_kernels import Moments
+from npk.paths import Base, Layer, Leaf, Source, Term
+from npk.programs import UnsupportedOperation
 
 Paired = tuple[bool, ...]
 
@@ -46,11 +44,11 @@ class Expectations:
     def of(self, base: Activated) -> Duals:
         if base.activation.kind == "hard":
             below, above = _gate_at(base, [-1.0, 1.0])
-            return _duals.piecewise(below, above)
+            return piecewise(below, above)
         rounding = min(float(jnp.finfo(base.dtype).eps), float(np.finfo(np.float32).eps))
         if np.allclose(_gate_at(base, _PROBES), scipy.special.ndtr(_PROBES), rtol=0, atol=16 * rounding):
-            return _duals.gelu()
-        return _duals.smooth(base.gate, self.order, None if self.left_out is None else self.left_out.append)
+            return gelu()
+        return smooth(base.gate, self.order, None if self.left_out is None else self.left_out.append)
 
 
 # Where a gate is compared with Φ, to tell gelu: dense enough that nothing else in use agrees everywhere.

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from npk import _wide_limit
-from npk._second_moment import Moments, output_moment
-from npk._wide_moments import Covariance, Expectations, Paths, Scales, Shallow, Tangent
+from npk.infinite import limit
+from npk.infinite.moments import Covariance, Expectations, Paths, Scales, Shallow, Tangent
+from npk.path_kernels import Moments, output_moment
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Pair:
 
     def walk(self, xs: tuple[Any, Any], linear: bool = False) -> Any:
         leaves = jax.tree_util.tree_leaves(self.model.params)
-        return _wide_limit.walk(self.model.program, leaves, xs, self.model.dtype, linear=linear)
+        return limit.walk(self.model.program, leaves, xs, self.model.dtype, linear=linear)
 
     def moments(self, kind: Any, scales: Scales | None = None, **options: Any) -> Any:
         """A recursion over the pairs of the two blocks."""

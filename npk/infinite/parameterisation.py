@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from npk._jaxpr import path_name
-from npk.infinite import HE
-from npk.tangent import NTKSplit
+from npk.infinite.kernels import HE
+from npk.programs import path_name
+from npk.tangent_kernels import NTKSplit
 
 
 def variances(params: PyTree, *, weight_std: float = HE, bias_std: float = 0.0) -> PyTree:
@@ -35,7 +35,7 @@ def variances(params: PyTree, *, weight_std: float = HE, bias_std: float = 0.0) 
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from npk.scaling import variances
+        >>> from npk.infinite import variances
         >>> round(variances({"kernel": jnp.ones((8, 4))})["kernel"], 6)
         0.25
 
@@ -72,7 +72,7 @@ def ntk_parameterised(
 
     Example:
         >>> import jax.numpy as jnp, npk
-        >>> from npk.scaling import ntk_parameterised
+        >>> from npk.infinite import ntk_parameterised
         >>> f, p, x = lambda p, x: x @ p["w"], {"w": jnp.ones((4, 1))}, jnp.ones((1, 4))
         >>> ntk_parameterised(npk.split_ntk(f)(p, x), p, weight_std=1.0).total.tolist()  # |x|²/4
         [[1.0]]

@@ -7,16 +7,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk import _checks, _jaxpr, _path_rules
-from npk._engines import dense_chain, gap_gpu, pair_kernel, pair_reading
-from npk._engines.pair_plan import Plan
-from npk._pair_blocks import in_blocks
-from npk._path_network import Gates, Network
-from npk._second_moment import Moments, output_moment
 from npk.gating import Function, own_gates, sample_program
+from npk.path_kernels.engines import dense, pairs, pooled
+from npk.path_kernels.engines.pairs import Plan
+from npk.path_kernels.moments import Moments, output_moment
+from npk.path_kernels.network import Gates, Network
+from npk.paths import output_terms
+from npk.programs import (
+    Program,
+    check_finite,
+    check_gate_shapes,
+    check_pair,
+    concrete,
+    finite,
+    in_blocks,
+    known_true,
+    on_host,
+    working_dtype,
+)
 
 _Batch = tuple[Any, Gates]
 
@@ -32,7 +42,7 @@ _PAIR_SAVING = 4e9
 
 
 def _is_binary(gates: Gates) -> bool:
-    return _checks.known_true(_zero_or_one, *gates)
+    return known_true(_zero_or_one, *gates)
 
 
 def _zero_or_one(values: Any) -> Any:
@@ -43,11 +53,11 @@ def _zero_or_one(values: Any) -> Any:
 
 
 def _moment(
-    program: _jaxpr.Program, params: PyTree, one: tuple, two: tuple, normalize: bool, binary: bool, dtype: Any
+    program: Program, params: PyTree, one: tuple, two: tuple, normalize: bool, binary: bool, dtype: Any
 ) -> tuple[Any, Moments]:
     """H of two blocks, each (x [n, 1, ...], gates [n, ...]), and what was met on the way."""
     (x1, gates1), (x2, gates2) = one, two
-    state = _path_rules.output_terms(
+    state = output_terms(
         program,
         jax.tree_util.tree_leaves(params),
         (x1, x2),
@@ -148,7 +158,7 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         x, gates = one
         program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, x.dtype))
         slots = [plan.slots[number] for number in wanted]
-        return pair_reading.slot_values(program, slots, jax.tree_util.tree_leaves(params), x, gates, dtype)
+        return pairs.slot_values(program, slots, jax.tree_util.tree_leaves(params), x, gates, dtype)
 
     gates_of = jax.jit(lambda params, x: own_gates(f, params, x))
     network = Network(f)
@@ -158,42 +168,42 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     ) -> Any | None:
         """H by packed gates, or None where the network, the gates or the machine are not made for it."""
         many = one[0].shape[0] * two[0].shape[0] >= _PACKED_PAIRS
-        chain = network.chain(params, one[0], normalize) if many and _checks.on_host(params, one, two) else None
+        chain = network.chain(params, one[0], normalize) if many and on_host(params, one, two) else None
         if chain is None:
             return None
-        left = dense_chain.side(chain, *one, dtype)
-        right = left if one is two else dense_chain.side(chain, *two, dtype)
+        left = dense.side(chain, *one, dtype)
+        right = left if one is two else dense.side(chain, *two, dtype)
         if left is None or right is None:
             return None
-        most = max(dense_chain.largest(chain, left), dense_chain.largest(chain, right))
+        most = max(dense.largest(chain, left), dense.largest(chain, right))
         if not normalize and _whole_numbers(one[0], two[0]):
             _check_counts(most, dtype)
         if not most < 0.5 * float(jnp.finfo(dtype).max):
             return None  # the general path tells where it overflows
-        return dense_chain.kernel(chain, left, right)
+        return dense.kernel(chain, left, right)
 
     def fused_kernel(params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any) -> Any | None:
         """H of laid out batches by the fused GPU kernel, or None where it is not made for them, or not trusted."""
         x = one[0]
-        chain = network.gap_chain(params, x, normalize) if gap_gpu.usable(params, one, two) else None
+        chain = network.gap_chain(params, x, normalize) if pooled.usable(params, one, two) else None
         if chain is None:
             return None
         whole = functools.partial(compute, params, normalize=normalize, binary=True, symmetric=True, dtype=dtype)
         once = functools.partial(network.once, f"fused, {normalize}, {dtype}", params, x.shape[1:], x)
-        return gap_gpu.fused(chain, one, two, dtype, symmetric=symmetric, plain=lambda b: whole(b, b), once=once)
+        return pooled.fused(chain, one, two, dtype, symmetric=symmetric, plain=lambda b: whole(b, b), once=once)
 
     def paired_kernel(params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any) -> Any | None:
         """H by position pairs, or None where the engine does not cover the network or would not be faster."""
         samples, x = one[0].shape[0] * two[0].shape[0], one[0][:, 0]
-        if not _checks.on_host(params, one, two):
+        if not on_host(params, one, two):
             return None
-        if samples * pair_kernel.saving(network.positions(params, x)) < _PAIR_SAVING:
+        if samples * pairs.saving(network.positions(params, x)) < _PAIR_SAVING:
             return None
         plan = network.plan(params, x, normalize)
-        if plan is None or samples * pair_kernel.saving(plan.positions) < _PAIR_SAVING:
+        if plan is None or samples * pairs.saving(plan.positions) < _PAIR_SAVING:
             return None
         values = functools.partial(known_factors, params, plan=plan, dtype=dtype)
-        return pair_kernel.path_kernel(plan, values, one, None if symmetric else two, dtype)
+        return pairs.path_kernel(plan, values, one, None if symmetric else two, dtype)
 
     def kernel(
         params: PyTree,
@@ -204,8 +214,8 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         gates2: Gates | None = None,
         normalize: bool = True,
     ) -> Float[Array, "n1 n2"]:
-        _checks.check_pair(x1, x2, floating=True)
-        _checks.check_finite(params, "params")
+        check_pair(x1, x2, floating=True)
+        check_finite(params, "params")
         if x2 is not None and (gates1 is None) != (gates2 is None):
             raise ValueError("gates1 and gates2 must be given together when x2 is given; got only one of them.")
         if gates2 is not None and gates1 is None:
@@ -214,32 +224,32 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         def side(x: Any, given: Gates | None, name: str) -> tuple[Any, Gates]:
             if given is None:
                 return x, gates_of(params, x)
-            _checks.check_gate_shapes(given, network.gate_shapes(params, x), name)
+            check_gate_shapes(given, network.gate_shapes(params, x), name)
             return x, given
 
         one = side(x1, gates1, "gates1")
         symmetric = x2 is None and gates2 is None
         two = one if symmetric else side(x1 if x2 is None else x2, gates2, "gates2")
-        dtype = _checks.working_dtype(x1)
+        dtype = working_dtype(x1)
         if not normalize:
             dtype = jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
         h = packed_kernel(params, one, two, normalize, dtype)
         if h is not None:
             return h
         if gates1 is not None:
-            _checks.check_finite(gates1, "gates1")
-            _checks.check_finite(gates2, "gates2")
+            check_finite(gates1, "gates1")
+            check_finite(gates2, "gates2")
         binary = (gates1 is None and network.has_binary_gates(params, x1)) or _is_binary((*one[1], *two[1]))
         one = network.laid_out(params, *one)
         two = one if symmetric else network.laid_out(params, *two)
-        if not normalize and binary and _checks.concrete(params) and _whole_numbers(one[0], two[0]):
+        if not normalize and binary and concrete(params) and _whole_numbers(one[0], two[0]):
             _check_counts(max(float(largest_count(params, s, dtype=dtype)) for s in (one, two)), dtype)
         h = fused_kernel(params, one, two, normalize, symmetric, dtype) if binary else None
         if h is None:
             h = paired_kernel(params, one, two, normalize, symmetric, dtype)
         if h is None:
             h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
-        if _checks.concrete(h) and not _checks.known_true(_checks.finite, h):
+        if concrete(h) and not known_true(finite, h):
             raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
         return h
 
@@ -247,7 +257,7 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
 
 def _whole_numbers(*xs: Any) -> bool:
-    return _checks.known_true(_whole, *xs)
+    return known_true(_whole, *xs)
 
 
 def _whole(values: Any) -> Any:
@@ -263,106 +273,3 @@ def _check_counts(most: float, dtype: Any) -> None:
             f"path counts reach {most:.3g}, above {limit} up to which {jnp.dtype(dtype).name} holds every integer: "
             f"{remedy}use normalize=True."
         )
-
-
-# -------------------------------------------------------------------------------- dense: H = Σ ⊙ Λ
-
-
-def gram(
-    x1: Float[Array | np.ndarray, "n1 *d"],
-    x2: Float[Array | np.ndarray, "n2 *d"] | None = None,
-    *,
-    normalize: bool = True,
-) -> Float[Array, "n1 n2"]:
-    """The input Gram matrix Σ = X₁X₂ᵀ, divided by the input dimension unless `normalize=False`.
-
-    Args:
-        x1: inputs [N1, ...]; all axes but the first are flattened.
-        x2: inputs [N2, ...], None for x1.
-        normalize: divide by the number of input features.
-
-    Returns:
-        Σ [N1, N2] in the dtype that JAX gives the inputs (NumPy's float64 is float32 without x64).
-
-    Raises:
-        ValueError: empty, not finite, integer or mismatched inputs, or Σ leaves the range of its dtype.
-
-    Example:
-        >>> import jax.numpy as jnp, npk
-        >>> npk.gram(jnp.array([[1.0, 2.0]]), normalize=False).tolist()
-        [[5.0]]
-
-    Source: Lakshminarayanan & Singh 2020, section 5.1.
-    """
-    _checks.check_pair(x1, x2, floating=True)
-    a = x1.reshape(x1.shape[0], -1)
-    b = a if x2 is None else x2.reshape(x2.shape[0], -1)
-    product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
-    if _checks.concrete(product) and not _checks.known_true(_checks.finite, product):
-        raise ValueError(f"the Gram matrix leaves the range of {product.dtype}: scale the inputs, or enable x64.")
-    return product / a.shape[1] if normalize else product
-
-
-def layer_overlaps(
-    gates1: Gates, gates2: Gates | None = None, *, normalize: bool = True
-) -> tuple[Float[Array, "n1 n2"], ...]:
-    """The overlaps G_l G_lᵀ of every layer: how many gates are on for both inputs.
-
-    Args:
-        gates1: gates as of `gates(f)`, each [N1, width] (further axes are flattened).
-        gates2: gates of the other inputs, None for gates1.
-        normalize: divide each overlap by its width, so that it is a fraction.
-
-    Returns:
-        A tuple of [N1, N2], one a layer, in the gates' dtype.
-
-    Raises:
-        ValueError: the two tuples differ in number or shapes, or hold numbers that are not finite.
-
-    Example:
-        >>> import jax.numpy as jnp, npk
-        >>> npk.layer_overlaps((jnp.array([[1.0, 1.0], [1.0, 0.0]]),))[0].tolist()
-        [[1.0, 0.5], [0.5, 0.5]]
-
-    Source: Lakshminarayanan & Singh 2020, section 5.1.
-    """
-    gates2 = gates1 if gates2 is None else gates2
-    if len(gates1) != len(gates2):
-        raise ValueError(f"gates1 and gates2 must hold as many layers, got {len(gates1)} and {len(gates2)}.")
-    result = []
-    for number, (g1, g2) in enumerate(zip(gates1, gates2, strict=True)):
-        _checks.check_finite(g1, f"gates1[{number}]")
-        _checks.check_finite(g2, f"gates2[{number}]")
-        if g1.shape[1:] != g2.shape[1:]:
-            raise ValueError(f"gates1[{number}] and gates2[{number}] differ: {list(g1.shape)} and {list(g2.shape)}.")
-        result.append(gram(g1, g2, normalize=normalize))
-    return tuple(result)
-
-
-def overlap(gates1: Gates, gates2: Gates | None = None, *, normalize: bool = True) -> Float[Array, "n1 n2"]:
-    """The overlap Λ = ∏_l G_l G_lᵀ: the number of paths from one input node that are active for both inputs.
-
-    For a dense network without biases H = Σ ⊙ Λ: `path_kernel(f)(p, x) == gram(x) * overlap(gates(f)(p, x))`.
-
-    Args:
-        gates1: gates as of `gates(f)`, each [N1, width].
-        gates2: gates of the other inputs, None for gates1.
-        normalize: divide each layer's overlap by its width.
-
-    Returns:
-        Λ [N1, N2] in the gates' dtype.
-
-    Raises:
-        ValueError: as `layer_overlaps`; or there are no gates.
-
-    Example:
-        >>> import jax.numpy as jnp, npk
-        >>> g = jnp.array([[1.0, 1.0], [1.0, 0.0]])
-        >>> npk.overlap((g, g), normalize=False).tolist()
-        [[4.0, 1.0], [1.0, 1.0]]
-
-    Source: Lakshminarayanan & Singh 2020, section 5.1 (Λ).
-    """
-    if len(gates1) == 0:
-        raise ValueError("overlap needs the gates of at least one layer, got none.")
-    return functools.reduce(jnp.multiply, layer_overlaps(gates1, gates2, normalize=normalize))

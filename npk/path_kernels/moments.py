@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk._jaxpr import UnsupportedOperation
-from npk._terms import Base, Index, Term, index_values
-from npk._walk import Layer, Window
+from npk.paths import Base, Index, Layer, Term, Window, index_values
+from npk.programs import UnsupportedOperation
 
 # What becomes of a dim of a term: read at the same place on both sides and summed ("contract") or kept
 # ("same"), or read at pairs of places and kept ("pair") or summed ("sum").

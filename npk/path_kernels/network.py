@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from npk._engines import dense_chain, gap_chain, packed, pair_plan, pair_reading
-from npk._jaxpr import Equation, Program
 from npk.gating import Function, activation_program, activations, gate_shapes, per_sample, sample_program
+from npk.path_kernels.engines import dense, pairs, pooled
+from npk.programs import Equation, Program
 
 Gates = Sequence[Any]
 
@@ -43,31 +43,31 @@ class Network:
         """Whether f's own gates can only be 0 or 1."""
         return self.once("binary", params, x.shape[1:], x, lambda: _slopes_binary(self.program(params, x)))
 
-    def chain(self, params: PyTree, x: Any, normalize: bool) -> dense_chain.DenseChain | None:
+    def chain(self, params: PyTree, x: Any, normalize: bool) -> dense.DenseChain | None:
         """How the packed engine computes f's kernel, if it can."""
-        if not packed.available():
+        if not dense.available():
             return None
         program = self.program(params, x)
         shapes = [g.shape for g in gate_shapes(program)]
         name = f"chain, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: dense_chain.dense_chain(program, shapes, normalize))
+        return self.once(name, params, x.shape[1:], x, lambda: dense.dense_chain(program, shapes, normalize))
 
-    def plan(self, params: PyTree, x: Any, normalize: bool) -> pair_plan.Plan | None:
+    def plan(self, params: PyTree, x: Any, normalize: bool) -> pairs.Plan | None:
         """How the engine for position pairs computes f's kernel, if it can."""
         program = self.program(params, x)
-        if not packed.available() or not any(e.name == "conv_general_dilated" for e in program.equations):
+        if not dense.available() or not any(e.name == "conv_general_dilated" for e in program.equations):
             return None
         shapes = [g.shape for g in gate_shapes(program)]
         name = f"plan, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: pair_reading.read_plan(program, shapes, normalize))
+        return self.once(name, params, x.shape[1:], x, lambda: pairs.read_plan(program, shapes, normalize))
 
-    def gap_chain(self, params: PyTree, laid: Any, normalize: bool) -> gap_chain.GapChain | None:
+    def gap_chain(self, params: PyTree, laid: Any, normalize: bool) -> pooled.GapChain | None:
         """How the fused GPU kernel computes f's kernel of inputs laid out as [n, 1, ...], if it can."""
         x = jax.ShapeDtypeStruct((laid.shape[0], *laid.shape[2:]), laid.dtype)
         program = self.program(params, x)
         shapes = [g.shape for g in gate_shapes(program)]
         name = f"pooled chain, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: gap_chain.gap_chain(program, shapes, normalize))
+        return self.once(name, params, x.shape[1:], x, lambda: pooled.gap_chain(program, shapes, normalize))
 
     def positions(self, params: PyTree, x: Any) -> list[int]:
         """How many positions the convolutions of f have for one sample, each of them."""

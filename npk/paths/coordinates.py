@@ -13,9 +13,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _checks, _terms
-from npk._terms import Base, Leaf, Term
-from npk._walk import Layer
+from npk.paths.terms import Base, Leaf, Term, merge, over, transpose, windows
+from npk.paths.walk import Layer
+from npk.programs import working_dtype
 
 # ----------------------------------------------------------------------------------- counting
 
@@ -36,13 +36,13 @@ def _input_terms(layer: Layer) -> list[Term]:
     for term in layer.inputs:
         for number, window in enumerate(layer.windows):
             axis = layer.n_batch + number
-            term = _terms.windows(term, axis, window.chosen(term.shape[axis]))
+            term = windows(term, axis, window.chosen(term.shape[axis]))
             first = layer.n_batch + layer.n_kept + number
             order = [a for a in range(len(term.shape)) if a != axis + 1]
             order.insert(first, axis + 1)
-            term = _terms.transpose(term, order)
+            term = transpose(term, order)
         for axis in range(layer.n_batch + layer.n_kept):
-            term = _terms.merge(term, axis)
+            term = merge(term, axis)
         terms.append(term)
     return terms
 
@@ -98,7 +98,7 @@ class Features:
         places: list[Any] = [slice(None)]
         masks: list[np.ndarray] = []
         for i, (index, axis) in enumerate(zip(term.index, term.base.axes, strict=True)):
-            where = _terms.over(term, index, tuple(range(rank)))
+            where = over(term, index, tuple(range(rank)))
             if i in free:  # enumerate its elements: a new last dim, 1 where the index reads the element
                 number = free.index(i)
                 shape = [1] * rank + [axis.size if j == number else 1 for j in range(len(free))]
@@ -172,7 +172,7 @@ class Products:
             if i in free:
                 where = np.arange(axis.size).reshape([1] * len(sizes) + [-1 if j == i else 1 for j in free])
             else:
-                where = np.zeros(sizes, int) if axis.size == 1 else _terms.over(term, index, pinned)
+                where = np.zeros(sizes, int) if axis.size == 1 else over(term, index, pinned)
                 where = where.reshape((*sizes, *(1,) * len(free)))
             places.append(where)
         xp: Any = np if isinstance(own, np.ndarray) else jnp
@@ -189,7 +189,7 @@ class Products:
         out = {d for axis in range(first_out, len(term.shape)) for d in term.dims(axis)}
         out |= {d for axis in range(layer.n_batch) for d in term.dims(axis)}
         hidden = _hidden(term, out) if hide else set()
-        places = tuple(_terms.over(term, i, dims).reshape(-1) for i in term.index)
+        places = tuple(over(term, i, dims).reshape(-1) for i in term.index)
         elements = self.leaf(layer.leaf, hidden)
         array = elements[places] if places else elements.reshape(-1)
         return array.reshape(*term.shape[: layer.n_batch], -1, *term.shape[first_out:])
@@ -228,7 +228,7 @@ def _common(parts: Sequence[Any]) -> tuple[int, ...]:
 
 
 def numbers(leaves: Sequence[Any]) -> Products:
-    dtype = _checks.working_dtype(*leaves)
+    dtype = working_dtype(*leaves)
     return Products(
         leaf=lambda leaf, hidden: jnp.asarray(leaves[leaf.number], dtype),
         times=lambda a, b: a * b,

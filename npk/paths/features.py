@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk import _checks, _coordinates, _path_rules
-from npk._jaxpr import UnsupportedOperation
-from npk._terms import Base, Source, Term
 from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
+from npk.paths import coordinates, rules
+from npk.paths.terms import Base, Source, Term
+from npk.programs import UnsupportedOperation, check_batch, check_finite, working_dtype
 
 _T = TypeVar("_T")
 
@@ -33,9 +33,9 @@ def _output_state(f: Function, params: PyTree, x: Any, gates: Sequence[Any] | No
         laid = [(jnp.ones((1, *s.shape), s.dtype),) for s in shapes]
     else:
         laid = [(per_sample(g, s.shape, x.shape[0]),) for g, s in zip(gates, shapes, strict=True)]
-    dtype = _checks.working_dtype(x)
+    dtype = working_dtype(x)
     leaves = jax.tree_util.tree_leaves(params)
-    state = _path_rules.output_terms(program, leaves, (x[:, None],), laid, binary=False, dtype=dtype)
+    state = rules.output_terms(program, leaves, (x[:, None],), laid, binary=False, dtype=dtype)
     for term in state:
         _check_alike(term)
     return state
@@ -45,7 +45,7 @@ def _check_alike(term: Term) -> None:
     """All output units must have one set of features."""
     if term.shape[-1] == 1:
         return
-    dims = _coordinates.output_dims(term)
+    dims = coordinates.output_dims(term)
     own = any(g.shape[1 + d] > 1 for g in term.g for d in dims)
     own |= any(
         dims & set(index.dims) and not axis.independent for index, axis in zip(term.index, term.base.axes, strict=True)
@@ -61,8 +61,8 @@ def _count_of(state: Sequence[Term]) -> int:
     known: dict[Base, int] = {}
     total = 0
     for term in state:
-        free = _coordinates.free_axes(term, set(), _coordinates.output_dims(term))
-        total += _coordinates.count_coordinates(term.base, known) * math.prod(term.base.axes[i].size for i in free)
+        free = coordinates.free_axes(term, set(), coordinates.output_dims(term))
+        total += coordinates.count_coordinates(term.base, known) * math.prod(term.base.axes[i].size for i in free)
     return total
 
 
@@ -105,16 +105,16 @@ def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
     @jax.jit
     def features(params: PyTree, x: Any) -> Any:
         state = _output_state(f, params, x, own_gates(f, params, x))
-        algebra = _coordinates.Features(_checks.working_dtype(x))
+        algebra = coordinates.Features(working_dtype(x))
         parts = []
         for term in state:
-            value = algebra.read(term, set(), _coordinates.output_dims(term))
+            value = algebra.read(term, set(), coordinates.output_dims(term))
             parts.append(value.reshape(value.shape[0], term.shape[-1], -1)[:, 0])
         return jnp.concatenate([jnp.broadcast_to(p, (x.shape[0], p.shape[1])) for p in parts], 1)
 
     def npf_of_f(params: PyTree, x: Any) -> Float[Array, "n p"]:
-        _checks.check_batch(x, floating=True)
-        _checks.check_finite(params, "params")
+        check_batch(x, floating=True)
+        check_finite(params, "params")
         _check_count(_of_shapes(f, params, x, _count_of))
         return features(params, x)
 
@@ -131,7 +131,7 @@ def _of_shapes(f: Function, params: PyTree, x: Any | None, use: Callable[[list[T
 def _sample(f: Function, params: PyTree, x: Any | None) -> Any:
     if x is not None:
         return x
-    dtype = _checks.working_dtype(*jax.tree_util.tree_leaves(params))
+    dtype = working_dtype(*jax.tree_util.tree_leaves(params))
     return jax.ShapeDtypeStruct((1, *_sample_shape(f, params, dtype)), dtype)
 
 
@@ -188,10 +188,10 @@ def npv(f: Function) -> Callable[..., Float[Array, "p k"]]:
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def values(params: PyTree, shape: tuple[int, ...], dtype: Any) -> Any:
         state = _output_state(f, params, jax.ShapeDtypeStruct(shape, dtype), None)
-        return _coordinates.numbers(jax.tree_util.tree_leaves(params)).of_output(state)
+        return coordinates.numbers(jax.tree_util.tree_leaves(params)).of_output(state)
 
     def npv_of_f(params: PyTree, x: Any | None = None) -> Float[Array, "p k"]:
-        _checks.check_finite(params, "params")
+        check_finite(params, "params")
         sample = _sample(f, params, x)
         _check_count(_of_shapes(f, params, sample, _count_of))
         return values(params, sample.shape, sample.dtype)
@@ -225,7 +225,7 @@ def path_names(f: Function) -> Callable[..., list[str]]:
     def path_names_of_f(params: PyTree, x: Any | None = None) -> list[str]:
         def names(state: list[Term]) -> list[str]:
             _check_count(_count_of(state))
-            return _coordinates.labels().of_output(state, hide=True)[:, 0].tolist()
+            return coordinates.labels().of_output(state, hide=True)[:, 0].tolist()
 
         return _of_shapes(f, params, x, names)
 

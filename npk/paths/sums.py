@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from npk._terms import Base, Index, Term, merge, over, regroup, take
+from npk.paths.terms import Base, Index, Term, merge, over, regroup, take
 
 
 def add(states: Sequence[Sequence[Term]]) -> list[Term]:

@@ -2,7 +2,7 @@
 
 A weight layer ends the terms of its input and begins a new base, a `Layer`; `path_kernel` reads a layer
 as the second moment of its output, `paths` as its list of path coordinates. What each primitive does to
-terms is in `_path_rules`; here is what they share: which values depend on x, which parameter is a weight
+terms is in `rules`; here is what they share: which values depend on x, which parameter is a weight
 where, and which belong to a normalisation.
 """
 
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _terms
-from npk._jaxpr import Atom, Const, Equation, Program, UnsupportedOperation, Var, is_traced
-from npk._terms import Base, Leaf, Source, Term
+from npk.paths import terms
+from npk.paths.terms import Base, Leaf, Source, Term
+from npk.programs import Atom, Const, Equation, Program, UnsupportedOperation, Var, is_traced
 
 State = list[Term]
 
@@ -158,15 +158,15 @@ class Walk:
     # -- helpers of the rules ----------------------------------------------------------------------
 
     def spread(self, state: State, shape: tuple[int, ...]) -> State:
-        return [t if t.shape == shape else _terms.broadcast(t, shape, list(range(len(t.shape)))) for t in state]
+        return [t if t.shape == shape else terms.broadcast(t, shape, list(range(len(t.shape)))) for t in state]
 
     def scaled(self, state: State, value: Any) -> State:
         value = jnp.asarray(value, self.dtype)
-        return [_terms.scale(t, (value[None] if value.ndim else value,) * self.sides) for t in state]
+        return [terms.scale(t, (value[None] if value.ndim else value,) * self.sides) for t in state]
 
     def known(self, value: Any, shape: tuple[int, ...]) -> State:
         """A known value as a multiple of one."""
-        one = _terms.whole(self.source, shape, self.sides, self.dtype)
+        one = terms.whole(self.source, shape, self.sides, self.dtype)
         return self.scaled([one], jnp.broadcast_to(jnp.asarray(value, self.dtype), shape))
 
     def refuse(self, equation: Equation, why: str) -> UnsupportedOperation:
@@ -178,7 +178,7 @@ class Walk:
         assert isinstance(leaf, Leaf)
         shape = tuple(a.size for a in leaf.axes)
         dims = tuple(range(len(weight.sizes)))
-        places = [_terms.over(weight, i, dims) for i in weight.index]
+        places = [terms.over(weight, i, dims) for i in weight.index]
         flat = np.ravel_multi_index(places, shape).reshape(-1) if shape else np.zeros(1, int)
         mask = np.zeros(max(math.prod(shape), 1), bool)
         mask[flat] = True

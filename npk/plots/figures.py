@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from npk._plot_style import COLORS, INK, PAPER, STYLE, panels
+from npk.plots.style import COLORS, INK, PAPER, STYLE, panels
 
 _CENTERED: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 8}
 

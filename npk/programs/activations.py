@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk._affine import Affine, affine_step
-from npk._jaxpr import (
+from npk.programs.affine import Affine, affine_step
+from npk.programs.program import (
     Atom,
     Equation,
     Program,

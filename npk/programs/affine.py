@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from npk._jaxpr import Equation
+from npk.programs.program import Equation
 
 
 @dataclasses.dataclass(frozen=True)

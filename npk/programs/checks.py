@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk._jaxpr import Program, Var, is_traced, path_name
+from npk.programs.program import Program, Var, is_traced, path_name
 
 _PART = 1 << 16
 

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from npk import _jaxpr
-from npk._jaxpr import Equation
+from npk.programs.program import Equation, evaluate, trace
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _OPENED = frozenset(("jit", "pjit", "closed_call", "core_call"))
@@ -26,8 +25,8 @@ def channels_last(function: _F) -> _F:
 
     def run(*args: Any) -> Any:
         opened = lambda equation: equation.primitive.name in _OPENED  # noqa: E731
-        program = _jaxpr.trace(lambda args, _: function(*args), args, (), opened)
-        outputs = _jaxpr.evaluate(program, jax.tree_util.tree_leaves(args), _rule)
+        program = trace(lambda args, _: function(*args), args, (), opened)
+        outputs = evaluate(program, jax.tree_util.tree_leaves(args), _rule)
         return jax.tree_util.tree_unflatten(program.out_tree, outputs)
 
     return run  # type: ignore[return-value]

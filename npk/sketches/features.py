@@ -16,8 +16,7 @@ import scipy.stats
 from jaxtyping import Array, Float, UInt32
 from numpy.typing import ArrayLike
 
-from npk import _checks
-from npk._pair_blocks import in_blocks
+from npk.programs import concrete, finite, in_blocks, known_true
 
 # Samples a side of a block of standard errors: its float32 numbers stay in the cache while all draws pass.
 _SIDE = 256
@@ -69,7 +68,7 @@ class KernelSketch:
             ValueError: the two sketches are not of the same draws; the estimate leaves the range of its dtype.
         """
         estimate = _mean_product(jnp.asarray(self.features), jnp.asarray(self._same_draws(other).features))
-        if _checks.concrete(estimate) and not _checks.known_true(_checks.finite, estimate):
+        if concrete(estimate) and not known_true(finite, estimate):
             raise ValueError(f"the estimate leaves the range of {estimate.dtype}; use normalize=True or enable x64.")
         return estimate
 
@@ -249,7 +248,7 @@ class KernelSketch:
         if other is None or other is self:
             return self
         _agree(self, other, (1, 2), "draws and outputs")
-        if not _checks.concrete(self.draws, other.draws) or np.array_equal(self.draws, other.draws):
+        if not concrete(self.draws, other.draws) or np.array_equal(self.draws, other.draws):
             return other
         raise ValueError(
             "the sketches are of different draws, so that their products mean nothing: make both with one key, one "

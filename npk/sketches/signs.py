@@ -14,12 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _path_rules, _terms
-from npk._jaxpr import Equation, Program, Var, evaluate, is_traced
-from npk._second_moment import Moments, output_moment
-from npk._terms import Leaf, Term
-from npk._walk import Layer, State, Walk
 from npk.gating import gate_shapes
+from npk.path_kernels import Moments, output_moment
+from npk.paths import RULES, Layer, Leaf, State, Term, Walk, output_terms, over
+from npk.programs import Equation, Program, Var, evaluate, is_traced
 
 # ------------------------------------------------------------------------------------------------- draws
 
@@ -135,9 +133,9 @@ def value_network(program: Program, leaves: Sequence[Any], normalize: bool, dtyp
     ones = jnp.ones((1, *x.shape), dtype)
     gates = [(jnp.ones((1, *g.shape), g.dtype),) for g in gate_shapes(program)]
     claims: dict[Equation, _Claim] = {}
-    rules = {name: _noting(rule, claims) for name, rule in _path_rules.RULES.items()}
+    rules = {name: _noting(rule, claims) for name, rule in RULES.items()}
     with jax.ensure_compile_time_eval():
-        state = _path_rules.output_terms(program, leaves, (ones,), gates, binary=False, dtype=dtype, rules=rules)
+        state = output_terms(program, leaves, (ones,), gates, binary=False, dtype=dtype, rules=rules)
     _check_outputs_alike(state, dtype)
     operands = [e.inputs[c.operand] for e, c in claims.items()]
     weights = dataclasses.replace(program, outputs=tuple(operands)).pruned()
@@ -197,7 +195,7 @@ def _standard_deviation(layer: Layer) -> Any:
 def _places(weight: Term, shape: tuple[int, ...]) -> np.ndarray:
     """The elements of its parameter that a weight reads (flat)."""
     dims = tuple(range(len(weight.sizes)))
-    places = [_terms.over(weight, i, dims) for i in weight.index]
+    places = [over(weight, i, dims) for i in weight.index]
     return np.unique(np.ravel_multi_index(places, shape)) if shape else np.zeros(1, int)
 
 

@@ -16,11 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from npk import _activations, _checks, _jaxpr
-from npk._sign_draws import draw_keys, key_kind, random_signs, value_network
-from npk._tangent_checks import Checks
 from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
-from npk.kernel_sketch import KernelSketch
+from npk.programs import (
+    Equation,
+    Program,
+    check_batch,
+    check_finite,
+    check_gate_shapes,
+    concrete,
+    evaluate,
+    opens_for_gates,
+    trace,
+    with_activations,
+    working_dtype,
+)
+from npk.sketches.features import KernelSketch
+from npk.sketches.signs import draw_keys, key_kind, random_signs, value_network
+from npk.tangent_kernels import Checks
 
 Gates = Sequence[Any]
 
@@ -61,7 +73,7 @@ def _filled(tree: Any, n: int) -> Any:
     )
 
 
-def _numbers_of(program: _jaxpr.Program) -> int:
+def _numbers_of(program: Program) -> int:
     """All values that a program computes."""
     return sum(math.prod(v.shape) for e in program.equations for v in e.outputs)
 
@@ -75,7 +87,7 @@ class _Shapes:
     outputs: int
 
 
-def _shapes_of(find: Callable[[PyTree, Any], _jaxpr.Program]) -> Callable[[PyTree, Any], _Shapes]:
+def _shapes_of(find: Callable[[PyTree, Any], Program]) -> Callable[[PyTree, Any], _Shapes]:
     """The shapes of a single-sample program, found once for each kind of parameters and samples."""
     known: dict[Any, _Shapes] = {}
 
@@ -110,7 +122,7 @@ def _swept(compute: Callable[..., Any], x: Any, gates_of: Callable[[slice], Any]
     for start in range(0, n, block):
         rows = slice(start, min(start + block, n))
         batch = jnp.asarray(x[rows])
-        _checks.check_finite(batch, f"x[{rows.start}:{rows.stop}]" if n > block else "x")
+        check_finite(batch, f"x[{rows.start}:{rows.stop}]" if n > block else "x")
         found = np.asarray(compute(_filled(batch, block), _filled(gates_of(rows), block)))[: len(batch)]
         if features is None:
             features = np.empty((n, *found.shape[1:]), found.dtype)
@@ -184,7 +196,7 @@ def sketch(f: Function) -> Callable[..., KernelSketch]:
         if gates is None:
             own = own_gates(f, params, x)
             gates = [per_sample(g, s.shape, x.shape[0]) for g, s in zip(own, gate_shapes(program), strict=True)]
-        dtype = _checks.working_dtype(x)
+        dtype = working_dtype(x)
         network = value_network(program, jax.tree_util.tree_leaves(params), normalize, dtype)
 
         def one_draw(key: Any) -> Any:
@@ -207,14 +219,14 @@ def sketch(f: Function) -> Callable[..., KernelSketch]:
         first: int = 0,
         block: int | None = None,
     ) -> KernelSketch:
-        _checks.check_batch(x, floating=True, finite=False)
-        _checks.check_finite(params, "params")
+        check_batch(x, floating=True, finite=False)
+        check_finite(params, "params")
         shapes = shapes_of(params, x)
         gates_of = _given(f, params, x, gates, shapes.gates)
         draws = _draws_of(features, shapes.outputs, key, first)
         block = _block_of(block, x.shape[0], shapes.numbers)
         run = functools.partial(compute, params, draws=draws, normalize=normalize, kind=key_kind(key))
-        traced = not _checks.concrete(params, x, gates, draws)
+        traced = not concrete(params, x, gates, draws)
         return KernelSketch(_swept(lambda t, g: run(t, gates=g), x, gates_of, block, traced), draws)
 
     return sketch_of_f
@@ -228,24 +240,24 @@ def _given(
         return lambda rows: None
     batch = jax.ShapeDtypeStruct(x.shape, x.dtype)
     expected = jax.eval_shape(functools.partial(own_gates, f), params, batch)
-    _checks.check_gate_shapes(gates, expected)
+    check_gate_shapes(gates, expected)
 
     def of_rows(rows: slice) -> tuple[Any, ...]:
         found = _gates_of_rows(gates, shapes, x.shape[0], rows)
-        _checks.check_finite(found, "gates")
+        check_finite(found, "gates")
         return found
 
     return of_rows
 
 
-def _one_sample(f: Function, params: PyTree, x: Any) -> _jaxpr.Program:
+def _one_sample(f: Function, params: PyTree, x: Any) -> Program:
     """The program of f for a batch of one, activations found, derivatives of the user's own left alone."""
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    return _activations.with_activations(_jaxpr.trace(f, params, sample, _activations.opens_for_gates))
+    return with_activations(trace(f, params, sample, opens_for_gates))
 
 
 def _derivative(
-    program: _jaxpr.Program, leaves: Sequence[Any], wanted: dict[int, Any], x: Any, gates: Gates | None, part: str
+    program: Program, leaves: Sequence[Any], wanted: dict[int, Any], x: Any, gates: Gates | None, part: str
 ) -> Callable[[dict[int, Any]], Any]:
     """The linear map from a tangent of the wanted parameters to ψ(s)·u [n, K], ψ the part that is asked for."""
 
@@ -255,13 +267,13 @@ def _derivative(
         def one(sample: Any, given: Gates) -> Any:
             queue = iter(given)
 
-            def rule(equation: _jaxpr.Equation, values: list[Any]) -> list[Any]:
+            def rule(equation: Equation, values: list[Any]) -> list[Any]:
                 if equation.activation is None:
                     return equation.bind(*values)
                 gate = equation.activation.gate(*values) if gates is None else next(queue).astype(values[0].dtype)
                 return [equation.activation.apply(values[0], jax.lax.stop_gradient(gate) if fixed else gate)]
 
-            return _jaxpr.evaluate(program, [*args, sample[None]], rule)[0][0]
+            return evaluate(program, [*args, sample[None]], rule)[0][0]
 
         return jax.vmap(one)(x, () if gates is None else tuple(gates))
 
@@ -340,7 +352,7 @@ def sketch_ntk(f: Function, *, part: str = "value") -> Callable[..., KernelSketc
         draws = _draws_of(features, shapes.outputs, key, first)
         block = _block_of(block, x.shape[0], shapes.numbers)
         run = functools.partial(compute, params, draws=draws, kind=key_kind(key))
-        traced = not _checks.concrete(params, x, gates, draws)
+        traced = not concrete(params, x, gates, draws)
         return KernelSketch(_swept(lambda t, g: run(t, gates=g), x, gates_of, block, traced), draws)
 
     return sketch_ntk_of_f

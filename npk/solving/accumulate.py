@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-from npk._machine import cores
+from npk.programs import cores
 
 # Elements of float64 that one thread widens at a time: 1 MiB.
 _CHUNK = 1 << 17

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from npk import _cholesky
-from npk._krylov import worst
-from npk._operator_checks import epsilon, finite
-from npk._passes import Passes, check_symmetry, probes
-from npk.operators import KernelOperator
+from npk.solving import factoring
+from npk.solving.conjugate_gradients import worst
+from npk.solving.operator_checks import epsilon, finite
+from npk.solving.operators import KernelOperator
+from npk.solving.passes import Passes, check_symmetry, probes
 
 # Part of a matrix's columns that are asked for together.
 _PARTS = 16
@@ -24,7 +24,7 @@ class Indefinite(ArithmeticError):
 
 def needed_memory(n: int, outputs: int) -> int:
     """Bytes: the matrix, a part of it in float64 on its way there or being factored, and a few arrays [N, K]."""
-    return 8 * (n * n + 8 * n * outputs) + max(8 * n * -(-n // _PARTS), _cholesky.needed_memory(n))
+    return 8 * (n * n + 8 * n * outputs) + max(8 * n * -(-n // _PARTS), factoring.needed_memory(n))
 
 
 def solve(
@@ -44,12 +44,12 @@ def solve(
             _mirror(matrix)
         np.fill_diagonal(matrix, diagonal + shift)
         try:
-            _cholesky.factor(matrix)
+            factoring.factor(matrix)
         except np.linalg.LinAlgError as error:
             raise Indefinite(number) from error
         solution, left = np.zeros_like(right), right
         while worst(left) > tolerance:
-            corrected = solution + _cholesky.solve(matrix, left)
+            corrected = solution + factoring.solve(matrix, left)
             remains = right - passes(corrected) - shift * corrected
             before = worst(left)
             if not worst(remains) < before:

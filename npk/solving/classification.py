@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from npk import _cholesky
+from npk.solving import factoring
 
 CANDIDATES = tuple(10.0**e for e in range(-7, 2))
 
@@ -23,7 +23,7 @@ class Ridge:
 
     Example:
         >>> import numpy as np
-        >>> from npk.regression import one_hot, ridge
+        >>> from npk.solving import one_hot, ridge
         >>> fit = ridge(np.eye(2), one_hot([0, 1]), regularization=1e-6)
         >>> fit.predict(np.eye(2)).argmax(axis=1).tolist()
         [0, 1]
@@ -67,7 +67,7 @@ def one_hot(labels: ArrayLike, classes: int | None = None) -> Float[np.ndarray, 
         ValueError: a label is not a whole number in 0 … K - 1, or the array is empty or not one axis.
 
     Example:
-        >>> from npk.regression import one_hot
+        >>> from npk.solving import one_hot
         >>> one_hot([1, 0]).tolist()
         [[0.0, 1.0], [1.0, 0.0]]
     """
@@ -97,7 +97,7 @@ def ridge(kernel: ArrayLike, targets: ArrayLike, *, regularization: float = 1e-3
 
     Example:
         >>> import numpy as np
-        >>> from npk.regression import one_hot, ridge
+        >>> from npk.solving import one_hot, ridge
         >>> ridge(np.eye(3), one_hot([0, 1, 1])).dual.shape
         (3, 2)
 
@@ -110,13 +110,13 @@ def ridge(kernel: ArrayLike, targets: ArrayLike, *, regularization: float = 1e-3
     system = np.array(kernel, order="F")
     system[np.diag_indices(len(system))] += regularization * _mean_diagonal(kernel)
     try:
-        _cholesky.factor(system)
+        factoring.factor(system)
     except np.linalg.LinAlgError as error:
         raise ValueError(
             f"the kernel is not positive definite at regularization {regularization:g} "
             "(rounding, or no kernel at all): raise the regularization."
         ) from error
-    return Ridge(_cholesky.solve(system, targets - mean), mean, float(regularization))
+    return Ridge(factoring.solve(system, targets - mean), mean, float(regularization))
 
 
 def choose_regularization(
@@ -146,8 +146,8 @@ def choose_regularization(
             side empty.
 
     Example:
-        >>> from npk.measures import label_kernel
-        >>> from npk.regression import choose_regularization
+        >>> from npk.solving import label_kernel
+        >>> from npk.solving import choose_regularization
         >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
         >>> choose_regularization(label_kernel(labels), labels)[0]
         10.0
@@ -189,8 +189,8 @@ def classify(kernel: ArrayLike, test_kernel: ArrayLike, labels: ArrayLike, test_
         ValueError: as `choose_regularization` and `ridge`.
 
     Example:
-        >>> from npk.measures import label_kernel
-        >>> from npk.regression import classify
+        >>> from npk.solving import label_kernel
+        >>> from npk.solving import classify
         >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
         >>> classify(label_kernel(labels), label_kernel(labels), labels, labels)["test_accuracy"]
         1.0
@@ -218,7 +218,7 @@ def accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
         ValueError: scores and labels do not have one row a sample.
 
     Example:
-        >>> from npk.regression import accuracy
+        >>> from npk.solving import accuracy
         >>> accuracy([[0.9, 0.1], [0.8, 0.2]], [0, 1])
         0.5
     """
@@ -243,7 +243,7 @@ def held_out(labels: ArrayLike, fraction: float, seed: int = 0) -> Bool[np.ndarr
         ValueError: a side of the split is empty.
 
     Example:
-        >>> from npk.regression import held_out
+        >>> from npk.solving import held_out
         >>> int(held_out([0, 0, 0, 0, 1, 1, 1, 1], 0.25).sum())
         2
     """

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from npk import _block_cg
-from npk._block_cg import State
-from npk._passes import Passes
-from npk._preconditioner import Preconditioner
+from npk.solving import block_cg
+from npk.solving.block_cg import State
+from npk.solving.passes import Passes
+from npk.solving.preconditioner import Preconditioner
 
 OnStep = Callable[["Progress"], None]
 
@@ -66,7 +66,7 @@ class Systems:
     def begun(self, progress: Progress, tolerance: float) -> Progress:
         """A recursion for every system whose residual is above the tolerance."""
         states = tuple(
-            _block_cg.begin(p.apply(residual)) if worst(residual) > tolerance else None
+            block_cg.begin(p.apply(residual)) if worst(residual) > tolerance else None
             for p, residual in zip(self.preconditioners, progress.residuals)
         )
         return dataclasses.replace(progress, states=states)
@@ -79,8 +79,8 @@ class Systems:
         for i, state in going.items():
             p = self.preconditioners[i]
             try:
-                states[i] = new = _block_cg.advance(state, p.apply(images[i]))
-            except _block_cg.Indefinite as error:
+                states[i] = new = block_cg.advance(state, p.apply(images[i]))
+            except block_cg.Indefinite as error:
                 raise Breakdown(i, progress) from error
             residuals[i] = p.invert(new.basis) @ new.coefficients
         return dataclasses.replace(progress, states=tuple(states), residuals=tuple(residuals))

@@ -26,7 +26,7 @@ class GradientFlow:
 
     Example:
         >>> import numpy as np
-        >>> from npk.gradient_flow import gradient_flow
+        >>> from npk.solving import gradient_flow
         >>> flow = gradient_flow(np.eye(2), np.ones((2, 1)))
         >>> flow.train([0.0, np.log(2), np.inf])[:, 0, 0].round(3).tolist()
         [0.0, 0.5, 1.0]

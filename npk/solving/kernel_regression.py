@@ -1,7 +1,7 @@
 """Kernel ridge regression for kernels of any size: exact Cholesky while it fits, else conjugate gradients.
 
-The same regression as `npk.regression.ridge`, for kernels that need not fit into memory: of a kernel operator
-(`npk.operators`) only products, columns and the diagonal are asked for. Conjugate gradients run on all outputs, and on
+The same regression as `npk.solving.ridge`, for kernels that need not fit into memory: of a kernel operator
+(`operators`) only products, columns and the diagonal are asked for. Conjugate gradients run on all outputs, and on
 several regularizations, side by side, so that a pass over the kernel serves them all; a low-rank approximation of the
 kernel makes the passes few. Whatever the method, residuals are computed from the kernel once more at the end.
 
@@ -18,18 +18,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npk import _dense_solve, _krylov
-from npk._machine import available_memory
-from npk._operator_checks import diagonal_of, vectors
-from npk._passes import Passes
-from npk._preconditioner import Preconditioner, preconditioners
-from npk._solved import Iterate as Iterate
-from npk._solved import NotConverged as NotConverged
-from npk._solved import NotPositiveDefinite as NotPositiveDefinite
-from npk._solved import Solved as Solved
-from npk.low_rank import LowRank, pivoted_cholesky
-from npk.operators import KernelOperator, operator_of, part_of
-from npk.regression import CANDIDATES, Ridge, accuracy, held_out, one_hot
+from npk.programs import available_memory
+from npk.solving import cholesky, conjugate_gradients
+from npk.solving.classification import CANDIDATES, Ridge, accuracy, held_out, one_hot
+from npk.solving.low_rank import LowRank, pivoted_cholesky
+from npk.solving.operator_checks import diagonal_of, vectors
+from npk.solving.operators import KernelOperator, operator_of, part_of
+from npk.solving.passes import Passes
+from npk.solving.preconditioner import Preconditioner, preconditioners
+from npk.solving.solved import Iterate, NotConverged, NotPositiveDefinite, Solved
 
 Method = Literal["auto", "cholesky", "cg"]
 
@@ -42,7 +39,7 @@ def kernel_ridge(kernel: Any, targets: ArrayLike, *, regularization: float = 1e-
 
     Args:
         kernel: of the training samples, an operator or array of shape (N, N).
-        targets: of shape (N, K), e.g. from `npk.regression.one_hot`; centred here.
+        targets: of shape (N, K), e.g. from `npk.solving.one_hot`; centred here.
         regularization: r > 0, relative to the mean diagonal, so that it means the same for every kernel.
         options: as of `kernel_ridges`.
 
@@ -54,8 +51,8 @@ def kernel_ridge(kernel: Any, targets: ArrayLike, *, regularization: float = 1e-
 
     Example:
         >>> import numpy as np
-        >>> from npk.operators import kernel_operator
-        >>> from npk.regression import one_hot
+        >>> from npk.solving import kernel_operator
+        >>> from npk.solving import one_hot
         >>> from npk.solving import kernel_ridge
         >>> x = np.random.default_rng(0).normal(size=(40, 5))
         >>> kernel = kernel_operator(lambda a, b: (1 + a @ b.T) ** 2, x, tile=16)
@@ -90,7 +87,7 @@ def kernel_ridges(
 
     Args:
         kernel: of the training samples, an operator or array of shape (N, N).
-        targets: of shape (N, K), e.g. from `npk.regression.one_hot`; centred here.
+        targets: of shape (N, K), e.g. from `npk.solving.one_hot`; centred here.
         regularizations: values of r > 0, relative to the mean diagonal.
         method: "cholesky", "cg", or "auto": Cholesky if it fits.
         tolerance: for ‖b - A x‖/‖b‖ of every output, b its centred targets.
@@ -197,7 +194,7 @@ def _check_options(regularizations: Sequence[float], method: str, tolerance: flo
 
 def _choice(method: str, problem: _Problem, memory: int) -> tuple[str, str]:
     n, k = problem.targets.shape
-    needed = _dense_solve.needed_memory(n, k * len(problem.regularizations))
+    needed = cholesky.needed_memory(n, k * len(problem.regularizations))
     why = f"Cholesky needs {needed / 2**30:.3g} GiB, {memory / 2**30:.3g} GiB may be used"
     if method == "cholesky" and needed > memory:
         raise ValueError(f"method 'cholesky' does not fit into memory: {why}. Conjugate gradients ('cg') need less.")
@@ -229,10 +226,8 @@ def _approximation(
 
 def _exact(problem: _Problem, why: str) -> tuple[Solved, ...]:
     try:
-        solutions, residuals, count = _dense_solve.solve(
-            problem.operator, problem.shifts, problem.right, problem.tolerance
-        )
-    except _dense_solve.Indefinite as error:
+        solutions, residuals, count = cholesky.solve(problem.operator, problem.shifts, problem.right, problem.tolerance)
+    except cholesky.Indefinite as error:
         raise _indefinite(problem.regularizations[error.shift]) from error
     return problem.solved(solutions, residuals, method="cholesky", why=why, products=count, rank=0)
 
@@ -247,17 +242,17 @@ def _iterative(
 ) -> tuple[Solved, ...]:
     passes = Passes(problem.operator)
     prepared = _prepared(approximation, problem.shifts)
-    systems = _krylov.Systems(passes, problem.shifts, prepared, problem.right)
+    systems = conjugate_gradients.Systems(passes, problem.shifts, prepared, problem.right)
 
-    def iterate(progress: _krylov.Progress) -> Iterate:
+    def iterate(progress: conjugate_gradients.Progress) -> Iterate:
         duals = tuple(problem.dual(x) for x in progress.solutions(systems.preconditioners))
         residuals = tuple(np.linalg.norm(left, axis=0) for left in progress.residuals)
         return Iterate(passes.count, problem.regularizations, duals, residuals, progress)
 
     on_step = (lambda progress: None) if callback is None else (lambda progress: callback(iterate(progress)))
     try:
-        found = _krylov.solve(systems, _started(systems, problem, start), problem.tolerance, limit, on_step)
-    except _krylov.Breakdown as error:
+        found = conjugate_gradients.solve(systems, _started(systems, problem, start), problem.tolerance, limit, on_step)
+    except conjugate_gradients.Breakdown as error:
         failure = _indefinite(problem.regularizations[error.system])
         failure.iterate = iterate(error.progress)
         raise failure from error
@@ -273,7 +268,7 @@ def _prepared(approximation: LowRank | None, shifts: list[float]) -> list[Precon
     return preconditioners(approximation.factor, [shift + rest for shift in shifts])
 
 
-def _started(systems: _krylov.Systems, problem: _Problem, start: Any) -> _krylov.Progress:
+def _started(systems: conjugate_gradients.Systems, problem: _Problem, start: Any) -> conjugate_gradients.Progress:
     if start is None:
         return systems.zero()
     if not isinstance(start, Iterate):
@@ -307,7 +302,7 @@ def choose_ridge(
 ) -> tuple[float, dict[float, float]]:
     """The regularization that classifies a held-out part of the training samples best.
 
-    As `npk.regression.choose_regularization`, with the same held-out part, for kernels of any size: all candidates are
+    As `npk.solving.choose_regularization`, with the same held-out part, for kernels of any size: all candidates are
     fitted side by side on the other samples, which takes the passes of the smallest, and one more that predicts.
 
     Args:
@@ -325,7 +320,7 @@ def choose_ridge(
         ValueError: as `kernel_ridges`, or the split leaves a side empty.
 
     Example:
-        >>> from npk.measures import label_kernel
+        >>> from npk.solving import label_kernel
         >>> from npk.solving import choose_ridge
         >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
         >>> choose_ridge(label_kernel(labels), labels, candidates=(0.1, 10.0))[0]

@@ -12,8 +12,8 @@ import scipy.linalg
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from npk._operator_checks import diagonal_of, epsilon, finite, indices
-from npk.operators import KernelOperator, operator_of
+from npk.solving.operator_checks import diagonal_of, epsilon, finite, indices
+from npk.solving.operators import KernelOperator, operator_of
 
 # Columns that are asked for together.
 _BLOCK = 128
@@ -31,7 +31,7 @@ class LowRank:
 
     Example:
         >>> import numpy as np
-        >>> from npk.low_rank import pivoted_cholesky
+        >>> from npk.solving import pivoted_cholesky
         >>> found = pivoted_cholesky(np.ones((3, 3)), 2)
         >>> found.factor.tolist(), found.relative_error
         ([[1.0], [1.0], [1.0]], 0.0)
@@ -73,7 +73,7 @@ def pivoted_cholesky(
 
     Example:
         >>> import numpy as np
-        >>> from npk.low_rank import pivoted_cholesky
+        >>> from npk.solving import pivoted_cholesky
         >>> x = np.random.default_rng(0).normal(size=(50, 3))
         >>> pivoted_cholesky(x @ x.T, 10).factor.shape
         (50, 3)
@@ -171,7 +171,7 @@ def nystrom(kernel: Any, landmarks: ArrayLike | int, *, seed: int = 0) -> LowRan
 
     Example:
         >>> import numpy as np
-        >>> from npk.low_rank import nystrom
+        >>> from npk.solving import nystrom
         >>> x = np.random.default_rng(0).normal(size=(50, 3))
         >>> nystrom(x @ x.T, [0, 0, 1, 2, 3]).factor.shape
         (50, 3)

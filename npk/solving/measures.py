@@ -44,7 +44,7 @@ def center(kernel: ArrayLike) -> Float[np.ndarray, "n n"]:
 
     Example:
         >>> import numpy as np
-        >>> from npk.measures import center
+        >>> from npk.solving import center
         >>> center(np.eye(2)).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
     """
@@ -65,7 +65,7 @@ def label_kernel(labels: ArrayLike) -> Float[np.ndarray, "n n"]:
         ValueError: the labels are not one non-empty axis.
 
     Example:
-        >>> from npk.measures import label_kernel
+        >>> from npk.solving import label_kernel
         >>> label_kernel([0, 1, 0]).tolist()
         [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
     """
@@ -90,7 +90,7 @@ def alignment(kernel: ArrayLike, labels: ArrayLike, *, centered: bool = True) ->
         ValueError: the kernel is not a finite square matrix, or the labels are not one a row.
 
     Example:
-        >>> from npk.measures import alignment, label_kernel
+        >>> from npk.solving import alignment, label_kernel
         >>> round(alignment(label_kernel([0, 0, 1, 2]), [0, 0, 1, 2]), 6)
         1.0
 
@@ -117,7 +117,7 @@ def cka(kernel1: ArrayLike, kernel2: ArrayLike) -> float:
 
     Example:
         >>> import numpy as np
-        >>> from npk.measures import cka
+        >>> from npk.solving import cka
         >>> round(cka(np.eye(3), 5 * np.eye(3) + 2), 6)
         1.0
 
@@ -142,7 +142,7 @@ def drift(kernel: ArrayLike, reference: ArrayLike) -> float:
 
     Example:
         >>> import numpy as np
-        >>> from npk.measures import drift
+        >>> from npk.solving import drift
         >>> round(drift(3 * np.eye(2), np.eye(2)), 6), round(drift(np.diag([1.0, 0]), np.diag([0, 1.0])), 6)
         (0.0, 1.0)
 
@@ -166,7 +166,7 @@ def relative_error(kernel: ArrayLike, reference: ArrayLike) -> float:
 
     Example:
         >>> import numpy as np
-        >>> from npk.measures import relative_error
+        >>> from npk.solving import relative_error
         >>> relative_error(1.5 * np.eye(2), np.eye(2))
         0.5
     """
@@ -188,7 +188,7 @@ class PowerLaw:
         factor: y at x = 1.
 
     Example:
-        >>> from npk.measures import PowerLaw
+        >>> from npk.solving import PowerLaw
         >>> PowerLaw(slope=-0.5, low=-0.6, high=-0.4, factor=1.0).slope
         -0.5
     """
@@ -216,7 +216,7 @@ def power_law(x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95) -> PowerL
         ValueError: fewer than three points, a number is not positive and finite, or all x are equal.
 
     Example:
-        >>> from npk.measures import power_law
+        >>> from npk.solving import power_law
         >>> fit = power_law([1, 4, 16, 64], [8, 4, 2, 1])
         >>> round(fit.slope, 6), round(fit.factor, 6)
         (-0.5, 8.0)
@@ -257,7 +257,7 @@ def spectrum(kernel: ArrayLike) -> Float[np.ndarray, " n"]:
 
     Example:
         >>> import numpy as np
-        >>> from npk.measures import spectrum
+        >>> from npk.solving import spectrum
         >>> spectrum(np.diag([1.0, 3.0, 2.0])).tolist()
         [3.0, 2.0, 1.0]
     """
@@ -278,7 +278,7 @@ def effective_rank(eigenvalues: ArrayLike) -> float:
         ValueError: no eigenvalue is positive, or the array has more than one axis.
 
     Example:
-        >>> from npk.measures import effective_rank
+        >>> from npk.solving import effective_rank
         >>> round(effective_rank([2.0, 2.0, 0.0]), 6)
         2.0
 
@@ -309,7 +309,7 @@ def gate_flips(gates: Sequence[ArrayLike], reference: Sequence[ArrayLike]) -> li
 
     Example:
         >>> import numpy as np
-        >>> from npk.measures import gate_flips
+        >>> from npk.solving import gate_flips
         >>> gate_flips((np.array([[1.0, 0.0]]),), (np.array([[1.0, 1.0]]),))
         [0.5]
     """

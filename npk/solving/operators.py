@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree, Shaped
 from numpy.typing import ArrayLike
 
-from npk._accumulate import threads
-from npk._batch_blocks import Side, side_of
-from npk._operator_checks import check_symmetric, finite, indices, square, vectors
+from npk.solving.accumulate import threads
+from npk.solving.batch_blocks import Side, side_of
+from npk.solving.operator_checks import check_symmetric, finite, indices, square, vectors
 
 # Bytes of an array that are read at a time: what a pass over an array on disk holds.
 _BAND = 1 << 26
@@ -34,7 +34,7 @@ class KernelOperator(Protocol):
 
     Example:
         >>> import numpy as np
-        >>> from npk.operators import KernelOperator, operator_of
+        >>> from npk.solving import KernelOperator, operator_of
         >>> isinstance(operator_of(np.eye(2)), KernelOperator)
         True
     """
@@ -111,7 +111,7 @@ def operator_of(kernel: Any, *, symmetric: bool = False) -> Any:
 
     Example:
         >>> import numpy as np
-        >>> from npk.operators import operator_of
+        >>> from npk.solving import operator_of
         >>> operator_of(np.array([[2.0, 1.0], [1.0, 2.0]])).product(np.ones((2, 1))).tolist()
         [[3.0], [3.0]]
     """
@@ -254,7 +254,7 @@ def kernel_operator(
 
     Example:
         >>> import numpy as np
-        >>> from npk.operators import kernel_operator
+        >>> from npk.solving import kernel_operator
         >>> x = np.arange(5.0)[:, None]
         >>> kernel_operator(lambda a, b: a @ b.T, x, tile=2).product(np.ones((5, 1))).ravel().tolist()
         [0.0, 10.0, 20.0, 30.0, 40.0]
@@ -317,7 +317,7 @@ def part_of(kernel: Any, rows: Sequence[int] | np.ndarray, columns: Any = None) 
 
     Example:
         >>> import numpy as np
-        >>> from npk.operators import part_of
+        >>> from npk.solving import part_of
         >>> part_of(np.diag([1.0, 2.0, 3.0]), [0, 2]).product(np.ones((2, 1))).ravel().tolist()
         [1.0, 3.0]
     """
@@ -374,7 +374,7 @@ def joined(products: Any, entries: Any) -> KernelOperator:
 
     Example:
         >>> import numpy as np
-        >>> from npk.operators import joined, kernel_operator
+        >>> from npk.solving import joined, kernel_operator
         >>> x = np.arange(4.0)[:, None]
         >>> joined(x @ x.T, kernel_operator(lambda a, b: a @ b.T, x, tile=4)).diagonal().tolist()
         [0.0, 1.0, 4.0, 9.0]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from npk._operator_checks import epsilon
+from npk.solving.operator_checks import epsilon
 
 
 class Passes:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from npk import _krylov
-from npk.operators import operator_of
-from npk.regression import Ridge
+from npk.solving import conjugate_gradients
+from npk.solving.classification import Ridge
+from npk.solving.operators import operator_of
 
 
 class NotConverged(UserWarning):
@@ -49,7 +49,7 @@ class Iterate:
     regularizations: tuple[float, ...]
     duals: tuple[np.ndarray, ...]
     residuals: tuple[np.ndarray, ...]
-    progress: _krylov.Progress
+    progress: conjugate_gradients.Progress
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Solved:
     """A fitted kernel ridge regression, and how well it was fitted.
 
     Attributes:
-        fit: the regression, as `npk.regression.ridge` gives it.
+        fit: the regression, as `npk.solving.ridge` gives it.
         residuals: ‖b - (K + r·k̄·I) dual‖ / ‖b‖ of every output, computed from the kernel at the end, of shape (K,).
         converged: whether none is above the tolerance.
         method: "cholesky" or "cg".

@@ -4,7 +4,7 @@ Each is a trace tr f(K). A few directions Q, found by one pass, take the largest
 is computed as it is; of the rest, random probes estimate the mean. Intervals are Student's over the probes, corrected
 for skewness (Hall 1992), and where functions of K are computed by Lanczos they also hold what that leaves uncertain.
 
-`npk.measures` has the same quantities of a matrix that is there. For the host's operators, in float64, Lanczos is ours:
+`measures` has the same quantities of a matrix that is there. For the host's operators, in float64, Lanczos is ours:
 matfree computes in JAX's dtype, float32 unless x64 is enabled.
 """
 
@@ -17,11 +17,11 @@ import scipy.stats
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from npk import _lanczos
-from npk._machine import available_memory
-from npk._operator_checks import diagonal_of, square
-from npk._passes import Passes
-from npk.operators import operator_of
+from npk.programs import available_memory
+from npk.solving import lanczos
+from npk.solving.operator_checks import diagonal_of, square
+from npk.solving.operators import operator_of
+from npk.solving.passes import Passes
 
 # Weights of a rule that are rounding.
 _NO_WEIGHT = 1e-14
@@ -39,7 +39,7 @@ class Estimate:
         high: upper end. Where nothing was left to chance both are the value.
 
     Example:
-        >>> from npk.spectra import Estimate
+        >>> from npk.solving import Estimate
         >>> Estimate(2.0, 1.5, 2.5).high
         2.5
     """
@@ -60,7 +60,7 @@ class Moments:
 
     Example:
         >>> import numpy as np
-        >>> from npk.spectra import moments
+        >>> from npk.solving import moments
         >>> round(moments(np.eye(4)).participation_ratio.value, 6)
         4.0
     """
@@ -98,7 +98,7 @@ def moments(
 
     Example:
         >>> import numpy as np
-        >>> from npk.spectra import moments
+        >>> from npk.solving import moments
         >>> found = moments(np.diag([3.0, 4.0]), sketch=2)
         >>> round(found.trace.value, 6), round(found.frobenius_norm.value, 6)
         (7.0, 5.0)
@@ -203,7 +203,7 @@ class Spectrum:
 
     Example:
         >>> import numpy as np
-        >>> from npk.spectra import spectrum_of
+        >>> from npk.solving import spectrum_of
         >>> found = spectrum_of(np.diag([1.0, 2.0, 3.0, 4.0]))
         >>> round(found.log_determinant(0.0).value, 6), round(float(np.log(24)), 6)
         (3.178054, 3.178054)
@@ -265,7 +265,7 @@ class Spectrum:
         return self.trace_of(lambda values: np.log(values + shift))
 
     def effective_rank(self) -> Estimate:
-        """The number of directions that carry the spectrum, exp of its entropy: `npk.measures.effective_rank`.
+        """The number of directions that carry the spectrum, exp of its entropy: `npk.solving.effective_rank`.
 
         Returns:
             An `Estimate`, between 1 and N.
@@ -355,7 +355,7 @@ def spectrum_of(
 
     Example:
         >>> import numpy as np
-        >>> from npk.spectra import spectrum_of
+        >>> from npk.solving import spectrum_of
         >>> [round(c.value) for c in spectrum_of(np.eye(5)).counts([0.5, 1.5])]
         [5, 0]
 
@@ -372,10 +372,10 @@ def spectrum_of(
             "smaller sketch or fewer probes."
         )
     starts = _starts(product, sketch, probes, confidence, seed)
-    matrix = _lanczos.lanczos(product, starts.vectors, min(steps, n))
-    nodes, weights = _lanczos.gauss(matrix)
+    matrix = lanczos.lanczos(product, starts.vectors, min(steps, n))
+    nodes, weights = lanczos.gauss(matrix)
     largest = float(np.abs(nodes).max())
-    radau = _lanczos.radau(matrix, min(0.0, float(nodes.min())) - 1e-12 * max(largest, np.finfo(np.float64).tiny))
+    radau = lanczos.radau(matrix, min(0.0, float(nodes.min())) - 1e-12 * max(largest, np.finfo(np.float64).tiny))
     exact = hasattr(operator, "diagonal")
     trace = _known(diagonal_of(operator).sum()) if exact else starts.total((nodes * weights).sum(axis=1))
     return Spectrum(n, trace, nodes, weights, starts, radau, (matrix.below == 0).any(axis=1))

@@ -9,7 +9,7 @@ classify? Does ė = -K e predict how a real wide network trains? A run folder ho
     kernels/width-W.npz   the kernels of the first seed of width W
     samples.npz           which samples each part is of
 
-`npk.comparison_report` draws it.
+`pages.comparison_page` draws it.
 """
 
 import dataclasses
@@ -23,9 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _comparison_flow, _comparison_regression, datasets, measures, networks
-from npk._comparison_widths import CURVES, NETWORKS, Width, errors, limit_gap, weight_layers
-from npk._run_folder import begin_run, existing, write_arrays, write_json
+from npk import networks, solving
+from npk.data import Dataset, balanced, load
+from npk.studies.flow import CASES, measure
+from npk.studies.regression import LABELS, classify, fixed_kernels, gates_of_a_network
+from npk.studies.run_folder import begin_run, existing, write_arrays, write_json
+from npk.studies.widths import CURVES, NETWORKS, Width, errors, limit_gap, weight_layers
 
 Progress = Callable[[float, str], None]
 
@@ -38,7 +41,7 @@ class CompareConfig:
     """Everything that determines a comparison's numbers.
 
     Attributes:
-        dataset: as `npk.datasets.load` takes it.
+        dataset: as `npk.data.load` takes it.
         network: one of mlp, c4gap, c4gap-circular, vconv, without biases.
         depth: weight layers; None is the network's own.
         widths: of the ladder, units or channels; None is the network's own ladder.
@@ -62,7 +65,7 @@ class CompareConfig:
         ValueError: a number is out of its range, or the network is another.
 
     Example:
-        >>> from npk.comparison import CompareConfig
+        >>> from npk.studies import CompareConfig
         >>> CompareConfig(network="c4gap").ladder
         (8, 16, 32, 64, 128)
     """
@@ -131,7 +134,7 @@ def run_comparison(
         config: what to do.
         out: the run folder; it must be new or empty, unless resuming.
         resume: continue the comparison of the same configuration in `out`.
-        data_dir: where prepared data sets lie, see `npk.datasets.load`.
+        data_dir: where prepared data sets lie, see `npk.data.load`.
         progress: called with the fraction done and what is being done.
 
     Returns:
@@ -143,7 +146,7 @@ def run_comparison(
 
     Example:
         >>> import tempfile
-        >>> from npk.comparison import CompareConfig, run_comparison
+        >>> from npk.studies import CompareConfig, run_comparison
         >>> config = CompareConfig(
         ...     depth=2, widths=(8, 16), seeds=2, inputs=6, samples=40, test_samples=20, gates_width=8,
         ...     gates_seeds=1, epochs=2, flow_width=8, flow_samples=10, flow_steps=5,
@@ -159,7 +162,7 @@ def run_comparison(
     if result is not None and result["finished"]:
         return result
     progress(0.0, "loading data")
-    data = datasets.load(config.dataset, data_dir=data_dir, seed=config.seed)
+    data = load(config.dataset, data_dir=data_dir, seed=config.seed)
     if data.x_train.ndim != 4 and config.network != "mlp":
         raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
     result = result or begin_run(settings, folder, "compare", _nothing())
@@ -189,17 +192,15 @@ def _nothing() -> dict[str, Any]:
 class _Run:
     """One run folder being filled."""
 
-    def __init__(
-        self, config: CompareConfig, data: datasets.Dataset, folder: Path, result: dict[str, Any], progress: Progress
-    ):
+    def __init__(self, config: CompareConfig, data: Dataset, folder: Path, result: dict[str, Any], progress: Progress):
         self.config, self.data, self.folder, self.result, self.progress = config, data, folder, result, progress
         self.key = jax.random.key(config.seed)
         self.chosen = {
-            "ladder": datasets.balanced(data.y_train, config.inputs, config.seed),
-            "train": datasets.balanced(data.y_train, config.samples, config.seed),
-            "test": datasets.balanced(data.y_test, config.test_samples, config.seed),
-            "flow_train": datasets.balanced(data.y_train, config.flow_samples, config.seed),
-            "flow_test": datasets.balanced(data.y_test, config.flow_samples, config.seed),
+            "ladder": balanced(data.y_train, config.inputs, config.seed),
+            "train": balanced(data.y_train, config.samples, config.seed),
+            "test": balanced(data.y_test, config.test_samples, config.seed),
+            "flow_train": balanced(data.y_train, config.flow_samples, config.seed),
+            "flow_test": balanced(data.y_test, config.flow_samples, config.seed),
         }
         if result["data"] is None:
             write_arrays(folder / "samples.npz", **self.chosen)
@@ -262,7 +263,7 @@ class _Run:
 
     def _slope(self, curve: str) -> dict[str, Any]:
         rows = self.result["ladder"]
-        fit = measures.power_law([row["width"] for row in rows], [row["errors"][curve] for row in rows])
+        fit = solving.power_law([row["width"] for row in rows], [row["errors"][curve] for row in rows])
         what, reference, closes = CURVES[curve]
         return {"of": what, "from": reference, "expected": -0.5 if closes else 0.0, **dataclasses.asdict(fit)}
 
@@ -280,17 +281,17 @@ class _Run:
 
         def add(name: str, seed: int | None, kernel: Any, **more: float) -> None:
             if (name, seed) not in done:
-                say(f"ridge regression, {_comparison_regression.LABELS[name]}")
-                row = _comparison_regression.classify(kernel, data)
+                say(f"ridge regression, {LABELS[name]}")
+                row = classify(kernel, data)
                 self.result["regression"].append({"kernel": name, "seed": seed, **row, **more})
                 self.write()
 
-        for name, kernel in _comparison_regression.fixed_kernels(config.network, config.depth, data):
+        for name, kernel in fixed_kernels(config.network, config.depth, data):
             add(name, None, kernel)
         for seed in range(config.gates_seeds):
             if ("npk-learned", seed) in done:
                 continue
-            kernels, accuracy = _comparison_regression.gates_of_a_network(
+            kernels, accuracy = gates_of_a_network(
                 self._classifier(config.gates_width),
                 config.seed + seed,
                 data,
@@ -312,7 +313,7 @@ class _Run:
         """Real gradient descent beside its prediction, of each kind of gates."""
         config = self.config
         done = {row["case"] for row in self.result["flow"]}
-        cases = _comparison_flow.CASES
+        cases = CASES
         for i, (name, label) in enumerate(cases.items()):
             if name in done:
                 continue
@@ -321,7 +322,7 @@ class _Run:
                 self.progress(start + (end - start) * (i + 0.1 + 0.9 * share) / len(cases), f"descent, {label}")
 
             say(0.0)
-            row = _comparison_flow.measure(
+            row = measure(
                 name,
                 config.network,
                 config.flow_width or config.ladder[-2],

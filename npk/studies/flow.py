@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk import networks
-from npk._comparison_widths import mean_factor
-from npk.gated_networks import DGN
-from npk.gating import Function, soft_relu
-from npk.gradient_flow import gradient_flow
-from npk.initialisation import redraw
-from npk.path_kernel import path_kernel
-from npk.scaling import ntk_parameterised, variances
-from npk.tangent import split_ntk
+from npk.gating import DGN, Function, soft_relu
+from npk.infinite import ntk_parameterised, variances
+from npk.path_kernels import path_kernel
+from npk.solving import gradient_flow
+from npk.studies.widths import mean_factor
+from npk.tangent_kernels import split_ntk
+from npk.training import redraw
 
 # What is trained: in the JSON → in figures. In the first K = K^V and the NPK is the limit of both; in the second
 # K = K^V, but its mean is not the NPK's multiple; in the third K has parts through the gates.

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from npk.regimes import RegimeConfig
+from npk.training import RegimeConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Row:
         use_bias: whether its layers have biases; None is as the network is defined.
 
     Example:
-        >>> from npk.regimes import RegimeConfig
-        >>> from npk.reproduce import Row
+        >>> from npk.training import RegimeConfig
+        >>> from npk.studies import Row
         >>> Row(RegimeConfig("DL"), 98.22, 0.05).published
         98.22
     """
@@ -49,7 +49,7 @@ class Table:
         rows: its lines; a ReLU row comes before the FL rows that take its gates.
 
     Example:
-        >>> from npk.reproduce import TABLES
+        >>> from npk.studies import TABLES
         >>> TABLES["fc-mnist"].width
         128
     """

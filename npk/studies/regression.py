@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from npk import infinite, networks, regression, training
-from npk.path_kernel import gram, path_kernel
+from npk import infinite, networks, solving, training
+from npk.path_kernels import gram, path_kernel
 
 # Name in the JSON → what tables and figures call it.
 LABELS = {
@@ -28,7 +28,7 @@ Kernel = Callable[..., Any]
 def classify(kernel: Kernel, data: dict[str, np.ndarray]) -> dict[str, float]:
     """Accuracies of ridge regression; the ridge is chosen on a part of the training samples."""
     x, x_test = jnp.asarray(data["x"]), jnp.asarray(data["x_test"])
-    return regression.classify(np.asarray(kernel(x)), np.asarray(kernel(x_test, x)), data["y"], data["y_test"])
+    return solving.classify(np.asarray(kernel(x)), np.asarray(kernel(x_test, x)), data["y"], data["y_test"])
 
 
 def fixed_kernels(network: str, depth: int | None, data: dict[str, np.ndarray]) -> Iterator[tuple[str, Kernel]]:
@@ -73,7 +73,7 @@ def gates_of_a_network(
     logits = jax.jit(module.apply)
     parts = range(0, len(data["x_test"]), 1000)
     scores = [np.asarray(logits(trained.stages[-1], data["x_test"][i : i + 1000])) for i in parts]
-    return own, regression.accuracy(np.concatenate(scores), data["y_test"])
+    return own, solving.accuracy(np.concatenate(scores), data["y_test"])
 
 
 def _flat(x: Any) -> Any:

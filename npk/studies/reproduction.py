@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from npk import datasets, networks
-from npk._published import TABLES as TABLES
-from npk._published import Row as Row
-from npk._published import Table as Table
-from npk._run_folder import digest, surroundings, write_json
-from npk.regime_training import RegimeRun, train_regime
-from npk.regimes import Network, Regime, RegimeConfig
+from npk import networks
+from npk.data import Dataset, load, with_validation
+from npk.studies.published import TABLES, Row, Table
+from npk.studies.run_folder import digest, surroundings, write_json
+from npk.training import Network, Regime, RegimeConfig, RegimeRun, train_regime
 
 _FEWEST = 200  # training samples
 _SMALL_BATCH = 32  # samples; larger batches are smaller where there are fewer samples
@@ -42,7 +40,7 @@ class Scale:
         ValueError: a number is out of range.
 
     Example:
-        >>> from npk.reproduce import Scale
+        >>> from npk.studies import Scale
         >>> Scale(share=0.1, seeds=2).seeds
         2
     """
@@ -97,7 +95,7 @@ def reproduce(
 
     Example:
         >>> import tempfile
-        >>> from npk.reproduce import Scale, reproduce
+        >>> from npk.studies import Scale, reproduce
         >>> with tempfile.TemporaryDirectory() as out:
         ...     result = reproduce("cob-odt", out, Scale(share=0.01, seeds=1))
         >>> [row["label"] for row in result["rows"]][:3]
@@ -191,8 +189,8 @@ def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dic
     }
 
 
-def _data(name: str, scale: Scale, data_dir: Any) -> datasets.Dataset:
-    data = datasets.load(name, data_dir=data_dir)
+def _data(name: str, scale: Scale, data_dir: Any) -> Dataset:
+    data = load(name, data_dir=data_dir)
     some = scale.samples or max(_FEWEST, round(scale.share * len(data.x_train)))
     if some < len(data.x_train):
         chosen = np.random.default_rng(0).permutation(len(data.x_train))[:some]
@@ -200,7 +198,7 @@ def _data(name: str, scale: Scale, data_dir: Any) -> datasets.Dataset:
     if scale.pool > 1:
         pooled = _pooled(data.x_train, scale.pool), _pooled(data.x_test, scale.pool)
         data = dataclasses.replace(data, x_train=pooled[0], x_test=pooled[1])
-    return datasets.with_validation(data, VALIDATION)
+    return with_validation(data, VALIDATION)
 
 
 def _pooled(x: np.ndarray, size: int) -> np.ndarray:
@@ -234,7 +232,7 @@ def _network(row: Row, table: Table, scale: Scale, outputs: int) -> tuple[Networ
     return Network(model.apply, model.init, forward if "bn" in name else None), described
 
 
-def _entry(row: Row, run: RegimeRun, data: datasets.Dataset, network: str) -> dict[str, Any]:
+def _entry(row: Row, run: RegimeRun, data: Dataset, network: str) -> dict[str, Any]:
     def summary(values: Any) -> dict[str, Any]:
         percent = 100 * np.asarray(values)
         return {"mean": float(percent.mean()), "std": float(percent.std(ddof=min(1, len(percent) - 1)))}
@@ -266,7 +264,7 @@ def table_rows(result: dict[str, Any]) -> Sequence[Sequence[str]]:
         One sequence of five texts a row.
 
     Example:
-        >>> from npk.reproduce import table_rows
+        >>> from npk.studies import table_rows
         >>> table_rows({"rows": []})
         []
     """

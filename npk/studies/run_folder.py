@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from npk._machine import cores
+from npk.programs import cores
 
 FORMAT = 1
 _NOUNS = {"study": "study", "compare": "comparison"}
@@ -39,7 +39,7 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: the folder holds no study.
 
     Example:
-        >>> from npk.study import read_study
+        >>> from npk.studies import read_study
         >>> read_study("nowhere")
         Traceback (most recent call last):
         FileNotFoundError: nowhere holds no study (no study.json).

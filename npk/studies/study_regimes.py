@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk._jaxpr import UnsupportedOperation
-from npk.datasets import Dataset
-from npk.regime_training import RegimeRun, train_regime
-from npk.regimes import Network, RegimeConfig
+from npk.data import Dataset
+from npk.programs import UnsupportedOperation
+from npk.training import Network, RegimeConfig, RegimeRun, train_regime
 
 
 def regime_names(stages: int) -> list[tuple[str, int | None]]:

@@ -9,7 +9,7 @@ training set. A run folder holds everything:
     samples.npz           which samples the kernels are of
     kernels/stage-S.npz   the arrays of stage S
 
-`npk.report` draws it.
+`pages.study_page` draws it.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from npk import datasets, measures, networks, regression, training
-from npk._run_folder import begin, existing, write_arrays, write_json
-from npk._run_folder import read_study as read_study
-from npk._study_regimes import compared, regime_names
+from npk import networks, solving, training
+from npk.data import Dataset, balanced, load
 from npk.gating import gates, soft_relu
-from npk.path_kernel import gram, path_kernel
-from npk.regimes import Network
-from npk.tangent import NTKSplit, split_ntk
+from npk.path_kernels import gram, path_kernel
+from npk.studies.run_folder import begin, existing, write_arrays, write_json
+from npk.studies.study_regimes import compared, regime_names
+from npk.tangent_kernels import NTKSplit, split_ntk
+from npk.training import Network
 
 Progress = Callable[[float, str], None]
 
@@ -43,7 +43,7 @@ class StudyConfig:
     """Everything that determines a study's numbers.
 
     Attributes:
-        dataset: as `npk.datasets.load` takes it.
+        dataset: as `npk.data.load` takes it.
         network: one of `npk.networks.NAMES`.
         width: units, or channels, of the (first) layer; None is the network's own.
         depth: weight layers; None is the network's own.
@@ -59,7 +59,7 @@ class StudyConfig:
         regimes: whether to train the regimes (random, learned and trained gates) beside the network.
 
     Example:
-        >>> from npk.study import StudyConfig
+        >>> from npk.studies import StudyConfig
         >>> StudyConfig(width=64).dataset
         'digits'
     """
@@ -140,7 +140,7 @@ def run_study(
         config: what to do.
         out: the run folder; it must be new or empty, unless resuming.
         resume: continue the study of the same configuration in `out`.
-        data_dir: where prepared data sets lie, see `npk.datasets.load`.
+        data_dir: where prepared data sets lie, see `npk.data.load`.
         progress: called with the fraction done and what is being done.
 
     Returns:
@@ -152,7 +152,7 @@ def run_study(
 
     Example:
         >>> import tempfile
-        >>> from npk.study import StudyConfig, run_study
+        >>> from npk.studies import StudyConfig, run_study
         >>> config = StudyConfig(width=8, depth=2, epochs=1, samples=20, test_samples=20, stages=2)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     study = run_study(config, folder)
@@ -165,7 +165,7 @@ def run_study(
     if study is not None and study["finished"]:
         return study
     progress(0.0, "loading data")
-    data = datasets.load(config.dataset, data_dir=data_dir, seed=config.seed)
+    data = load(config.dataset, data_dir=data_dir, seed=config.seed)
     model = _build(config, data)
     study = study or begin(settings, folder)
     stages = _trained_stages(config, model, data, folder, study, progress)
@@ -191,7 +191,7 @@ def run_study(
 # --- training ---------------------------------------------------------------------------------------
 
 
-def _build(config: StudyConfig, data: datasets.Dataset) -> _Model:
+def _build(config: StudyConfig, data: Dataset) -> _Model:
     if data.x_train.ndim != 4 and config.network != "mlp":
         raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
     module, soft_module = (
@@ -210,7 +210,7 @@ def _build(config: StudyConfig, data: datasets.Dataset) -> _Model:
 
 
 def _trained_stages(
-    config: StudyConfig, model: _Model, data: datasets.Dataset, folder: Path, study: dict[str, Any], progress: Progress
+    config: StudyConfig, model: _Model, data: Dataset, folder: Path, study: dict[str, Any], progress: Progress
 ) -> list[Any]:
     """The variables at each stage: from the run folder where training has ended, else by training."""
     path = folder / "parameters.npz"
@@ -248,7 +248,7 @@ def _compare_regimes(
     config: StudyConfig,
     model: _Model,
     stages: list[Any],
-    data: datasets.Dataset,
+    data: Dataset,
     folder: Path,
     study: dict[str, Any],
     progress: Progress,
@@ -284,17 +284,17 @@ def _describe_network(model: _Model) -> dict[str, Any]:
 # --- samples ----------------------------------------------------------------------------------------
 
 
-def _choose_samples(config: StudyConfig, data: datasets.Dataset) -> dict[str, np.ndarray]:
-    train = datasets.balanced(data.y_train, config.samples, config.seed)
-    test = datasets.balanced(data.y_test, config.test_samples, config.seed)
+def _choose_samples(config: StudyConfig, data: Dataset) -> dict[str, np.ndarray]:
+    train = balanced(data.y_train, config.samples, config.seed)
+    test = balanced(data.y_test, config.test_samples, config.seed)
     return {"train": train, "train_labels": data.y_train[train], "test": test, "test_labels": data.y_test[test]}
 
 
-def _inputs(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
+def _inputs(data: Dataset, chosen: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(data.x_train[chosen["train"]]), jnp.asarray(data.x_test[chosen["test"]])
 
 
-def _describe(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _describe(data: Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {
         "title": data.title,
         "source": data.source,
@@ -310,19 +310,19 @@ def _describe(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> dict[
 # --- numbers ----------------------------------------------------------------------------------------
 
 
-def _pixels(data: datasets.Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _pixels(data: Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the images alone give, without any gates: the Gram matrix Σ. The reference for every stage."""
     x_train, x_test = _inputs(data, chosen)
     x_train, x_test = x_train.reshape(len(x_train), -1), x_test.reshape(len(x_test), -1)
     kernel = np.asarray(gram(x_train))
     return {
-        "alignment": measures.alignment(kernel, chosen["train_labels"]),
+        "alignment": solving.alignment(kernel, chosen["train_labels"]),
         "ridge": _ridge(kernel, np.asarray(gram(x_test, x_train)), chosen),
     }
 
 
 def _ridge(kernel: np.ndarray, test_kernel: np.ndarray, chosen: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return regression.classify(kernel, test_kernel, chosen["train_labels"], chosen["test_labels"])
+    return solving.classify(kernel, test_kernel, chosen["train_labels"], chosen["test_labels"])
 
 
 def _stage(
@@ -330,7 +330,7 @@ def _stage(
     model: _Model,
     stages: list[Any],
     stage: int,
-    data: datasets.Dataset,
+    data: Dataset,
     chosen: Mapping[str, np.ndarray],
     folder: Path,
     study: dict[str, Any],
@@ -346,13 +346,13 @@ def _stage(
         **{name: np.asarray(getattr(split, name)) for name in ("value", "feature", "cross")},
         "ntk": np.asarray(split.total),
     }
-    spectra = {f"{name}_spectrum": measures.spectrum(arrays[name]) for name in ("npk", "value", "feature", "ntk")}
+    spectra = {f"{name}_spectrum": solving.spectrum(arrays[name]) for name in ("npk", "value", "feature", "ntk")}
     path = folder / "kernels" / f"stage-{stage}.npz"
     write_arrays(path, **arrays, **spectra)
     with np.load(folder / "kernels" / "stage-0.npz") as first:
-        drift = {name: measures.drift(arrays[name], first[name]) for name in KERNELS}
+        drift = {name: solving.drift(arrays[name], first[name]) for name in KERNELS}
     now, before = model.gates(variables, x), model.gates(stages[0], x)
-    flips = measures.gate_flips(now, before)
+    flips = solving.gate_flips(now, before)
     sizes = [np.size(gate) for gate in now]
     trace = float(np.trace(arrays["ntk"], dtype=np.float64))
     return {
@@ -360,12 +360,12 @@ def _stage(
         "stage": stage,
         "test_accuracy": _accuracy(model.logits, variables, data.x_test, data.y_test),
         "gate_flips": {"all": float(np.average(flips, weights=sizes)), "layers": flips},
-        "alignment": {name: measures.alignment(arrays[name], chosen["train_labels"]) for name in KERNELS},
+        "alignment": {name: solving.alignment(arrays[name], chosen["train_labels"]) for name in KERNELS},
         "alignment_uncentered": {
-            name: measures.alignment(arrays[name], chosen["train_labels"], centered=False) for name in KERNELS
+            name: solving.alignment(arrays[name], chosen["train_labels"], centered=False) for name in KERNELS
         },
         "drift": drift,
-        "effective_rank": {n.removesuffix("_spectrum"): measures.effective_rank(v) for n, v in spectra.items()},
+        "effective_rank": {n.removesuffix("_spectrum"): solving.effective_rank(v) for n, v in spectra.items()},
         "share": {
             name: float(np.trace(arrays[name], dtype=np.float64)) / trace for name in ("value", "feature", "cross")
         },
@@ -376,4 +376,4 @@ def _stage(
 
 def _accuracy(f: Callable[[Any, Any], Any], params: Any, x: np.ndarray, y: np.ndarray) -> float:
     scores = [np.asarray(f(params, x[i : i + 1000])) for i in range(0, len(x), 1000)]
-    return regression.accuracy(np.concatenate(scores), y)
+    return solving.accuracy(np.concatenate(scores), y)

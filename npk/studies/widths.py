@@ -1,7 +1,7 @@
 """Kernels of random networks of one width, beside their limits at infinite width.
 
-Weights are He's, kernels in NTK parameterisation (`npk.scaling`), of one output; d is the number of weight layers.
-With gates of an independent network (FR-II) the mean of K^V is d·∏σ² H, and with variances 2/fan-in
+Weights are He's, kernels in NTK parameterisation (`npk.infinite.ntk_parameterised`), of one output; d is the number
+of weight layers. With gates of an independent network (FR-II) the mean of K^V is d·∏σ² H, and with variances 2/fan-in
 ∏σ² H is 2^d times `npk.path_kernel(f)`. With the network's own gates (FR-DI) it is something else: K itself.
 """
 
@@ -12,12 +12,12 @@ import jax
 import numpy as np
 
 from npk import infinite, networks
-from npk.gated_networks import DGN
-from npk.initialisation import redraw
-from npk.measures import relative_error
-from npk.path_kernel import path_kernel
-from npk.scaling import ntk_parameterised
-from npk.tangent import split_ntk
+from npk.gating import DGN
+from npk.infinite import ntk_parameterised
+from npk.path_kernels import path_kernel
+from npk.solving import relative_error
+from npk.tangent_kernels import split_ntk
+from npk.training import redraw
 
 # Networks whose paths all have as many weights, which the factor d needs.
 NETWORKS = ("mlp", "c4gap", "c4gap-circular", "vconv")

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from npk import _activations, _checks, _jaxpr
 from npk.gating import Function
+from npk.programs import check_finite, check_pair, check_program, concrete, opens_for_gates, trace
 
 
 class Checks:
@@ -22,14 +22,14 @@ class Checks:
             raise ValueError(
                 f"outputs must be 'trace' (summed over outputs) or 'full' ([N1, N2, K, K]), got {outputs!r}."
             )
-        _checks.check_pair(x1, x2, finite=False)
+        check_pair(x1, x2, finite=False)
         leaves, tree = jax.tree_util.tree_flatten((params, x1))
         key = (tree, tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves))
         if key in self.seen:
             return
-        _checks.check_finite(params, "params")
-        _checks.check_program(_jaxpr.trace(self.f, params, x1, _activations.opens_for_gates), x1.shape[0])
-        if _checks.concrete(params, x1) and jnp.issubdtype(x1.dtype, jnp.floating):
+        check_finite(params, "params")
+        check_program(trace(self.f, params, x1, opens_for_gates), x1.shape[0])
+        if concrete(params, x1) and jnp.issubdtype(x1.dtype, jnp.floating):
             _check_independent(self.f, params, x1)
             self.seen.add(key)
 

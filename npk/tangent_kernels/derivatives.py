@@ -14,11 +14,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from npk import _activations, _checks, _jaxpr
-from npk._convolutions import channels_last
-from npk._jaxpr import Equation, Program, Var
-from npk._tangent_uses import Uses, find_uses
 from npk.gating import Function
+from npk.programs import (
+    Equation,
+    Program,
+    Var,
+    channels_last,
+    check_program,
+    evaluate,
+    opens_for_gates,
+    trace,
+    with_activations,
+)
+from npk.tangent_kernels.uses import Uses, find_uses
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,10 +71,10 @@ class Plan:
 
 def plan_of(f: Function, params: PyTree, x: Any, split: bool) -> Plan:
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    program = _jaxpr.trace(f, params, sample, _activations.opens_for_gates)
+    program = trace(f, params, sample, opens_for_gates)
     if split:
-        program = _activations.with_activations(program)
-    _checks.check_program(program, 1)
+        program = with_activations(program)
+    check_program(program, 1)
     fixed = (False,) if not split else (True, False) if _has_soft_gates(program) else (True,)
     blocks = program.param_paths if split else ("",) * len(program.params)
     return Plan(program, find_uses(program), fixed, blocks, _before_gates(program))
@@ -114,7 +122,7 @@ def _forward(plan: Plan, leaves: Sequence[Any], x: Any, nudges: Mapping[int, lis
         seen[i] = values
         return [o + nudge if _is_float(o) else o for o, nudge in zip(outputs, nudges[i], strict=True)]
 
-    (out,) = _jaxpr.evaluate(plan.program, [*leaves, x[None]], rule)
+    (out,) = evaluate(plan.program, [*leaves, x[None]], rule)
     kept = {i: _data_of(plan, i, values) for i, values in seen.items()}
     return out.reshape(-1), kept
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk._jaxpr import Equation
+from npk.programs import Equation
 
 # Floating-point operations per second differ by how the work is shaped: measured on a 2-core AVX-512
 # machine, products over position pairs (many small outputs) run at about half the rate of the batched

@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from npk import _checks
-from npk._pair_blocks import in_blocks
-from npk._tangent_checks import Checks
-from npk._tangent_derivatives import Derivatives, Plan, derivatives, derivatives_apart, plan_of
-from npk._tangent_factors import by_pairs, contributions, inner, own_inner, places_of, sizes_of, squared_norms
 from npk.gating import Function
+from npk.programs import check_finite, check_pair, concrete, in_blocks
+from npk.tangent_kernels.checks import Checks
+from npk.tangent_kernels.derivatives import Derivatives, Plan, derivatives, derivatives_apart, plan_of
+from npk.tangent_kernels.factors import by_pairs, contributions, inner, own_inner, places_of, sizes_of, squared_norms
 
 # The share of memory that one block of samples may take for layer inputs, cotangents and gradients: of an
 # accelerator's, and of the machine's, which others use too. Larger blocks derive less twice. XLA was seen to use a
@@ -190,10 +189,10 @@ def _sums(plan: Plan, pieces: Mapping[str, list[Any]], shape: tuple[int, ...], s
 
 def _require_finite(found: _Sums, params: PyTree, x1: Any, x2: Any | None = None) -> None:
     """Raise what made a kernel not finite."""
-    if not _checks.concrete(found.fine) or found.fine:
+    if not concrete(found.fine) or found.fine:
         return
-    _checks.check_pair(x1, x2)
-    _checks.check_finite(params, "params")
+    check_pair(x1, x2)
+    check_finite(params, "params")
     dtype = found.whole[0].dtype
     raise ValueError(f"the tangent kernel leaves the range of {dtype}; scale the parameters or use x64.")
 

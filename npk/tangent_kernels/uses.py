@@ -1,4 +1,4 @@
-"""Where parameters enter a program: products that the rules of `_tangent_factors` cover, and all other readers."""
+"""Where parameters enter a program: products that the rules of `factors` cover, and all other readers."""
 
 import dataclasses
 import math
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk._jaxpr import Const, Equation, Program, Var
-from npk._tangent_factors import Use, sizes_of
+from npk.programs import Const, Equation, Program, Var
+from npk.tangent_kernels.factors import Use, sizes_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

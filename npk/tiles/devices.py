@@ -13,7 +13,7 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
-from npk._tile_plan import Device, Tile
+from npk.tiles.plan import Device, Tile
 
 Tree = Any
 Load = Callable[[Tile, Device], tuple[Tree, Tree]]

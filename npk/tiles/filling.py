@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from npk import _tile_devices, _tile_plan, _tile_store
-from npk._stored_kernel import read_ahead
-from npk._tile_plan import Device, Plan, Tile
-from npk._tile_progress import Meter
-from npk._tile_store import Record
+from npk.tiles import store
+from npk.tiles.devices import Work, run
+from npk.tiles.plan import Device, Plan, Tile, kept, share
+from npk.tiles.progress import Meter
+from npk.tiles.store import Record
+from npk.tiles.stored_kernel import read_ahead
 
 
 def compute(
-    work: _tile_devices.Work,
+    work: Work,
     plan: Plan,
     tiles: Sequence[Tile],
     devices: Sequence[Device],
@@ -25,7 +26,7 @@ def compute(
 ) -> None:
     """Compute and keep tiles, of which `done` others are done already."""
     meter.begin(done, sum(map(plan.pairs, tiles)))
-    with contextlib.closing(_tile_devices.run(work, tiles, devices)) as events:
+    with contextlib.closing(run(work, tiles, devices)) as events:
         for tile, here in events:
             meter.advance(plan.pairs(tile), here)
 
@@ -35,11 +36,11 @@ class Filling:
 
     def __init__(self, path: Path, record: Record, meter: Meter):
         self.path, self.record, self.meter = path, record, meter
-        self.arrays = _tile_store.arrays_of(path, record)
+        self.arrays = store.arrays_of(path, record)
         self.damaged: set[Tile] = set()
 
     def is_done(self, tile: Tile) -> bool:
-        return tile not in self.damaged and _tile_store.is_done(list(self.arrays.values()), tile)
+        return tile not in self.damaged and store.is_done(list(self.arrays.values()), tile)
 
     def state(self) -> str:
         tiles = self.record.plan.tiles()
@@ -59,8 +60,8 @@ class Filling:
                     self.meter.say(f"chunk {array.file(copy)} is damaged: tile {copy} is computed again")
 
     def keep(self, tile: Tile, block: Any) -> None:
-        parts = _tile_plan.kept(self.record.plan, self.record.leaves, tile, block)
-        with _tile_store.errors(self.path, self.state):
+        parts = kept(self.record.plan, self.record.leaves, tile, block)
+        with store.errors(self.path, self.state):
             writing = [f for name, array in self.arrays.items() for f in array.write(tile, parts[name])]
             for future in writing:
                 future.result()
@@ -68,17 +69,17 @@ class Filling:
                 array.release(tile)
         self.damaged.discard(tile)
 
-    def fill(self, work: _tile_devices.Work, devices: Sequence[Device], process: tuple[int, int]) -> None:
+    def fill(self, work: Work, devices: Sequence[Device], process: tuple[int, int]) -> None:
         """Compute the tiles that are not done."""
         plan = self.record.plan
-        _tile_store.complete_nodes(self.path, self.record)
+        store.complete_nodes(self.path, self.record)
         self.check()
         tiles = plan.tiles()
-        order = _tile_plan.share(tiles, *process, start=random.SystemRandom().randrange(len(tiles)))
+        order = share(tiles, *process, start=random.SystemRandom().randrange(len(tiles)))
         todo = [tile for tile in order if not self.is_done(tile)]
         if not todo:
             return self.meter.begin(len(tiles), 0)
-        _tile_store.check_writable(self.path, self.state)
+        store.check_writable(self.path, self.state)
         self.meter.say(self.room(todo))
         compute(dataclasses.replace(work, skip=self.is_done), plan, todo, devices, self.meter, len(tiles) - len(todo))
 
@@ -86,6 +87,6 @@ class Filling:
         plan, leaves = self.record.plan, self.record.leaves
         chunk = math.prod(plan.tile) * sum(leaf.dtype.itemsize * math.prod(leaf.axes) for leaf in leaves)
         needed = chunk * sum(len(plan.copies(tile)) for tile in todo)
-        free = _tile_store.free_bytes(self.path)
+        free = store.free_bytes(self.path)
         told = f"{needed / 1e9:,.2f} GB to be written at most, {free / 1e9:,.2f} GB of disk are free"
         return told if needed <= free else f"{told}: it may stop when the disk is full, and go on when there is room"

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from npk._machine import available_memory
-from npk._tile_plan import Batch, Device, Leaf, leaves_of
+from npk.programs import available_memory
+from npk.tiles.plan import Batch, Device, Leaf, leaves_of
 
 Kernel = Callable[[Any, Any], Any]
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 
-from npk._tile_plan import Leaf, Plan, Tile, mirrored
+from npk.tiles.plan import Leaf, Plan, Tile, mirrored
 
 FORMAT = 1
 KEY = "npk"

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from npk._tile_plan import Tile, mirrored
-from npk._tile_store import Record, TileArray
+from npk.tiles.plan import Tile, mirrored
+from npk.tiles.store import Record, TileArray
 
 _AHEAD = 3  # tiles that are read while one is used
 _SLAB = 1 << 22  # numbers converted to float64 at a time, in 32 MiB that are used again; few and large BLAS calls

@@ -19,16 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from npk import _tile_devices, _tile_memory, _tile_plan, _tile_store
-from npk._machine import available_memory
-from npk._stored_kernel import StoredKernel as StoredKernel
-from npk._stored_kernel import stored_kernels
-from npk._tile_filling import Filling, compute
-from npk._tile_plan import Batch, Device, Leaf, Plan, Tile
-from npk._tile_progress import Meter
-from npk._tile_progress import Progress as Progress
-from npk._tile_progress import progress_bar as progress_bar
-from npk._tile_store import Record
+from npk.programs import available_memory
+from npk.tiles import memory, store
+from npk.tiles.devices import Work, devices_of, process_of
+from npk.tiles.filling import Filling, compute
+from npk.tiles.plan import Batch, Device, Leaf, Plan, Tile, batch, check_tile, inputs, kept, mirrored, plan_of
+from npk.tiles.progress import Meter, Progress
+from npk.tiles.store import Record
+from npk.tiles.stored_kernel import StoredKernel, stored_kernels
 
 Kernel = Callable[[Any, Any], Any]
 Stored = StoredKernel | dict[str, StoredKernel]
@@ -81,17 +79,17 @@ def tiled(
 
     def whole(one: PyTree, two: PyTree | None = None) -> PyTree:
         batches = _Batches.of(one, two)
-        devices = _tile_devices.devices_of(mesh)
+        devices = devices_of(mesh)
         leaves = batches.result_of(kernel, dtype, devices[0])
         side, why = (tile, "as given") if tile else batches.choose_side(kernel, leaves, devices)
-        plan = _tile_plan.plan_of(batches.shape, batches.symmetric, side)
+        plan = plan_of(batches.shape, batches.symmetric, side)
         _check_fits(plan, leaves)
         results = [np.empty((*plan.shape, *leaf.axes), leaf.dtype) for leaf in leaves]
 
         def keep(place: Tile, block: Any) -> None:
-            parts = _tile_plan.kept(plan, leaves, place, block)
+            parts = kept(plan, leaves, place, block)
             for leaf, result in zip(leaves, results, strict=True):
-                for copy, part in zip(plan.copies(place), (parts[leaf.name], _tile_plan.mirrored(parts[leaf.name]))):
+                for copy, part in zip(plan.copies(place), (parts[leaf.name], mirrored(parts[leaf.name]))):
                     result[plan.places(copy)] = part
 
         tiles = plan.tiles()
@@ -159,22 +157,22 @@ def stored(
 
     def whole(one: PyTree, two: PyTree | None = None) -> Stored:
         batches = _Batches.of(one, two)
-        devices = _tile_devices.devices_of(mesh)
+        devices = devices_of(mesh)
         here = Record(
             Plan(batches.shape, batches.shape, batches.symmetric), (), identity, batches.data(), _versions(devices[0])
         )
-        there, why = _tile_store.find(path), "as in the store"
+        there, why = store.find(path), "as in the store"
         if there is None:
             leaves = batches.result_of(kernel, dtype, devices[0])
             _check_storable(leaves)
             side, why = (tile, "as given") if tile else batches.choose_side(kernel, leaves, devices)
-            plan = _tile_plan.plan_of(batches.shape, batches.symmetric, side)
-            _tile_store.check_writable(path, lambda: "nothing was begun")
-            there = _tile_store.begin(path, dataclasses.replace(here, plan=plan, leaves=leaves))
-        _tile_store.refuse_other(path, there, _wanted(here, there, tile, dtype))
+            plan = plan_of(batches.shape, batches.symmetric, side)
+            store.check_writable(path, lambda: "nothing was begun")
+            there = store.begin(path, dataclasses.replace(here, plan=plan, leaves=leaves))
+        store.refuse_other(path, there, _wanted(here, there, tile, dtype))
         run = Filling(path, there, Meter(progress, len(there.plan.tiles())))
         run.meter.say(_chosen(there.plan, why))
-        run.fill(batches.work(kernel, there.plan, run.keep), devices, _tile_devices.process_of(mesh))
+        run.fill(batches.work(kernel, there.plan, run.keep), devices, process_of(mesh))
         return stored_kernels(path, there, run.arrays)
 
     return whole
@@ -201,10 +199,10 @@ def open_kernel(path: str | os.PathLike[str]) -> Stored:
         FileNotFoundError: nowhere holds no kernel: make one with npk.tiles.stored.
     """
     path = Path(path)
-    record = _tile_store.find(path)
+    record = store.find(path)
     if record is None:
         raise FileNotFoundError(f"{path} holds no kernel: make one with npk.tiles.stored.")
-    return stored_kernels(path, record, _tile_store.arrays_of(path, record))
+    return stored_kernels(path, record, store.arrays_of(path, record))
 
 
 def fingerprint(tree: PyTree) -> str:
@@ -252,7 +250,7 @@ class _Batches:
 
     @staticmethod
     def of(one: PyTree, two: PyTree | None) -> "_Batches":
-        return _Batches(_tile_plan.batch(one, "one"), None if two is None else _tile_plan.batch(two, "two"))
+        return _Batches(batch(one, "one"), None if two is None else batch(two, "two"))
 
     @property
     def symmetric(self) -> bool:
@@ -273,27 +271,27 @@ class _Batches:
         return {"one": one, "two": two}
 
     def result_of(self, kernel: Kernel, dtype: Any, device: Device) -> tuple[Leaf, ...]:
-        return _tile_memory.result_of(kernel, self.one, self.other, dtype, self.symmetric, device)
+        return memory.result_of(kernel, self.one, self.other, dtype, self.symmetric, device)
 
     def choose_side(self, kernel: Kernel, leaves: Sequence[Leaf], devices: Sequence[Device]) -> tuple[int, str]:
-        return _tile_memory.choose_side(kernel, self.one, self.other, leaves, devices)
+        return memory.choose_side(kernel, self.one, self.other, leaves, devices)
 
-    def work(self, kernel: Kernel, plan: Plan, keep: Callable[[Tile, Any], None]) -> _tile_devices.Work:
+    def work(self, kernel: Kernel, plan: Plan, keep: Callable[[Tile, Any], None]) -> Work:
         def load(tile: Tile, device: Device) -> tuple[Any, Any]:
-            return _tile_plan.inputs(plan, self.one, self.two, tile, device)
+            return inputs(plan, self.one, self.two, tile, device)
 
-        return _tile_devices.Work(lambda tile: False, load, kernel, keep)
+        return Work(lambda tile: False, load, kernel, keep)
 
 
 def _check_arguments(tile: Any, dtype: Any, identity: Any) -> None:
     if tile is not None:
-        _tile_plan.check_tile(tile)
+        check_tile(tile)
     if dtype is not None and not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
         raise ValueError(f"dtype must be a floating one or None, got {dtype}.")
     if identity is None:
         return
-    if dtype is not None and jnp.dtype(dtype).name not in _tile_store.DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_tile_store.DTYPES)}, got {dtype}.")
+    if dtype is not None and jnp.dtype(dtype).name not in store.DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(store.DTYPES)}, got {dtype}.")
     try:
         json.dumps(dict(identity), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -304,10 +302,8 @@ def _check_arguments(tile: Any, dtype: Any, identity: Any) -> None:
 
 def _check_storable(leaves: Sequence[Leaf]) -> None:
     for leaf in leaves:
-        if leaf.dtype.name not in _tile_store.DTYPES:
-            raise ValueError(
-                f"the kernel returns {leaf.dtype}, a store holds {', '.join(_tile_store.DTYPES)}: give dtype=."
-            )
+        if leaf.dtype.name not in store.DTYPES:
+            raise ValueError(f"the kernel returns {leaf.dtype}, a store holds {', '.join(store.DTYPES)}: give dtype=.")
 
 
 def _check_fits(plan: Plan, leaves: Sequence[Leaf]) -> None:
@@ -336,7 +332,7 @@ def _wanted(here: Record, there: Record, tile: int | None, dtype: Any) -> Record
     if tile is None:
         plan = dataclasses.replace(here.plan, tile=there.plan.tile)
     else:
-        plan = _tile_plan.plan_of(here.plan.shape, here.plan.symmetric, tile)
+        plan = plan_of(here.plan.shape, here.plan.symmetric, tile)
     leaves = there.leaves
     if dtype is not None:
         leaves = tuple(dataclasses.replace(leaf, dtype=np.dtype(jnp.dtype(dtype))) for leaf in leaves)

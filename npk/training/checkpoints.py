@@ -25,7 +25,7 @@ class Checkpoints:
 
     Example:
         >>> import jax.numpy as jnp, tempfile
-        >>> from npk.checkpoints import Checkpoints
+        >>> from npk.training import Checkpoints
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     kept = Checkpoints(folder, {"lr": 0.1})
         ...     kept.save(3, {"w": jnp.ones(2)}, {"loss": 1.5})

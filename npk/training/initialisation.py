@@ -29,7 +29,7 @@ def redraw(params: PyTree, key: PRNGKeyArray, kind: str, *, sigma: float | None 
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from npk.initialisation import redraw
+        >>> from npk.training import redraw
         >>> drawn = redraw({"kernel": jnp.zeros((8, 4)), "bias": jnp.zeros(4)}, jax.random.key(0), "bernoulli")
         >>> sorted(set(drawn["kernel"].reshape(-1).tolist())), drawn["bias"].tolist()
         ([-0.5, 0.5], [0.0, 0.0, 0.0, 0.0])

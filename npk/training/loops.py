@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from npk._convolutions import channels_last
-from npk._seeds import over_seeds
+from npk.programs import channels_last
+from npk.training.seeds import over_seeds
 
 Function = Callable[[Any, Any], Any]
 

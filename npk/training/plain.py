@@ -10,7 +10,15 @@ import numpy as np
 import optax
 from jaxtyping import ArrayLike, PRNGKeyArray, PyTree
 
-from npk._loops import check_batches, choose_stages, cross_entropy, measure_of, record_steps, redundant, steps_of
+from npk.training.loops import (
+    check_batches,
+    choose_stages,
+    cross_entropy,
+    measure_of,
+    record_steps,
+    redundant,
+    steps_of,
+)
 
 Function = Callable[[Any, Any], Any]
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from npk import _loops
-from npk._seeds import over_seeds
-from npk.checkpoints import Checkpoints
-from npk.datasets import Dataset
+from npk.data import Dataset
 from npk.gating import Function
-from npk.regimes import Network, Regime, RegimeConfig, compose, initial_params, loss_of, optimizer_of
+from npk.training import loops
+from npk.training.checkpoints import Checkpoints
+from npk.training.regimes import Network, Regime, RegimeConfig, compose, initial_params, loss_of, optimizer_of
+from npk.training.seeds import over_seeds
 
 # Training samples that a record's loss and accuracy are of: a hundredth's accuracy chooses stages, and a run with
 # stages takes some ninety records before its tenth epoch.
@@ -43,8 +43,8 @@ class RegimeRun:
 
     Example:
         >>> import numpy as np
-        >>> from npk.regime_training import RegimeRun
-        >>> from npk.regimes import RegimeConfig
+        >>> from npk.training import RegimeRun
+        >>> from npk.training import RegimeConfig
         >>> curve = lambda *values: np.array(values)[:, None]  # one seed
         >>> validation, test = curve(0.5, 0.9, 0.8), curve(0.4, 0.7, 0.8)
         >>> run = RegimeRun(RegimeConfig("ReLU"), (0,), np.arange(3.0), test, test, validation, test, {})
@@ -66,7 +66,7 @@ class RegimeRun:
     def selected(self) -> Float[np.ndarray, " s"]:
         """Test accuracy of each seed at its best record on the validation set."""
         if np.isnan(self.validation).all():
-            raise ValueError("there was no validation set to select by: see npk.datasets.with_validation.")
+            raise ValueError("there was no validation set to select by: see npk.data.with_validation.")
         best = np.nanargmax(self.validation, 0)
         return np.take_along_axis(self.test, best[None], 0)[0]
 
@@ -99,7 +99,7 @@ def train_regime(
     Args:
         network: the model.
         config: the regime and its options.
-        data: with a validation set (`npk.datasets.with_validation`) the run can be selected by it.
+        data: with a validation set (`npk.data.with_validation`) the run can be selected by it.
         seeds: of the initial parameters and the order of samples.
         source: for FL the ReLU run (with stages, for FL-k) that the gates are copied from.
         checkpoints: a folder to keep the run's state in after every epoch, and to continue from.
@@ -115,8 +115,8 @@ def train_regime(
 
     Example:
         >>> from npk import datasets, networks
-        >>> from npk.regime_training import train_regime
-        >>> from npk.regimes import Network, RegimeConfig
+        >>> from npk.training import train_regime
+        >>> from npk.training import Network, RegimeConfig
         >>> model = networks.MLP(width=16, depth=3, outputs=10)
         >>> data = datasets.with_validation(datasets.load("digits"), 200)
         >>> run = train_regime(Network(model.apply, model.init), RegimeConfig("FR-II", epochs=8), data, (0, 1))
@@ -126,13 +126,13 @@ def train_regime(
     Source: Lakshminarayanan & Singh 2020, sections 3 and 6; 2021, sections 3 and 4.
     """
     x, y = jnp.asarray(data.x_train), jnp.asarray(data.y_train)
-    _loops.check_batches(x, y, config.epochs, config.batch_size)
+    loops.check_batches(x, y, config.epochs, config.batch_size)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different whole numbers, at least one, got {tuple(seeds)}.")
     per_epoch = len(x) // config.batch_size
     schedule = list(range(0, config.epochs * per_epoch + 1, per_epoch))
     if config.stages:
-        schedule = _loops.record_steps(per_epoch, config.epochs)
+        schedule = loops.record_steps(per_epoch, config.epochs)
     apply, forward = compose(network, config)
     optimizer = optimizer_of(config, schedule[-1])
     gates, numbers = _gates_of(config, seeds, source), jnp.asarray(seeds)
@@ -164,7 +164,7 @@ def train_regime(
     epochs, loss, train, validation, test = (np.array(column) for column in zip(*progress.records, strict=True))
     stages = ()
     if config.stages:
-        chosen = _loops.choose_stages(progress.accuracies, config.stages)
+        chosen = loops.choose_stages(progress.accuracies, config.stages)
         stages = tuple(_joined(progress.snapshots[i], rest) for i in chosen)
     final = _joined(progress.state["trained"], rest)
     return RegimeRun(config, tuple(seeds), epochs, loss, train, validation, test, final, stages)
@@ -187,7 +187,7 @@ class _Progress:
         if snapshot:
             self.accuracies.append(float(np.mean(measured[1])))
             self.snapshots.append(jax.device_get(self.state["trained"]))
-            dropped = _loops.redundant(self.accuracies)
+            dropped = loops.redundant(self.accuracies)
             if dropped is not None:
                 del self.accuracies[dropped], self.snapshots[dropped]
 
@@ -246,7 +246,7 @@ def _steps(forward: Any, optimizer: Any, config: RegimeConfig) -> Callable[..., 
         logits, updated = forward(_joined(trained, rest), x)
         return losses(logits, y).mean(), updated if rest is None else {k: updated[k] for k in trained}
 
-    advance = _loops.steps_of(loss, optimizer, config.batch_size)
+    advance = loops.steps_of(loss, optimizer, config.batch_size)
 
     def one(state: Any, rest: Any, seed: Any, x: Any, y: Any, epoch: Any, first: Any, count: Any) -> Any:
         key = jax.random.fold_in(jax.random.split(jax.random.key(seed), 4)[3], epoch)
@@ -265,7 +265,7 @@ def _measure(apply: Function, config: RegimeConfig, data: Dataset) -> Callable[[
     ends = np.cumsum([0, *(len(y) for _, y in sets)]).tolist()
     # One array, whose parts share what is compiled.
     x, y = (jnp.concatenate(list(map(jnp.asarray, one))) for one in zip(*sets, strict=True))
-    mean = _loops.measure_of(apply, loss_of(config), seeds=True)
+    mean = loops.measure_of(apply, loss_of(config), seeds=True)
 
     def measure(params: Any, held_out: bool) -> tuple[Any, ...]:
         of_set = lambda i: mean(params, x, y, ends[i], ends[i + 1])  # noqa: E731

@@ -10,7 +10,7 @@
 | DLGN | soft, of a deep linear network that is trained too | trained |
 | DLGN-SF | soft, of one linear map a layer, trained too | trained |
 
-Every one is a composition over any network; `npk.regime_training` trains it.
+Every one is a composition over any network; `npk.training.train_regime` trains it.
 """
 
 import dataclasses
@@ -23,17 +23,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
-from npk import initialisation
-from npk._loops import cross_entropy
-from npk.gated_networks import DGN, DLGN, DLGN_SF, shallow_features
-from npk.gating import Function
+from npk.gating import DGN, DLGN, DLGN_SF, Function, shallow_features
+from npk.training import initialisation
+from npk.training.loops import cross_entropy
 
 
 class Regime(enum.StrEnum):
     """How gates and values are trained; see the table of the module.
 
     Example:
-        >>> from npk.regimes import Regime
+        >>> from npk.training import Regime
         >>> Regime("FR-II").frozen, Regime.DL.frozen
         (True, False)
 
@@ -70,8 +69,8 @@ class RegimeConfig:
         schedule: "constant", or "cosine" to zero over all steps.
         weight_decay: decoupled, on weights alone.
         loss: "cross-entropy", or "squared" against one-hot targets.
-        initial: of the weights, one of `npk.initialisation.KINDS`.
-        sigma: as of `npk.initialisation.redraw`.
+        initial: of the weights, one of `npk.training.KINDS`.
+        sigma: as of `npk.training.redraw`.
         epochs: passes over the training set.
         batch_size: samples a step.
         stages: parameters kept on the way, spread over the rise of training accuracy; 0 for none.
@@ -80,7 +79,7 @@ class RegimeConfig:
         ValueError: an option is unknown, out of range, or of another regime.
 
     Example:
-        >>> from npk.regimes import RegimeConfig
+        >>> from npk.training import RegimeConfig
         >>> RegimeConfig("FL", stage=2, constant_input=True).label
         'FL-2, constant input'
     """
@@ -158,7 +157,7 @@ def loss_of(config: RegimeConfig) -> Callable[[Any, Any], Float[jax.Array, " n"]
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from npk.regimes import RegimeConfig, loss_of
+        >>> from npk.training import RegimeConfig, loss_of
         >>> loss_of(RegimeConfig("ReLU", loss="squared"))(jnp.array([[1.0, 1.0]]), jnp.array([0])).tolist()
         [0.5]
     """
@@ -177,7 +176,7 @@ def optimizer_of(config: RegimeConfig, steps: int) -> optax.GradientTransformati
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from npk.regimes import RegimeConfig, optimizer_of
+        >>> from npk.training import RegimeConfig, optimizer_of
         >>> _ = optimizer_of(RegimeConfig("ReLU", optimizer="sgd"), 10).init({"w": jnp.ones(2)})
     """
     rate: Any = config.learning_rate
@@ -212,7 +211,7 @@ class Network:
 
     Example:
         >>> from npk import networks
-        >>> from npk.regimes import Network
+        >>> from npk.training import Network
         >>> model = networks.MLP(width=8, depth=2, outputs=2)
         >>> Network(model.apply, model.init).forward is None
         True
@@ -236,7 +235,7 @@ def compose(network: Network, config: RegimeConfig) -> tuple[Function, Callable[
 
     Example:
         >>> from npk import networks
-        >>> from npk.regimes import Network, RegimeConfig, compose
+        >>> from npk.training import Network, RegimeConfig, compose
         >>> model = networks.MLP(width=8, depth=2, outputs=2)
         >>> apply, forward = compose(Network(model.apply, model.init), RegimeConfig("DL"))
     """
@@ -278,7 +277,7 @@ def initial_params(network: Network, config: RegimeConfig, x: Any, seed: Any, ga
     Example:
         >>> import jax.numpy as jnp
         >>> from npk import networks
-        >>> from npk.regimes import Network, RegimeConfig, initial_params
+        >>> from npk.training import Network, RegimeConfig, initial_params
         >>> model = networks.MLP(width=8, depth=2, outputs=2)
         >>> both = initial_params(Network(model.apply, model.init), RegimeConfig("FR-DI"), jnp.ones((1, 3)), 0)
         >>> both["feature"] is both["value"]

@@ -16,7 +16,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from npk import _jaxpr
+from npk.programs import Const, Equation, Program, trace
 
 
 @jax.tree_util.register_pytree_node_class
@@ -71,7 +71,7 @@ class LinearEquation:
         return dataclasses.replace(self, **changes)
 
     def __call__(self, *values: Any) -> Any:
-        return _jaxpr.Equation(self.primitive, (), (), self.params, None).bind(*values)[self.output]
+        return Equation(self.primitive, (), (), self.params, None).bind(*values)[self.output]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class LinearProgram:
     constvars: tuple[()] = ()
 
 
-def linear_program(program: _jaxpr.Program) -> LinearProgram:
+def linear_program(program: Program) -> LinearProgram:
     """Compute all that no tangent reaches and keep the equations that are left, one for each output.
 
     The library knows equations of one output; those of several (a split) appear once for each that is used: of one
@@ -94,7 +94,7 @@ def linear_program(program: _jaxpr.Program) -> LinearProgram:
     used = {atom for equation in program.equations for atom in equation.inputs} | set(program.outputs)
 
     def read(atom: Any) -> Any:
-        if isinstance(atom, _jaxpr.Const):
+        if isinstance(atom, Const):
             return Literal(atom.value, jax.core.ShapedArray(atom.shape, atom.dtype))
         return known.get(atom, atom)
 
@@ -152,7 +152,7 @@ def _linearizer(backward_pass: Callable[..., Any]) -> Callable[..., Any]:
         fn: Callable[..., Any], mode: Any, j_rules: bool, s_rules: bool, fwd: bool | None, *primals: Any
     ) -> tuple[Any, Callable[..., Any]]:
         primals_out, tangent_map = jax.linearize(fn, *primals)
-        program = linear_program(_jaxpr.trace(lambda tangents, _: tangent_map(*tangents), primals, ()))
+        program = linear_program(trace(lambda tangents, _: tangent_map(*tangents), primals, ()))
         undefined = [UndefinedPrimal(v.aval) for v in program.invars]
 
         def pullback(*cotangents: Any) -> Any:

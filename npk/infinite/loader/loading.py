@@ -3,7 +3,7 @@
 Its last release reads names that JAX has since moved or removed, and imports TensorFlow on the way in. The
 loader below runs its modules with an `__import__` of their own, which hands them stand-ins for the few JAX
 modules concerned: the real ones with the missing names added. `jax` itself is left as it is for everyone
-else. Where the library works on the inside of an older JAX, `_neural_tangents_linearize` replaces functions of
+else. Where the library works on the inside of an older JAX, `linearize` replaces functions of
 its own module. Its TensorFlow part is a module that says what it lacks.
 """
 
@@ -28,7 +28,7 @@ import numpy as np
 import scipy.linalg
 from jax.extend import core as jex_core
 
-from npk import _neural_tangents_linearize as linearize
+from npk.infinite.loader import linearize
 
 _PACKAGE = "neural_tangents"
 _RELEASE = "0.6.5"

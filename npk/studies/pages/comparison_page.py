@@ -1,7 +1,6 @@
 """From the run folder of a comparison to figures and one self-contained page, `report.html`."""
 
 import html
-import importlib.resources
 import json
 import math
 import string
@@ -12,12 +11,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from npk import plots
-from npk._comparison_flow import CASES, KERNELS
-from npk._comparison_plots import descents, power_laws, slope_words
-from npk._comparison_regression import LABELS
-from npk._page import inline, pairs, style
-from npk._run_folder import replace
-from npk.measures import PowerLaw
+from npk.solving import PowerLaw
+from npk.studies.flow import CASES, KERNELS
+from npk.studies.pages.comparison_plots import descents, power_laws, slope_words
+from npk.studies.pages.page import inline, pairs, style, template
+from npk.studies.regression import LABELS
+from npk.studies.run_folder import replace
 
 # What the curves are called in the two figures of errors against width.
 _LIMITS = {
@@ -48,7 +47,7 @@ def write_comparison_report(folder: str | Path) -> Path:
         ValueError: the comparison is not finished.
 
     Example:
-        >>> from npk.comparison_report import write_comparison_report
+        >>> from npk.studies import write_comparison_report
         >>> write_comparison_report("nowhere")
         Traceback (most recent call last):
         FileNotFoundError: nowhere holds no comparison (no compare.json).
@@ -80,7 +79,7 @@ def draw_comparison(result: dict[str, Any]) -> dict[str, Figure]:
         Name → figure.
 
     Example:
-        >>> from npk.comparison_report import draw_comparison
+        >>> from npk.studies import draw_comparison
         >>> draw_comparison.__name__
         'draw_comparison'
     """
@@ -124,7 +123,7 @@ def mean_accuracies(result: dict[str, Any]) -> dict[str, dict[str, float]]:
         Name of the kernel → "test_accuracy", "validation_accuracy", and of learned gates "network_accuracy".
 
     Example:
-        >>> from npk.comparison_report import mean_accuracies
+        >>> from npk.studies import mean_accuracies
         >>> row = {"kernel": "pixels", "seed": None, "test_accuracy": 0.9, "validation_accuracy": 0.8}
         >>> mean_accuracies({"regression": [row]})["pixels"]["test_accuracy"]
         0.9
@@ -157,7 +156,7 @@ def fit_of(result: dict[str, Any], curve: str) -> PowerLaw:
         A `PowerLaw`.
 
     Example:
-        >>> from npk.comparison_report import fit_of
+        >>> from npk.studies import fit_of
         >>> slopes = {"ntk": {"of": "K", "slope": -0.5, "low": -0.6, "high": -0.4, "factor": 2.0}}
         >>> fit_of({"slopes": slopes}, "ntk").low
         -0.6
@@ -170,7 +169,7 @@ def fit_of(result: dict[str, Any], curve: str) -> PowerLaw:
 
 
 def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
-    template = importlib.resources.files("npk").joinpath("comparison_template.html").read_text(encoding="utf-8")
+    frame = template("comparison_template.html")
     data, config, rows = result["data"], result["config"], mean_accuracies(result)
     best = max(row["test_accuracy"] for row in rows.values())
     seeds = config["gates_seeds"]
@@ -195,7 +194,7 @@ def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
         "config_table": pairs({k: v for k, v in config.items() if v is not None}),
         "versions_table": pairs({**result["versions"], **result["machine"]}),
     }
-    return string.Template(template).substitute(words | {f"figure_{n}": inline(n, text) for n, text in svg.items()})
+    return string.Template(frame).substitute(words | {f"figure_{n}": inline(n, text) for n, text in svg.items()})
 
 
 def _cards(result: dict[str, Any], rows: dict[str, dict[str, float]]) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
-from npk._plot_style import COLORS, INK, PAPER, STYLE, panels
-from npk.measures import PowerLaw
+from npk.plots import COLORS, INK, PAPER, STYLE, panels
+from npk.solving import PowerLaw
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.3)))
 

@@ -5,12 +5,17 @@ import importlib.resources
 import re
 from typing import Any
 
-from npk._plot_style import COLORS, INK, PAPER
+from npk.plots import COLORS, INK, PAPER
+
+
+def template(name: str) -> str:
+    """A page's frame, or the style sheet of all: a file beside this one."""
+    return importlib.resources.files("npk.studies.pages").joinpath(name).read_text(encoding="utf-8")
 
 
 def style() -> str:
     """The style sheet, light and dark."""
-    return importlib.resources.files("npk").joinpath("page_style.css").read_text(encoding="utf-8")
+    return template("page_style.css")
 
 
 def inline(name: str, svg: str) -> str:

@@ -1,7 +1,6 @@
 """From a run folder to figures and one self-contained page, `report.html`: no network, no scripts."""
 
 import html
-import importlib.resources
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from npk import measures, plots
-from npk._page import inline, pairs, style
-from npk._plot_style import COLORS
-from npk._run_folder import read_study, replace
+from npk import plots, solving
+from npk.plots import COLORS
+from npk.studies.pages.page import inline, pairs, style, template
+from npk.studies.run_folder import read_study, replace
 
 _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROSS}$", "ntk": "$K$"}
 _COLORS: dict[str, str] = dict(
@@ -36,8 +35,8 @@ def write_report(folder: str | Path) -> Path:
 
     Example:
         >>> import tempfile
-        >>> from npk.report import write_report
-        >>> from npk.study import StudyConfig, run_study
+        >>> from npk.studies import write_report
+        >>> from npk.studies import StudyConfig, run_study
         >>> config = StudyConfig(width=8, depth=2, epochs=1, samples=20, test_samples=20, stages=2)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = run_study(config, folder)
@@ -69,7 +68,7 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
         Name → figure.
 
     Example:
-        >>> from npk.report import draw
+        >>> from npk.studies import draw
         >>> draw.__name__
         'draw'
     """
@@ -135,7 +134,7 @@ def _draw_kernels(study: dict[str, Any], folder: Path) -> dict[str, Figure]:
             spectra[f"stage {stage}"] = arrays["npk_spectrum"]
             if stage in shown:
                 for name in ("npk", "value", "feature", "cross"):
-                    rows[_NAMES[name]].append(measures.center(arrays[name]))
+                    rows[_NAMES[name]].append(solving.center(arrays[name]))
     with np.load(folder / "samples.npz") as samples:
         labels = samples["train_labels"]
     columns = [f"stage {stage}" for stage in shown]
@@ -203,14 +202,14 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
         HTML that needs no other file.
 
     Example:
-        >>> from npk.report import render
+        >>> from npk.studies import render
         >>> render.__name__
         'render'
     """
     first, last = study["stages"][0], study["stages"][-1]
     data, network = study["data"], study["network"]
     climb, nouns = study["training"]["stages"][-2], _nouns(study)
-    template = importlib.resources.files("npk").joinpath("report_template.html").read_text(encoding="utf-8")
+    frame = template("report_template.html")
     words = {
         "dataset": html.escape(data["title"]),
         "source": html.escape(data["source"]),
@@ -251,7 +250,7 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
     words["style"] = style()
     words["regimes_section"] = _regimes_section(study, svg)
     figures = {f"figure_{name}": inline(name, text) for name, text in svg.items()}
-    return string.Template(template).substitute(words | figures | nouns)
+    return string.Template(frame).substitute(words | figures | nouns)
 
 
 def _moved(before: float, after: float, tolerance: float) -> str:

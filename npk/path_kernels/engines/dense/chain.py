@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _path_rules
-from npk._engines import packed
-from npk._jaxpr import Program, UnsupportedOperation
-from npk._terms import Leaf, Source, Term
-from npk._walk import Layer
+from npk.path_kernels.engines.dense import packed
+from npk.paths import Layer, Leaf, Source, Term, output_terms
+from npk.programs import Program, UnsupportedOperation
 
 # A panel's Gram matrix stays near the cache, in memory that the next one takes over.
 _PANEL_ELEMENTS = 1 << 20
@@ -53,7 +51,7 @@ def dense_chain(program: Program, gate_shapes: Sequence[tuple[int, ...]], normal
     inputs = random.uniform(1, 2, (1, *x.shape)).astype(np.float32)
     gates = [random.uniform(1, 2, (1, *shape)).astype(np.float32) for shape in gate_shapes]
     try:
-        state = _path_rules.output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=True, dtype=jnp.float32)
+        state = output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=True, dtype=jnp.float32)
     except UnsupportedOperation:
         return None  # the general path says what was met
     return _read(state, inputs, gates, normalize)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from npk._machine import cores
+from npk.programs import cores
 
 _ROWS, _COLUMNS = 64, 1024  # rows one task owns; columns whose words stay in the cache for them
 

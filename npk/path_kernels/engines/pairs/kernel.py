@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from npk._engines import packed, pair_loops, pair_program, ring_program
-from npk._engines.pair_plan import Plan
-from npk._machine import cores
+from npk.path_kernels.engines import dense
+from npk.path_kernels.engines.pairs import loops, program, ring_program
+from npk.path_kernels.engines.pairs.plan import Plan
+from npk.programs import cores
 
 _BLOCK_BYTES = 1 << 28  # tables of one side's block
 _CHUNK_NUMBERS = 1 << 24  # known factors computed at a time
@@ -93,7 +94,7 @@ def side(plan: Plan, values: Values, samples: Any) -> Side:
                 continue
             open_slots[slot] = number
             gates = (value != 0).reshape(-1, value.shape[-1])
-            words = packed.pack(gates)
+            words = dense.pack(gates)
             assert words is not None
             parts[slot].append(words.words.reshape(part.n, value.shape[1], -1))
     words = tuple(np.concatenate(parts[s]) if s in open_slots else None for s in range(len(plan.slots)))
@@ -140,13 +141,13 @@ def kernel(plan: Plan, values: Values, one: Side, two: Side | None, dtype: Any) 
     kinds = [_kind(a, b) for a, b in zip(one.words, right.words, strict=True)]
     channels = _channels(plan, values, one, kinds)
     both_scales = zip(one.scales, right.scales, kinds, strict=True)
-    scales = [a * b if kind == pair_loops.WORDS else 1.0 for a, b, kind in both_scales]
-    sizes, h = list(zip(kinds, channels, strict=True)), packed.aligned((one.n, right.n), dtype)
+    scales = [a * b if kind == loops.WORDS else 1.0 for a, b, kind in both_scales]
+    sizes, h = list(zip(kinds, channels, strict=True)), dense.aligned((one.n, right.n), dtype)
     parts = ring_program.ring(plan)
     if parts is not None and ring_program.packed_tail(parts, kinds):
         code = ring_program.code(parts, plan, sizes, scales)
     else:
-        parts, code = None, pair_program.code(plan, sizes, scales)
+        parts, code = None, program.code(plan, sizes, scales)
     rows, columns = (_blocks(code, s.n, number, dtype) for number, s in enumerate((one, right)))
     for top, bottom in rows:
         left = _tables(code, plan, values, one, top, bottom, 0, dtype)
@@ -168,17 +169,17 @@ def _tail(parts: ring_program.Ring, scales: Sequence[float], one: Side, two: Sid
     layers = ring_program.tail_layers(parts, scales)
     rows, columns = ([_row_words(batch, slot) for slot, _, _ in layers] for batch in (one, two))
     scale, shift = [layer[1] for layer in layers], [layer[2] for layer in layers]
-    packed.multiply_overlaps(h, rows, columns, scale, shift, h)
+    dense.multiply_overlaps(h, rows, columns, scale, shift, h)
 
 
-def _row_words(batch: Side, slot: int | None) -> packed.Words:
+def _row_words(batch: Side, slot: int | None) -> dense.Words:
     known = np.ones((batch.n, 1), np.uint64) if slot is None else batch.words[slot]
     assert known is not None
-    return packed.Words(known.reshape(batch.n, -1), np.zeros(0, np.int64))
+    return dense.Words(known.reshape(batch.n, -1), np.zeros(0, np.int64))
 
 
 def _kind(one: Any, two: Any) -> int:
-    return pair_loops.REALS if one is None or two is None else pair_loops.WORDS
+    return loops.REALS if one is None or two is None else loops.WORDS
 
 
 def _channels(plan: Plan, values: Values, one: Side, kinds: Sequence[int]) -> list[int]:
@@ -187,26 +188,26 @@ def _channels(plan: Plan, values: Values, one: Side, kinds: Sequence[int]) -> li
     shapes = jax.eval_shape(lambda s: values(s, tuple(range(len(kinds)))), sample)
     found = []
     for kind, shape, words in zip(kinds, shapes, one.words, strict=True):
-        found.append(shape.shape[2] if kind == pair_loops.REALS or words is None else words.shape[2])
+        found.append(shape.shape[2] if kind == loops.REALS or words is None else words.shape[2])
     return found
 
 
-def _blocks(code: pair_program.Code, n: int, number: int, dtype: Any) -> list[tuple[int, int]]:
-    bits, reals = (code.sizes[kind][number] for kind in (pair_loops.WORDS, pair_loops.REALS))
+def _blocks(code: program.Code, n: int, number: int, dtype: Any) -> list[tuple[int, int]]:
+    bits, reals = (code.sizes[kind][number] for kind in (loops.WORDS, loops.REALS))
     size = max(1, _BLOCK_BYTES // max(1, 8 * bits + np.dtype(dtype).itemsize * reals))
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _tables(
-    code: pair_program.Code, plan: Plan, values: Values, batch: Side, start: int, stop: int, number: int, dtype: Any
+    code: program.Code, plan: Plan, values: Values, batch: Side, start: int, stop: int, number: int, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tables of samples start..stop as the first (`number` 0) or the second side reads them."""
     n = stop - start
-    words = np.zeros((n, code.sizes[pair_loops.WORDS][number]), np.uint64)
-    reals = np.zeros((n, code.sizes[pair_loops.REALS][number]), dtype)
-    wanted = tuple(t.slot for t in code.tables if t.slot is not None and t.kind == pair_loops.REALS)
+    words = np.zeros((n, code.sizes[loops.WORDS][number]), np.uint64)
+    reals = np.zeros((n, code.sizes[loops.REALS][number]), dtype)
+    wanted = tuple(t.slot for t in code.tables if t.slot is not None and t.kind == loops.REALS)
     for table in code.tables:
-        if table.kind == pair_loops.WORDS:
+        if table.kind == loops.WORDS:
             ones = np.ones((n, table.layout.positions, 1), np.uint64)
             known = ones if table.slot is None else batch.words[table.slot]
             assert known is not None
@@ -222,7 +223,7 @@ def _tables(
     return words, reals
 
 
-def _lay(out: np.ndarray, table: pair_program.Table, value: np.ndarray, number: int) -> None:
+def _lay(out: np.ndarray, table: program.Table, value: np.ndarray, number: int) -> None:
     """Write a slot [n, positions, count] into a table."""
     if number == 0:
         own = out[:, table.one : table.one + value.shape[1] * table.count]
@@ -234,7 +235,7 @@ def _lay(out: np.ndarray, table: pair_program.Table, value: np.ndarray, number: 
         row[:, source >= 0] = value[:, source[source >= 0], c]
 
 
-def _run(code: pair_program.Code, one: Any, two: Any, h: np.ndarray, diagonal: int | None) -> None:
+def _run(code: program.Code, one: Any, two: Any, h: np.ndarray, diagonal: int | None) -> None:
     """Fill h; with `diagonal` only columns j ≥ i + diagonal of row i."""
     loop = code.loop()
     numbers = code.numbers.astype(h.dtype)

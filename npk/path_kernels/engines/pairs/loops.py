@@ -8,7 +8,7 @@ integers, so that one compilation serves all networks.
 import functools
 from typing import Any
 
-from npk._engines.vector_rows import Rows, compiled, rows
+from npk.path_kernels.engines.pairs.vectors import Rows, compiled, rows
 
 # The kinds of steps, of factors and of events.
 PRODUCT, FILTER, POOL = range(3)

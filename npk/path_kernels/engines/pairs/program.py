@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from npk._engines import pair_loops as loops
-from npk._engines.pair_plan import Axis, Factor, Filter, Grid, Plan, Pool, Step
-from npk._engines.vector_rows import CHANNELS, LANES
+from npk.path_kernels.engines.pairs import loops
+from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, Plan, Pool, Step
+from npk.path_kernels.engines.pairs.vectors import CHANNELS, LANES
 
 
 def _up(size: int) -> int:

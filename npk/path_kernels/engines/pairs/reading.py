@@ -15,11 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _path_rules
-from npk._engines.pair_plan import Axis, Factor, Filter, Grid, Plan, Pool, Slot, Step, fitted_axis
-from npk._jaxpr import Program, UnsupportedOperation
-from npk._terms import Base, Term, over
-from npk._walk import Layer, Window
+from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, Plan, Pool, Slot, Step, fitted_axis
+from npk.paths import Base, Layer, Term, Window, output_terms, over
+from npk.programs import Program, UnsupportedOperation
 
 _TRIVIAL = Window(1, 1, 1, 0, 0, 1)
 _LARGEST_PROBE = 1 << 26  # numbers of one factor; larger networks stay with the general path
@@ -65,7 +63,7 @@ def slot_values(
     program: Program, slots: Sequence[Slot], params: Sequence[Any], x: Any, gates: Sequence[Any], dtype: Any
 ) -> tuple[Any, ...]:
     """The known factors of a batch (x [n, 1, ...], gates [n, ...]): for each slot [n, positions, channels]."""
-    state = _path_rules.output_terms(program, params, (x,), [(g,) for g in gates], binary=False, dtype=dtype)
+    state = output_terms(program, params, (x,), [(g,) for g in gates], binary=False, dtype=dtype)
     terms = [(owner, term) for owner, read in owners(state) for term in read]
     values = []
     for slot in slots:
@@ -116,7 +114,7 @@ def _probe(program: Program, gate_shapes: Sequence[tuple[int, ...]]) -> list[_Pr
     found: list[tuple[Layer | None, tuple[Term, ...]]] = []
 
     def run(leaves: Any, inputs: Any, gates: Any) -> Any:
-        state = _path_rules.output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=False, dtype=jnp.float32)
+        state = output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=False, dtype=jnp.float32)
         found[:] = owners(state)
         numbers = [layer.constant if layer else 1.0 for layer, _ in found]
         return [[factor_of(owner, term)[0] for term in terms] for owner, terms in found], numbers

@@ -9,8 +9,8 @@ the padding is zero, what would reach around the ring is masked.
 import functools
 from typing import Any
 
-from npk._engines import vector_rows
-from npk._engines.pair_loops import (
+from npk.path_kernels.engines.pairs import vectors
+from npk.path_kernels.engines.pairs.loops import (
     CONSTANT,
     F_COUNT,
     F_KIND,
@@ -23,7 +23,7 @@ from npk._engines.pair_loops import (
     SCALE,
     WORDS,
 )
-from npk._engines.vector_rows import CHANNELS, LANES, compiled
+from npk.path_kernels.engines.pairs.vectors import CHANNELS, LANES, compiled
 
 # A step's integers: its factors, where its node is (-1: the last sum), the shifts of its window's rows and
 # columns and whether they go around, where the masks of the columns are.
@@ -44,10 +44,10 @@ def _product() -> Any:
     """m (+)= Σ over factors of (Σ nodes + constant) · overlap · scale: a row h of positions, eight displacements."""
     import numba
 
-    unsigned, total = numba.uint64, vector_rows.rows().total
-    one_word, one_word_more = vector_rows.vector_product(1, False), vector_rows.vector_product(1, True)
-    two_words, two_words_more = vector_rows.vector_product(2, False), vector_rows.vector_product(2, True)
-    channels, times = vector_rows.vector_channels(), vector_rows.vector_times()
+    unsigned, total = numba.uint64, vectors.rows().total
+    one_word, one_word_more = vectors.vector_product(1, False), vectors.vector_product(1, True)
+    two_words, two_words_more = vectors.vector_product(2, False), vectors.vector_product(2, True)
+    channels, times = vectors.vector_channels(), vectors.vector_times()
 
     def words_row(
         work: Any,
@@ -156,8 +156,8 @@ def _columns() -> Any:
     """A row of T: sums of a row of M over the window's columns."""
     import numba
 
-    unsigned, total = numba.uint64, vector_rows.rows().total
-    masked = vector_rows.vector_masked()
+    unsigned, total = numba.uint64, vectors.rows().total
+    masked = vectors.vector_masked()
 
     def columns(s: Any, shape: Any, lists: Any, work: Any, dw: Any, t: Any):
         row, m, zeros = shape[WIDTH] * LANES, shape[M], unsigned(0)
@@ -189,7 +189,7 @@ def _layer() -> Any:
     """One convolution at eight displacements: T from all rows of M, then the node from T."""
     import numba
 
-    unsigned, total = numba.uint64, vector_rows.rows().total
+    unsigned, total = numba.uint64, vectors.rows().total
     product, columns = _product(), _columns()
 
     def layer(

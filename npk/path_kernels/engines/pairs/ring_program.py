@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from npk._engines import pair_loops, ring_loops
-from npk._engines.pair_plan import Factor, Filter, Grid, Plan, Pool
-from npk._engines.pair_program import Code, Table
-from npk._engines.vector_rows import CHANNELS, LANES
+from npk.path_kernels.engines.pairs import loops, ring_loops
+from npk.path_kernels.engines.pairs.plan import Factor, Filter, Grid, Plan, Pool
+from npk.path_kernels.engines.pairs.program import Code, Table
+from npk.path_kernels.engines.pairs.vectors import CHANNELS, LANES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ class _Writer:
         self.steps: list[list[int]] = []
         self.factors: list[list[int]] = []
         self.numbers: list[list[float]] = []
-        self.sizes = {kind: (0, 0) for kind in (pair_loops.WORDS, pair_loops.REALS)}
+        self.sizes = {kind: (0, 0) for kind in (loops.WORDS, loops.REALS)}
         self.tables: dict[int | None, Table] = {}
         self.fills: list[tuple[int, np.ndarray]] = []
         self.row = parts.grid[1] * LANES
@@ -144,8 +144,8 @@ class _Writer:
 
     def table(self, slot: int | None) -> Table:
         if slot not in self.tables:
-            kind, count = (pair_loops.WORDS, 1) if slot is None else self.kinds[slot]
-            count = count if kind == pair_loops.WORDS else -(-count // CHANNELS) * CHANNELS
+            kind, count = (loops.WORDS, 1) if slot is None else self.kinds[slot]
+            count = count if kind == loops.WORDS else -(-count // CHANNELS) * CHANNELS
             one, two = self.sizes[kind]
             self.tables[slot] = Table(slot, self.layout, kind, count, one, two)
             self.sizes[kind] = (one + self.layout.positions * count, two + self.layout.length * count)
@@ -223,4 +223,4 @@ def tail_layers(parts: Ring, scales: Sequence[float]) -> list[tuple[int | None, 
 
 def packed_tail(parts: Ring, kinds: Sequence[Any]) -> bool:
     """Whether all factors of the tail are bit words."""
-    return all(f.slot is None or kinds[f.slot] == pair_loops.WORDS for f in parts.tail)
+    return all(f.slot is None or kinds[f.slot] == loops.WORDS for f in parts.tail)

@@ -8,10 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _path_rules
-from npk._jaxpr import Program, UnsupportedOperation
-from npk._terms import Leaf, Source, Term, over
-from npk._walk import Layer
+from npk.paths import Layer, Leaf, Source, Term, output_terms, over
+from npk.programs import Program, UnsupportedOperation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +60,7 @@ def gap_chain(program: Program, gate_shapes: Sequence[tuple[int, ...]], normaliz
     inputs = random.uniform(1, 2, (1, *x.shape)).astype(np.float32)
     gates = [random.uniform(1, 2, (1, *shape)).astype(np.float32) for shape in gate_shapes]
     try:
-        state = _path_rules.output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=True, dtype=jnp.float32)
+        state = output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=True, dtype=jnp.float32)
         return _Reading(inputs[0, 0], [g[0] for g in gates], normalize).chain(state)
     except (UnsupportedOperation, _NotAChain):
         return None  # the general path says what was met

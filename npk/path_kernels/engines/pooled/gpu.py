@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _checks
-from npk._engines import pallas_gap
-from npk._engines.gap_chain import GapChain
-from npk._pair_blocks import in_blocks
+from npk.path_kernels.engines.pooled import pallas
+from npk.path_kernels.engines.pooled.chain import GapChain
+from npk.programs import concrete, finite, in_blocks, known_true
 
 # Inputs [n, 1, height, width, channels] and gates [n, *their shape for one sample].
 Batch = tuple[Any, Sequence[Any]]
@@ -24,7 +23,7 @@ _FACTOR_OF_EPS = 1000  # by how much sums of a million rounded products may diff
 
 def usable(*values: Any) -> bool:
     """Whether these numbers are known and all on one GPU (those that are on none yet would go to one)."""
-    if not _checks.concrete(values):
+    if not concrete(values):
         return False
     leaves = [a for a in jax.tree_util.tree_leaves(values) if isinstance(a, jax.Array)]
     devices = {device for a in leaves for device in a.devices()} or {jax.devices()[0]}
@@ -33,7 +32,7 @@ def usable(*values: Any) -> bool:
 
 def covers(chain: GapChain, gates: Sequence[Any], dtype: Any) -> bool:
     """Whether the kernel can compute a chain in a dtype; sums are kept without scales, which must not overflow."""
-    if pallas_gap.layout(chain, [g.shape[-1] for g in gates], dtype) is None:
+    if pallas.layout(chain, [g.shape[-1] for g in gates], dtype) is None:
         return False
     channels = [chain.image[2], *(gates[c.gate].shape[-1] for c in chain.convolutions)]
     windows = [math.prod(c.window) for c in chain.convolutions]
@@ -61,17 +60,17 @@ def kernel(
 def _kernel(
     chain: GapChain, x1: Any, gates1: Any, x2: Any, gates2: Any, *, dtype: Any, symmetric: bool, interpret: bool
 ) -> Any:
-    layout = pallas_gap.layout(chain, [g.shape[-1] for g in gates1], dtype)
+    layout = pallas.layout(chain, [g.shape[-1] for g in gates1], dtype)
     assert layout is not None
     one, two = (
         (x[:, 0].astype(dtype), [g[c.gate][:, 0] for c in chain.convolutions]) for x, g in ((x1, gates1), (x2, gates2))
     )
     sums = in_blocks(
-        functools.partial(pallas_gap.pooled_sums, layout, interpret=interpret),
+        functools.partial(pallas.pooled_sums, layout, interpret=interpret),
         one,
         None if symmetric else two,
-        min(_BLOCK_IMAGES, pallas_gap.most_images(layout)),
-        lambda batch: pallas_gap.tables(layout, *batch),
+        min(_BLOCK_IMAGES, pallas.most_images(layout)),
+        lambda batch: pallas.tables(layout, *batch),
     )
     h = sums * np.asarray(math.prod(c.scale for c in chain.convolutions) * chain.pooled**2, dtype)
     for dense in chain.dense:
@@ -109,7 +108,7 @@ def fused(
     if not once(lambda: agrees(lambda batch: compute(batch, batch), plain, probe(chain, one[1], dtype))):
         return None
     h = compute(one, two, symmetric=symmetric)
-    return h if _checks.known_true(_checks.finite, h) else None
+    return h if known_true(finite, h) else None
 
 
 def probe(chain: GapChain, gates: Sequence[Any], dtype: Any) -> Batch:

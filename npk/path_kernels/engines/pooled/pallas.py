@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk._engines.gap_chain import GapChain
+from npk.path_kernels.engines.pooled.chain import GapChain
 
 # Threads of a block, each with one displacement and strip: a power of two, as Triton asks.
 _LANES = 128

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk import _term_sums, _terms
-from npk._jaxpr import Equation, is_traced
-from npk._terms import Term
-from npk._walk import State, Walk, Window
+from npk.paths import sums, terms
+from npk.paths.terms import Term
+from npk.paths.walk import State, Walk, Window
+from npk.programs import Equation, is_traced
 
 
 def window_axes(term: Term, equation: Equation) -> Term:
@@ -29,13 +29,13 @@ def window_axes(term: Term, equation: Equation) -> Term:
         if trivial:
             at += 1
             continue
-        term = _terms.windows(term, at, window.chosen(term.shape[at]))
+        term = terms.windows(term, at, window.chosen(term.shape[at]))
         places.append(at + 1)
         at += 2
     order = [a for a in range(len(term.shape)) if a not in places] + places
-    term = _terms.transpose(term, order)
+    term = terms.transpose(term, order)
     out = term.shape[:rank]
-    return _terms.reshape(term, (*out, math.prod(p["window_dimensions"])))
+    return terms.reshape(term, (*out, math.prod(p["window_dimensions"])))
 
 
 def _same(walk: Walk, equation: Equation, states: list[State]) -> State:
@@ -53,36 +53,36 @@ def _split(walk: Walk, equation: Equation) -> list[State]:
     starts = np.cumsum([0, *equation.params["sizes"]])
     state, axis = walk.data(equation.inputs[0]), equation.params["axis"]
     pieces = itertools.pairwise(starts.tolist())
-    return [[_terms.take(t, axis, np.arange(*piece)) for t in state] for piece in pieces]
+    return [[terms.take(t, axis, np.arange(*piece)) for t in state] for piece in pieces]
 
 
 def _unstack(walk: Walk, equation: Equation) -> list[State]:
     """Likewise `unstack`: an axis taken apart."""
     state, axis = walk.data(equation.inputs[0]), equation.params["axis"]
     return [
-        [_terms.reshape(_terms.take(t, axis, np.array([i])), out.shape) for t in state]
+        [terms.reshape(terms.take(t, axis, np.array([i])), out.shape) for t in state]
         for i, out in enumerate(equation.outputs)
     ]
 
 
 def _reshape(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return [_terms.reshape(t, equation.outputs[0].shape) for t in states[0]]
+    return [terms.reshape(t, equation.outputs[0].shape) for t in states[0]]
 
 
 def _transpose(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return [_terms.transpose(t, [int(a) for a in equation.params["permutation"]]) for t in states[0]]
+    return [terms.transpose(t, [int(a) for a in equation.params["permutation"]]) for t in states[0]]
 
 
 def _broadcast_in_dim(walk: Walk, equation: Equation, states: list[State]) -> State:
     shape, dimensions = equation.params["shape"], equation.params["broadcast_dimensions"]
-    return [_terms.broadcast(t, shape, [int(d) for d in dimensions]) for t in states[0]]
+    return [terms.broadcast(t, shape, [int(d) for d in dimensions]) for t in states[0]]
 
 
 def _along_axes(state: State, chosen: Sequence[np.ndarray]) -> State:
     for axis, picked in enumerate(chosen):
         size = state[0].shape[axis] if state else 0
         if len(picked) != size or not np.array_equal(picked, np.arange(size)):
-            state = [_terms.take(t, axis, picked) for t in state]
+            state = [terms.take(t, axis, picked) for t in state]
     return state
 
 
@@ -112,7 +112,7 @@ def _pad(walk: Walk, equation: Equation, states: list[State]) -> State:
 
 def _stack(walk: Walk, equation: Equation, states: list[State]) -> State:
     axis, shape = equation.params["axis"], equation.outputs[0].shape
-    slices = [[_terms.reshape(t, (*shape[:axis], 1, *shape[axis + 1 :])) for t in state] for state in states]
+    slices = [[terms.reshape(t, (*shape[:axis], 1, *shape[axis + 1 :])) for t in state] for state in states]
     return _laid_end_to_end(walk, equation, slices, axis)
 
 
@@ -126,7 +126,7 @@ def _laid_end_to_end(walk: Walk, equation: Equation, states: list[State], axis: 
         kind = walk.kind(atom)
         if kind is not None and (kind.from_params or not state):
             raise walk.refuse(equation, "joins values with parameters.")
-    return _term_sums.concatenate(states, axis)
+    return sums.concatenate(states, axis)
 
 
 def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
@@ -141,16 +141,16 @@ def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
     with jax.ensure_compile_time_eval():
         picked = equation.primitive.bind(jnp.asarray(numbers), *(walk.value(a) for a in rest), **params)
     chosen = np.asarray(picked) - 1
-    return [_terms.select_elements(t, chosen) for t in states[0]]
+    return [terms.select_elements(t, chosen) for t in states[0]]
 
 
 def _reduce_sum(walk: Walk, equation: Equation, states: list[State]) -> State:
-    return [_terms.sum_axes(t, equation.params["axes"]) for t in states[0]]
+    return [terms.sum_axes(t, equation.params["axes"]) for t in states[0]]
 
 
 def _reduce_window_sum(walk: Walk, equation: Equation, states: list[State]) -> State:
     rank = len(equation.inputs[0].shape)
-    return [_terms.sum_axes(window_axes(t, equation), [rank]) for t in states[0]]
+    return [terms.sum_axes(window_axes(t, equation), [rank]) for t in states[0]]
 
 
 POSITIONWISE: dict[str, Callable[[Walk, Equation, list[State]], State]] = {

@@ -1,0 +1,49 @@
+"""A ReLU network is a value function and its gates: the transformations everything else is made of.
+
+`gates(f)(params, x)` returns the gates G = γ(q) of every activation of f, `gated(f)(params, x, gates)` the same
+network under gates from outside, linear in its values; `preactivations(f)` the q, `linear(f)` f without gates.
+`DGN`, `DLGN` and `DLGN_SF` hold gates and weights apart: a feature network makes the gates of a value network.
+f is any function of (params, x); no model has to be changed for it.
+"""
+
+from npk.gating.networks import DGN as DGN
+from npk.gating.networks import DLGN as DLGN
+from npk.gating.networks import DLGN_SF as DLGN_SF
+from npk.gating.networks import hard_gate as hard_gate
+from npk.gating.networks import permuted as permuted
+from npk.gating.networks import shallow_features as shallow_features
+from npk.gating.networks import soft_gate as soft_gate
+from npk.gating.transforms import Function as Function
+from npk.gating.transforms import activation_program as activation_program
+from npk.gating.transforms import activations as activations
+from npk.gating.transforms import gate_shapes as gate_shapes
+from npk.gating.transforms import gated as gated
+from npk.gating.transforms import gates as gates
+from npk.gating.transforms import linear as linear
+from npk.gating.transforms import own_gates as own_gates
+from npk.gating.transforms import per_sample as per_sample
+from npk.gating.transforms import preactivations as preactivations
+from npk.gating.transforms import sample_program as sample_program
+from npk.gating.transforms import soft_relu as soft_relu
+
+__all__ = [
+    "DGN",
+    "DLGN",
+    "DLGN_SF",
+    "Function",
+    "activation_program",
+    "activations",
+    "gate_shapes",
+    "gated",
+    "gates",
+    "hard_gate",
+    "linear",
+    "own_gates",
+    "per_sample",
+    "permuted",
+    "preactivations",
+    "sample_program",
+    "shallow_features",
+    "soft_gate",
+    "soft_relu",
+]

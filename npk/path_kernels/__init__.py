@@ -1,0 +1,22 @@
+"""The exact neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ of any network the path rules cover, without listing paths.
+
+`path_kernel(f)(params, x1, x2)` is H, normalised by fan-in or as a count of paths, under f's own gates or any that
+are given. For dense networks H = Σ ⊙ Λ: `gram`, `layer_overlaps` and `overlap` are its factors. `moments` holds the
+algebra position by position, `engines` the fast forms for large kernels, each for one kind of network.
+"""
+
+from npk.path_kernels.dense import gram as gram
+from npk.path_kernels.dense import layer_overlaps as layer_overlaps
+from npk.path_kernels.dense import overlap as overlap
+from npk.path_kernels.kernel import path_kernel as path_kernel
+from npk.path_kernels.moments import Moments as Moments
+from npk.path_kernels.moments import output_moment as output_moment
+
+__all__ = [
+    "Moments",
+    "gram",
+    "layer_overlaps",
+    "output_moment",
+    "overlap",
+    "path_kernel",
+]

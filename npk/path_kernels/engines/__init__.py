@@ -1,0 +1,5 @@
+"""Fast forms of the path kernel, each for one kind of network and machine; each says what it covers.
+
+`dense`: fully connected networks on a CPU, by bit counts. `pairs`: convolutions whose pairs of positions count, on
+a CPU. `pooled`: convolutions with global pooling, fused, on a GPU. The plain rules of `moments` cover the rest.
+"""

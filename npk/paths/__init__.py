@@ -1,0 +1,53 @@
+"""Paths: the rules by which every operation of a program acts on them, and their features and values as arrays.
+
+`npf(f)(params, x)` is φ [N, P] and `npv(f)(params)` is v [P, K], so that φ @ v = f; `path_names` and `count_paths`
+say which paths there are. Behind them every value of a network is a sum of `Term`s, a selection of a base times
+known factors (`terms`, `sums`); `walk` carries them from the input to the output by the `rules`, one for each
+operation, and the kernel, the sketches and the limits of infinite width read the same terms.
+"""
+
+from npk.paths.features import MAX_PATHS as MAX_PATHS
+from npk.paths.features import count_paths as count_paths
+from npk.paths.features import npf as npf
+from npk.paths.features import npv as npv
+from npk.paths.features import path_names as path_names
+from npk.paths.rules import RULES as RULES
+from npk.paths.rules import output_terms as output_terms
+from npk.paths.terms import Axis as Axis
+from npk.paths.terms import Base as Base
+from npk.paths.terms import Index as Index
+from npk.paths.terms import Leaf as Leaf
+from npk.paths.terms import Source as Source
+from npk.paths.terms import Term as Term
+from npk.paths.terms import index_values as index_values
+from npk.paths.terms import merge as merge
+from npk.paths.terms import over as over
+from npk.paths.terms import reshape as reshape
+from npk.paths.walk import Layer as Layer
+from npk.paths.walk import State as State
+from npk.paths.walk import Walk as Walk
+from npk.paths.walk import Window as Window
+
+__all__ = [
+    "Axis",
+    "Base",
+    "Index",
+    "Layer",
+    "Leaf",
+    "MAX_PATHS",
+    "RULES",
+    "Source",
+    "State",
+    "Term",
+    "Walk",
+    "Window",
+    "count_paths",
+    "index_values",
+    "merge",
+    "npf",
+    "npv",
+    "output_terms",
+    "over",
+    "path_names",
+    "reshape",
+]

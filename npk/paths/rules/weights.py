@@ -1,0 +1,155 @@
+"""Weight layers: what contracts terms with independent weights and begins a new base."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from npk.paths import terms
+from npk.paths.terms import Axis, Term
+from npk.paths.walk import Layer, State, Walk, Window
+from npk.programs import Atom, Equation
+
+
+def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
+    kind = walk.kind(atom)
+    if kind is None:
+        raise walk.refuse(equation, "a product of two values that both depend on x.")
+    if not kind.from_params:
+        raise walk.refuse(
+            equation, "a linear map with constant coefficients mixes channels without weights; make them parameters."
+        )
+    if not walk.is_leaf(atom):
+        raise walk.refuse(
+            equation,
+            "weights computed from parameters (weight normalisation, products of parameters) are outside the rules.",
+        )
+    (weight,) = walk.data(atom)
+    return weight
+
+
+def _constant_of(walk: Walk, equation: Equation, weight: Term) -> tuple[Term, Any]:
+    """Split a weight into the plain selection of its leaf and one constant factor."""
+    g = weight.g[0]
+    if g.size != 1:
+        raise walk.refuse(
+            equation, "weights multiplied by an array of constants (a pruning mask) are outside the rules."
+        )
+    return weight.replace(g=tuple(jnp.ones_like(x) for x in weight.g)), g.reshape(())
+
+
+def _layer(
+    walk: Walk,
+    equation: Equation,
+    inputs: State,
+    weight: Term,
+    n_batch: int,
+    n_kept: int,
+    windows: Sequence[Window] = (),
+) -> Term:
+    """The new base of a weight layer, as a value with axes [batch.., kept.., out..]."""
+    plain, constant = _constant_of(walk, equation, weight)
+    dims = {d for index in plain.index for d in index.dims}
+    if any(d not in dims for d in range(len(plain.sizes))):
+        raise walk.refuse(equation, f"parameter `{plain.base.name}` is repeated within one layer (weight sharing).")  # type: ignore[attr-defined]
+    walk.claim(plain, equation.source)
+    for axis in range(n_batch + n_kept):
+        inputs = [terms.merge(t, axis) for t in inputs]
+    rank = len(inputs[0].shape)
+    n_contracted = rank - n_batch - n_kept + len(windows)
+    wshape = plain.shape
+    n_out = len(wshape) - n_batch - n_contracted
+    kept = [w.count(s) for w, s in zip(windows, inputs[0].shape[n_batch:], strict=False)]
+    kept += inputs[0].shape[n_batch + len(windows) : n_batch + n_kept]
+    out = wshape[n_batch + n_contracted :]
+    axes = [Axis(s, True) for s in wshape[:n_batch]] + [Axis(s, False) for s in kept] + [Axis(s, True) for s in out]
+    fan_in = math.prod(wshape[n_batch : n_batch + n_contracted])
+    base = Layer(
+        tuple(axes), tuple(inputs), plain, n_batch, n_kept, n_out, tuple(windows), fan_in, constant, equation.source
+    )
+    return terms.whole(base, [a.size for a in axes], walk.sides, walk.dtype)
+
+
+def dot_general(walk: Walk, equation: Equation) -> State:
+    lhs, rhs = equation.inputs
+    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = equation.params["dimension_numbers"]
+    data_first = walk.is_data(lhs) or not (walk.is_data(rhs) or walk.is_parameter(lhs))
+    if not data_first:
+        lhs, rhs = rhs, lhs
+        lhs_contract, rhs_contract, lhs_batch, rhs_batch = rhs_contract, lhs_contract, rhs_batch, lhs_batch
+    weight = _the_weight(walk, equation, rhs)
+    x_rank, w_rank = len(lhs.shape), len(weight.shape)
+    x_free = [a for a in range(x_rank) if a not in (*lhs_contract, *lhs_batch)]
+    w_free = [a for a in range(w_rank) if a not in (*rhs_contract, *rhs_batch)]
+    state = [terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.state(lhs) or []]
+    weight = terms.transpose(weight, (*rhs_batch, *rhs_contract, *w_free))
+    out = _layer(walk, equation, state, weight, len(lhs_batch), len(x_free))
+    n_b, n_x, n_w = len(lhs_batch), len(x_free), len(w_free)
+    if not data_first:
+        out = terms.transpose(out, (*range(n_b), *range(n_b + n_x, n_b + n_x + n_w), *range(n_b, n_b + n_x)))
+    return [out]
+
+
+def convolution(walk: Walk, equation: Equation) -> State:
+    lhs, rhs = equation.inputs
+    if walk.is_data(rhs):
+        raise walk.refuse(equation, "a convolution whose kernel depends on x.")
+    p = equation.params
+    if p["batch_group_count"] != 1:
+        raise walk.refuse(equation, "a convolution with batch groups.")
+    weight = _the_weight(walk, equation, rhs)
+    numbers, groups = p["dimension_numbers"], p["feature_group_count"]
+    (batch, feature, *spatial) = numbers.lhs_spec
+    (k_out, k_in, *k_spatial) = numbers.rhs_spec
+    windows = [
+        Window(weight.shape[k], *rest)
+        for k, *rest in zip(
+            k_spatial,
+            p["window_strides"],
+            p["rhs_dilation"],
+            [int(low) for low, _ in p["padding"]],
+            [int(high) for _, high in p["padding"]],
+            p["lhs_dilation"],
+            strict=True,
+        )
+    ]
+
+    def arranged(term: Term) -> Term:  # [group, batch and spatial.., channels in the group]
+        term = terms.transpose(term, (feature, *spatial, batch))
+        channels, *rest = term.shape
+        term = terms.reshape(term, (groups, channels // groups, *rest))
+        return terms.transpose(term, (0, *range(2, len(term.shape)), 1))
+
+    state = [arranged(t) for t in walk.state(lhs) or []]
+    weight = terms.transpose(weight, (k_out, *k_spatial, k_in))
+    out_channels, *rest = weight.shape
+    weight = terms.reshape(weight, (groups, out_channels // groups, *rest))
+    weight = terms.transpose(weight, (0, *range(2, len(weight.shape)), 1))
+    out = _layer(walk, equation, state, weight, 1, len(spatial) + 1, windows)
+    # [group, spatial.., batch, channels] -> [batch, feature, spatial..] -> the order asked for
+    rank = len(out.shape)
+    out = terms.transpose(out, (rank - 2, 0, rank - 1, *range(1, rank - 2)))
+    out = terms.reshape(out, (out.shape[0], out_channels, *out.shape[3:]))
+    return [terms.transpose(out, np.argsort(numbers.out_spec).tolist())]
+
+
+def elementwise(walk: Walk, equation: Equation, state: State, weight: Term) -> State:
+    """A learned elementwise factor: a weight of its own for every element of the parameter."""
+    read = {d for index in weight.index for d in index.dims}
+    own = [a for a in range(len(weight.shape)) if read.intersection(weight.dims(a))]
+    shared = [a for a in range(len(weight.shape)) if a not in own]
+    moved = [terms.transpose(t, (*own, *shared)) for t in state]
+    narrow = weight.replace(layout=tuple(weight.layout[a] if a in own else () for a in range(len(weight.shape))))
+    fresh = [d for a in shared for d in weight.dims(a)]
+    number = {d: i for i, d in enumerate(d for d in range(len(weight.sizes)) if d not in fresh)}
+    narrow = narrow.replace(
+        index=tuple(terms.renumbered(i, number) for i in weight.index),
+        g=tuple(
+            g[(slice(None), *(0 if d in fresh else slice(None) for d in range(len(weight.sizes))))] for g in weight.g
+        ),
+    )
+    narrow = terms.reshape(narrow, [weight.shape[a] for a in own])
+    out = _layer(walk, equation, moved, narrow, len(own), len(shared))
+    return [terms.transpose(out, np.argsort([*own, *shared]).tolist())]

@@ -1,0 +1,33 @@
+"""Figures from arrays; they know no kernel.
+
+`curves`, `learning`, `bars`, `shares`, `heatmaps` and `spectra` each return a Matplotlib figure, `save` writes it
+as PNG or SVG. One `style` (colours, ink, paper) serves them all, and the pages of a study.
+"""
+
+from npk.plots.figures import bars as bars
+from npk.plots.figures import curves as curves
+from npk.plots.figures import heatmaps as heatmaps
+from npk.plots.figures import learning as learning
+from npk.plots.figures import save as save
+from npk.plots.figures import shares as shares
+from npk.plots.figures import spectra as spectra
+from npk.plots.style import COLORS as COLORS
+from npk.plots.style import INK as INK
+from npk.plots.style import PAPER as PAPER
+from npk.plots.style import STYLE as STYLE
+from npk.plots.style import panels as panels
+
+__all__ = [
+    "COLORS",
+    "INK",
+    "PAPER",
+    "STYLE",
+    "bars",
+    "curves",
+    "heatmaps",
+    "learning",
+    "panels",
+    "save",
+    "shares",
+    "spectra",
+]

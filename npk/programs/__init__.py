@@ -1,0 +1,75 @@
+"""A JAX function as one flat list of equations: what every other room reads, and never a raw jaxpr.
+
+`trace(f, params, x)` gives a `Program`, `evaluate` runs one by a rule for each equation, and `with_activations`
+finds the activations a(q) = q·γ(q) in it. Beside them stand the checks of arguments that every transformation
+makes (`check_batch`, `check_pair`, `check_finite`), blocks of pairs of samples under one trace (`in_blocks`), and
+what the machine has (`cores`, `available_memory`). Differences between versions of JAX live here and nowhere else.
+"""
+
+from npk.programs.activations import GATED as GATED
+from npk.programs.activations import IDENTITY as IDENTITY
+from npk.programs.activations import Activation as Activation
+from npk.programs.activations import opens_all as opens_all
+from npk.programs.activations import opens_for_gates as opens_for_gates
+from npk.programs.activations import with_activations as with_activations
+from npk.programs.blocks import in_blocks as in_blocks
+from npk.programs.checks import check_batch as check_batch
+from npk.programs.checks import check_finite as check_finite
+from npk.programs.checks import check_gate_shapes as check_gate_shapes
+from npk.programs.checks import check_gates as check_gates
+from npk.programs.checks import check_pair as check_pair
+from npk.programs.checks import check_program as check_program
+from npk.programs.checks import concrete as concrete
+from npk.programs.checks import finite as finite
+from npk.programs.checks import known_true as known_true
+from npk.programs.checks import on_host as on_host
+from npk.programs.checks import working_dtype as working_dtype
+from npk.programs.layouts import channels_last as channels_last
+from npk.programs.machine import available_memory as available_memory
+from npk.programs.machine import cores as cores
+from npk.programs.program import Atom as Atom
+from npk.programs.program import Const as Const
+from npk.programs.program import Equation as Equation
+from npk.programs.program import Program as Program
+from npk.programs.program import UnsupportedOperation as UnsupportedOperation
+from npk.programs.program import Var as Var
+from npk.programs.program import evaluate as evaluate
+from npk.programs.program import is_traced as is_traced
+from npk.programs.program import path_name as path_name
+from npk.programs.program import require_supported_jax as require_supported_jax
+from npk.programs.program import trace as trace
+
+__all__ = [
+    "Activation",
+    "Atom",
+    "Const",
+    "Equation",
+    "GATED",
+    "IDENTITY",
+    "Program",
+    "UnsupportedOperation",
+    "Var",
+    "available_memory",
+    "channels_last",
+    "check_batch",
+    "check_finite",
+    "check_gate_shapes",
+    "check_gates",
+    "check_pair",
+    "check_program",
+    "concrete",
+    "cores",
+    "evaluate",
+    "finite",
+    "in_blocks",
+    "is_traced",
+    "known_true",
+    "on_host",
+    "opens_all",
+    "opens_for_gates",
+    "path_name",
+    "require_supported_jax",
+    "trace",
+    "with_activations",
+    "working_dtype",
+]

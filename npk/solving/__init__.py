@@ -1,0 +1,89 @@
+"""Linear algebra of a kernel, given as an array or as an operator that computes it tile by tile.
+
+`kernel_operator(kernel, x)` stands for K of all of x without storing it; `kernel_ridge(K, y, ridge)` solves
+(K + ridge·I) α = y, by Cholesky or by block conjugate gradients with `pivoted_cholesky` in front of it. `moments`
+and `spectrum_of` estimate traces and spectra with intervals; `alignment`, `cka`, `drift` and `effective_rank`
+measure a kernel that is an array; `gradient_flow` predicts what training with a frozen kernel does.
+"""
+
+from npk.solving.classification import Ridge as Ridge
+from npk.solving.classification import accuracy as accuracy
+from npk.solving.classification import choose_regularization as choose_regularization
+from npk.solving.classification import classify as classify
+from npk.solving.classification import held_out as held_out
+from npk.solving.classification import one_hot as one_hot
+from npk.solving.classification import ridge as ridge
+from npk.solving.flow import GradientFlow as GradientFlow
+from npk.solving.flow import gradient_flow as gradient_flow
+from npk.solving.kernel_regression import choose_ridge as choose_ridge
+from npk.solving.kernel_regression import kernel_ridge as kernel_ridge
+from npk.solving.kernel_regression import kernel_ridges as kernel_ridges
+from npk.solving.low_rank import LowRank as LowRank
+from npk.solving.low_rank import nystrom as nystrom
+from npk.solving.low_rank import pivoted_cholesky as pivoted_cholesky
+from npk.solving.measures import PowerLaw as PowerLaw
+from npk.solving.measures import alignment as alignment
+from npk.solving.measures import center as center
+from npk.solving.measures import cka as cka
+from npk.solving.measures import drift as drift
+from npk.solving.measures import effective_rank as effective_rank
+from npk.solving.measures import gate_flips as gate_flips
+from npk.solving.measures import label_kernel as label_kernel
+from npk.solving.measures import power_law as power_law
+from npk.solving.measures import relative_error as relative_error
+from npk.solving.measures import spectrum as spectrum
+from npk.solving.operators import KernelOperator as KernelOperator
+from npk.solving.operators import joined as joined
+from npk.solving.operators import kernel_operator as kernel_operator
+from npk.solving.operators import operator_of as operator_of
+from npk.solving.solved import Iterate as Iterate
+from npk.solving.solved import NotConverged as NotConverged
+from npk.solving.solved import NotPositiveDefinite as NotPositiveDefinite
+from npk.solving.solved import Solved as Solved
+from npk.solving.spectra import Estimate as Estimate
+from npk.solving.spectra import Moments as Moments
+from npk.solving.spectra import Spectrum as Spectrum
+from npk.solving.spectra import moments as moments
+from npk.solving.spectra import spectrum_of as spectrum_of
+
+__all__ = [
+    "Estimate",
+    "GradientFlow",
+    "Iterate",
+    "KernelOperator",
+    "LowRank",
+    "Moments",
+    "NotConverged",
+    "NotPositiveDefinite",
+    "PowerLaw",
+    "Ridge",
+    "Solved",
+    "Spectrum",
+    "accuracy",
+    "alignment",
+    "center",
+    "choose_regularization",
+    "choose_ridge",
+    "cka",
+    "classify",
+    "drift",
+    "effective_rank",
+    "gate_flips",
+    "gradient_flow",
+    "held_out",
+    "joined",
+    "kernel_operator",
+    "kernel_ridge",
+    "kernel_ridges",
+    "label_kernel",
+    "moments",
+    "nystrom",
+    "one_hot",
+    "operator_of",
+    "pivoted_cholesky",
+    "power_law",
+    "relative_error",
+    "ridge",
+    "spectrum",
+    "spectrum_of",
+]

@@ -1,0 +1,44 @@
+"""Whole experiments, continued where they were interrupted, with a report one can read.
+
+`run_study(StudyConfig(...), folder)` trains a network and follows its kernels through training;
+`run_comparison(CompareConfig(...), folder)` compares finite with infinite width; `reproduce(table, ...)` runs one
+table of the papers. `write_report` and `write_comparison_report` make the pages, all from the files of a run.
+"""
+
+from npk.studies.comparison import CompareConfig as CompareConfig
+from npk.studies.comparison import run_comparison as run_comparison
+from npk.studies.flow import CASES as CASES
+from npk.studies.flow import KERNELS as KERNELS
+from npk.studies.pages.comparison_page import mean_accuracies as mean_accuracies
+from npk.studies.pages.comparison_page import write_comparison_report as write_comparison_report
+from npk.studies.pages.study_page import write_report as write_report
+from npk.studies.published import TABLES as TABLES
+from npk.studies.regression import LABELS as LABELS
+from npk.studies.reproduction import Scale as Scale
+from npk.studies.reproduction import reproduce as reproduce
+from npk.studies.reproduction import table_rows as table_rows
+from npk.studies.run_folder import read_study as read_study
+from npk.studies.training_study import StudyConfig as StudyConfig
+from npk.studies.training_study import run_study as run_study
+from npk.studies.widths import CURVES as CURVES
+from npk.studies.widths import NETWORKS as NETWORKS
+
+__all__ = [
+    "CASES",
+    "CURVES",
+    "CompareConfig",
+    "KERNELS",
+    "LABELS",
+    "NETWORKS",
+    "Scale",
+    "StudyConfig",
+    "TABLES",
+    "mean_accuracies",
+    "read_study",
+    "reproduce",
+    "run_comparison",
+    "run_study",
+    "table_rows",
+    "write_comparison_report",
+    "write_report",
+]
