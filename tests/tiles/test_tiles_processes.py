@@ -18,7 +18,7 @@ CHUNKS = 100
 
 
 def start(**options):
-    environment = {**os.environ, "PYTHONPATH": str(WORKER.parents[1]), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": str(WORKER.parents[2]), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(WORKER), json.dumps(options)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
