@@ -24,13 +24,10 @@ from npk.data.synthetic import cob_odt_hyperplanes as cob_odt_hyperplanes
 __all__ = [
     "Dataset",
     "NAMES",
-    "STORED",
     "TITLES",
     "balanced",
     "cob_odt",
     "cob_odt_hyperplanes",
-    "data_folder",
-    "folder_of",
     "load",
     "only_classes",
     "originals",

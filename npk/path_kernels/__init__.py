@@ -13,10 +13,8 @@ from npk.path_kernels.moments import Moments as Moments
 from npk.path_kernels.moments import output_moment as output_moment
 
 __all__ = [
-    "Moments",
     "gram",
     "layer_overlaps",
-    "output_moment",
     "overlap",
     "path_kernel",
 ]

@@ -29,25 +29,9 @@ from npk.paths.walk import Walk as Walk
 from npk.paths.walk import Window as Window
 
 __all__ = [
-    "Axis",
-    "Base",
-    "Index",
-    "Layer",
-    "Leaf",
     "MAX_PATHS",
-    "RULES",
-    "Source",
-    "State",
-    "Term",
-    "Walk",
-    "Window",
     "count_paths",
-    "index_values",
-    "merge",
     "npf",
     "npv",
-    "output_terms",
-    "over",
     "path_names",
-    "reshape",
 ]

@@ -1,7 +1,8 @@
 """Figures from arrays; they know no kernel.
 
-`curves`, `learning`, `bars`, `shares`, `heatmaps` and `spectra` each return a Matplotlib figure, `save` writes it
-as PNG or SVG. One `style` (colours, ink, paper) serves them all, and the pages of a study.
+`curves`, `learning`, `bars`, `shares`, `heatmaps` and `spectra` each take plain arrays and return a Matplotlib
+figure; `save(figure, "name.svg")` writes it, as PNG or SVG. One style (colours, ink, paper) serves them all, and
+the pages of a study.
 """
 
 from npk.plots.figures import bars as bars
@@ -18,15 +19,10 @@ from npk.plots.style import STYLE as STYLE
 from npk.plots.style import panels as panels
 
 __all__ = [
-    "COLORS",
-    "INK",
-    "PAPER",
-    "STYLE",
     "bars",
     "curves",
     "heatmaps",
     "learning",
-    "panels",
     "save",
     "shares",
     "spectra",

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy.special
 from jaxtyping import Array, Float, UInt32
 from numpy.typing import ArrayLike
 
@@ -396,4 +396,4 @@ def _upper_variance(own: np.ndarray, along: np.ndarray, confidence: float) -> fl
     norm = np.maximum((everything - trace) / (rest * (rest - 1)), np.finfo(float).tiny)
     logs = np.log(spread / norm)
     error = math.sqrt(rest / draws * np.square(logs - logs.mean()).sum())
-    return _relative_variance(own, along) * math.exp(scipy.stats.t.ppf(confidence, draws - 1) * error)
+    return _relative_variance(own, along) * math.exp(float(scipy.special.stdtrit(draws - 1, confidence)) * error)

@@ -79,7 +79,6 @@ __all__ = [
     "moments",
     "nystrom",
     "one_hot",
-    "operator_of",
     "pivoted_cholesky",
     "power_law",
     "relative_error",

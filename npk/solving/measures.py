@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
@@ -230,9 +230,10 @@ def power_law(x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95) -> PowerL
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
     if np.ptp(points[0]) == 0:
         raise ValueError("a slope needs at least two different x.")
-    fit: Any = scipy.stats.linregress(*np.log(points))
-    slope, error, constant = float(fit.slope), float(fit.stderr), float(fit.intercept)
-    reach = error * float(scipy.stats.t.ppf((1 + confidence) / 2, points.shape[1] - 2))
+    log_x, log_y = np.log(points)
+    (slope, constant), covariance = np.polyfit(log_x, log_y, 1, cov=True)
+    slope, error = float(slope), float(np.sqrt(covariance[0, 0]))
+    reach = error * float(scipy.special.stdtrit(points.shape[1] - 2, (1 + confidence) / 2))
     return PowerLaw(slope, slope - reach, slope + reach, float(np.exp(constant)))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
@@ -164,7 +164,7 @@ def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
     if spread <= 1e-14 * abs(middle):
         return middle, middle
     skew = float(np.mean((samples - middle) ** 3)) / spread**3
-    reach, root = float(scipy.stats.t.ppf((1 + confidence) / 2, number - 1)), np.sqrt(number)
+    reach, root = float(scipy.special.stdtrit(number - 1, (1 + confidence) / 2)), np.sqrt(number)
     below, above = (_unskewed(side - skew / (6 * root), skew / root) for side in (reach, -reach))
     return middle - below * spread / root, middle - above * spread / root
 

@@ -24,12 +24,7 @@ from npk.studies.widths import CURVES as CURVES
 from npk.studies.widths import NETWORKS as NETWORKS
 
 __all__ = [
-    "CASES",
-    "CURVES",
     "CompareConfig",
-    "KERNELS",
-    "LABELS",
-    "NETWORKS",
     "Scale",
     "StudyConfig",
     "TABLES",

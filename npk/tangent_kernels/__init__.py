@@ -14,7 +14,6 @@ from npk.tangent_kernels.kernel import split_ntk as split_ntk
 from npk.tangent_kernels.kernel import split_ntk_diagonal as split_ntk_diagonal
 
 __all__ = [
-    "Checks",
     "NTKSplit",
     "ntk",
     "ntk_diagonal",

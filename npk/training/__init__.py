@@ -36,9 +36,7 @@ __all__ = [
     "initial_params",
     "loss_of",
     "optimizer_of",
-    "over_seeds",
     "redraw",
-    "steps_of",
     "train",
     "train_regime",
 ]
