@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import npk
+from npk.programs import require_supported_jax
 
 PARAMS = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 4)), "c": jnp.ones((4, 2))}
 X = jnp.arange(6.0).reshape(2, 3)

@@ -129,7 +129,7 @@ def test_a_bar_goes_on_where_an_import_in_progress_has_replaced_pythons(monkeypa
         raise ValueError("imports are replaced")
 
     screen = io.StringIO()
-    monkeypatch.setattr(_terminal, "stderr", rich.console.Console(file=screen, force_terminal=True, width=200))
+    monkeypatch.setattr("npk.cli.terminal.stderr", rich.console.Console(file=screen, force_terminal=True, width=200))
     with progress_bar() as progress:
         progress(0.1, "before")
         time.sleep(0.3)
