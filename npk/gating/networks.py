@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from npk.gating.transforms import Function, activation_program, gate_shapes, gated, gates, linear, preactivations
-from npk.programs import working_dtype
+from npk.programs import remembered, working_dtype
 
 Gates = tuple[Any, ...]
 
@@ -175,8 +175,8 @@ def DGN(  # noqa: N802 (the papers' name)
 
     Source: Lakshminarayanan & Singh 2020, section 3 (DGN; DL, FR and FL are ways to train it).
     """
-    makes = _gates_from(feature or f, True, beta, epsilon, has_aux)
-    return _composed(f, makes, constant_input, permute, has_aux)
+    order = None if permute is None else tuple(permute)
+    return remembered(_deep, f, feature or f, False, beta, epsilon, constant_input, order, has_aux)
 
 
 def DLGN(  # noqa: N802
@@ -216,8 +216,8 @@ def DLGN(  # noqa: N802
 
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
     """
-    makes = _gates_from(linear(feature or f, has_aux=has_aux), False, beta, epsilon, has_aux)
-    return _composed(f, makes, constant_input, permute, has_aux)
+    order = None if permute is None else tuple(permute)
+    return remembered(_deep, f, feature or f, True, beta, epsilon, constant_input, order, has_aux)
 
 
 def DLGN_SF(  # noqa: N802
@@ -254,6 +254,35 @@ def DLGN_SF(  # noqa: N802
 
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN-SF).
     """
+    order = None if permute is None else tuple(permute)
+    return remembered(_shallow, f, beta, epsilon, constant_input, order, has_aux)
+
+
+def _deep(
+    f: Function,
+    feature: Function,
+    linearly: bool,
+    beta: float | None,
+    epsilon: float,
+    constant_input: bool,
+    permute: Sequence[int] | None,
+    has_aux: bool,
+) -> Function:
+    """`DGN`, or `DLGN` where the feature network is made linear."""
+    network = linear(feature, has_aux=has_aux) if linearly else feature
+    makes = _gates_from(network, not linearly, beta, epsilon, has_aux)
+    return _composed(f, makes, constant_input, permute, has_aux)
+
+
+def _shallow(
+    f: Function,
+    beta: float | None,
+    epsilon: float,
+    constant_input: bool,
+    permute: Sequence[int] | None,
+    has_aux: bool,
+) -> Function:
+    """`DLGN_SF`, made once."""
 
     def makes(maps: PyTree, x: Any) -> tuple[Gates, Any]:
         flat = x.reshape(x.shape[0], -1)

@@ -30,6 +30,7 @@ from npk.programs import (
     is_traced,
     opens_all,
     opens_for_gates,
+    remembered,
     trace,
     with_activations,
 )
@@ -209,6 +210,11 @@ def gates(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]
 
     Source: Lakshminarayanan & Singh 2020, section 2 (gating property).
     """
+    return remembered(_gates, f, has_aux)
+
+
+def _gates(f: Function, has_aux: bool) -> Callable[[PyTree, Any], Any]:
+    """`gates`, made once."""
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def gates_of_f(params: PyTree, x: Any) -> Any:
@@ -242,6 +248,11 @@ def preactivations(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, A
 
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
     """
+    return remembered(_preactivations, f, has_aux)
+
+
+def _preactivations(f: Function, has_aux: bool) -> Callable[[PyTree, Any], Any]:
+    """`preactivations`, made once."""
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def preactivations_of_f(params: PyTree, x: Any) -> Any:
@@ -275,6 +286,11 @@ def gated(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any, Seque
 
     Source: Lakshminarayanan & Singh 2020, section 3 (deep gated networks).
     """
+    return remembered(_gated, f, has_aux)
+
+
+def _gated(f: Function, has_aux: bool) -> Callable[[PyTree, Any, Sequence[Any]], Any]:
+    """`gated`, made once."""
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def gated_f(params: PyTree, x: Any, gates: Sequence[Any]) -> Any:
@@ -310,6 +326,11 @@ def linear(f: Function, *, has_aux: bool = False) -> Function:
 
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
     """
+    return remembered(_linear, f, has_aux)
+
+
+def _linear(f: Function, has_aux: bool) -> Function:
+    """`linear`, made once."""
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def linear_f(params: PyTree, x: Any) -> Any:

@@ -20,7 +20,7 @@ from npk.infinite import pairs
 from npk.infinite.duals import TERMS
 from npk.infinite.loader import load
 from npk.infinite.moments import Scales
-from npk.programs import check_finite, check_pair, concrete, in_blocks, working_dtype
+from npk.programs import check_finite, check_pair, concrete, in_blocks, remembered, working_dtype
 
 # A standard deviation for all parameters, or by name ("Dense_0/kernel").
 Std = float | Mapping[str, float] | Callable[[str], float]
@@ -71,7 +71,7 @@ def nngp(
 
     Source: Lee et al. 2018; Novak et al. 2019 (convolutions); the walk is that of `npk.path_kernel`.
     """
-    return _limit(f, pairs.nngp, weight_std, bias_std, order)
+    return remembered(_limit, f, pairs.nngp, weight_std, bias_std, order)
 
 
 def ntk(
@@ -106,7 +106,7 @@ def ntk(
 
     Source: Jacot et al. 2018; Arora et al. 2019 (convolutions).
     """
-    return _limit(f, pairs.ntk, weight_std, bias_std, order)
+    return remembered(_limit, f, pairs.ntk, weight_std, bias_std, order)
 
 
 def path_kernel(
@@ -158,17 +158,19 @@ def path_kernel(
     """
     if regime not in REGIMES:
         raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}.")
+    if regime == "FR-DI" and constant_input:
+        raise ValueError("in regime FR-DI the weights on paths see what the gates see: no constant input.")
+    return remembered(_path_kernel, f, regime, constant_input, weight_std, bias_std, order)
+
+
+def _path_kernel(
+    f: Function, regime: str, constant_input: bool, weight_std: Std, bias_std: Std, order: int
+) -> Callable[..., Any]:
     if regime == "FR-DI":
-        if constant_input:
-            raise ValueError("in regime FR-DI the weights on paths see what the gates see: no constant input.")
-        return _limit(f, functools.partial(pairs.ntk, hold_gates=True), weight_std, bias_std, order)
-    return _limit(
-        f,
-        functools.partial(pairs.paths, regime=regime, constant_input=constant_input),
-        weight_std,
-        bias_std,
-        order,
-    )
+        kernel_of = functools.partial(pairs.ntk, hold_gates=True)
+    else:
+        kernel_of = functools.partial(pairs.paths, regime=regime, constant_input=constant_input)
+    return _limit(f, kernel_of, weight_std, bias_std, order)
 
 
 def neural_tangents() -> Any:

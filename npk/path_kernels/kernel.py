@@ -25,6 +25,7 @@ from npk.programs import (
     in_blocks,
     known_true,
     on_host,
+    remembered,
     working_dtype,
 )
 
@@ -128,6 +129,11 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
     Source: Lakshminarayanan & Singh 2020, sections 2 and 5 (H = Σ ⊙ Λ for dense networks); 2021, sections 4-5.
     """
+    return remembered(_kernel_of, f)
+
+
+def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
+    """The kernel of f, and the programs that belong to it."""
 
     @functools.partial(jax.jit, static_argnames=("normalize", "binary", "symmetric", "dtype"))
     def compute(

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from npk.gating import Function, activation_program, activations, gate_shapes, per_sample, sample_program
 from npk.path_kernels.engines import dense, pairs, pooled
-from npk.programs import Equation, Program
+from npk.programs import Equation, Once, Program
 
 Gates = Sequence[Any]
 
@@ -21,15 +21,11 @@ class Network:
 
     def __init__(self, f: Function):
         self.f = f
-        self.known: dict[Any, Any] = {}
+        self.find = Once()
 
     def once(self, what: str, params: PyTree, shape: Sequence[int], x: Any, find: Callable[[], Any]) -> Any:
-        leaves, tree = jax.tree_util.tree_flatten(params)
-        avals = tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves)
-        key = (what, tree, avals, tuple(shape), x.dtype, jnp.result_type(float))
-        if key not in self.known:
-            self.known[key] = find()
-        return self.known[key]
+        """What depends on the shapes of params and of x, which may be another than its own, and on `what`."""
+        return self.find((params, jax.ShapeDtypeStruct(tuple(shape), x.dtype)), what, find)
 
     def program(self, params: PyTree, x: Any) -> Program:
         """The value network for one sample."""

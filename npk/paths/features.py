@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
 from npk.paths import coordinates, rules
 from npk.paths.terms import Base, Source, Term
-from npk.programs import UnsupportedOperation, check_batch, check_finite, working_dtype
+from npk.programs import UnsupportedOperation, check_batch, check_finite, remembered, working_dtype
 
 _T = TypeVar("_T")
 
@@ -101,6 +101,11 @@ def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
 
     Source: Lakshminarayanan & Singh 2020, definition 2.1 (NPF).
     """
+    return remembered(_npf, f)
+
+
+def _npf(f: Function) -> Callable[..., Any]:
+    """`npf`, made once."""
 
     @jax.jit
     def features(params: PyTree, x: Any) -> Any:
@@ -184,6 +189,11 @@ def npv(f: Function) -> Callable[..., Float[Array, "p k"]]:
 
     Source: Lakshminarayanan & Singh 2020, definition 2.2 (NPV).
     """
+    return remembered(_npv, f)
+
+
+def _npv(f: Function) -> Callable[..., Any]:
+    """`npv`, made once."""
 
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def values(params: PyTree, shape: tuple[int, ...], dtype: Any) -> Any:

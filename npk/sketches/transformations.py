@@ -19,6 +19,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
 from npk.programs import (
     Equation,
+    Once,
     Program,
     check_batch,
     check_finite,
@@ -26,6 +27,7 @@ from npk.programs import (
     concrete,
     evaluate,
     opens_for_gates,
+    remembered,
     trace,
     with_activations,
     working_dtype,
@@ -89,16 +91,14 @@ class _Shapes:
 
 def _shapes_of(find: Callable[[PyTree, Any], Program]) -> Callable[[PyTree, Any], _Shapes]:
     """The shapes of a single-sample program, found once for each kind of parameters and samples."""
-    known: dict[Any, _Shapes] = {}
+    once = Once()
 
     def shapes(params: PyTree, x: Any) -> _Shapes:
-        leaves, tree = jax.tree_util.tree_flatten(params)
-        kinds = tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves)
-        key = (tree, kinds, x.shape[1:], x.dtype, jnp.result_type(float))
-        if key not in known:
+        def found() -> _Shapes:
             program = find(params, x)
-            known[key] = _Shapes(tuple(gate_shapes(program)), _numbers_of(program), program.outputs[0].shape[-1])
-        return known[key]
+            return _Shapes(tuple(gate_shapes(program)), _numbers_of(program), program.outputs[0].shape[-1])
+
+        return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "shapes", found)
 
     return shapes
 
@@ -189,6 +189,11 @@ def sketch(f: Function) -> Callable[..., KernelSketch]:
 
     Source: Lakshminarayanan & Singh 2020, section 5 (H as a second moment over weights); random features.
     """
+    return remembered(_sketch, f)
+
+
+def _sketch(f: Function) -> Callable[..., KernelSketch]:
+    """`sketch`, made once."""
 
     @functools.partial(jax.jit, static_argnames=("normalize", "kind"))
     def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, normalize: bool, kind: Any) -> Any:
@@ -318,6 +323,11 @@ def sketch_ntk(f: Function, *, part: str = "value") -> Callable[..., KernelSketc
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}.")
+    return remembered(_sketch_ntk, f, part)
+
+
+def _sketch_ntk(f: Function, part: str) -> Callable[..., KernelSketch]:
+    """`sketch_ntk`, made once."""
 
     @functools.partial(jax.jit, static_argnames=("kind",))
     def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, kind: Any) -> Any:

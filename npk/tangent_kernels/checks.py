@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from npk.gating import Function
-from npk.programs import check_finite, check_pair, check_program, concrete, opens_for_gates, trace
+from npk.programs import Once, check_finite, check_pair, check_program, concrete, opens_for_gates, trace
 
 
 class Checks:
@@ -15,7 +15,7 @@ class Checks:
 
     def __init__(self, f: Function):
         self.f = f
-        self.seen: set[Any] = set()
+        self.once = Once()
 
     def __call__(self, params: PyTree, x1: Any, x2: Any | None, outputs: str = "trace") -> None:
         if outputs not in ("trace", "full"):
@@ -23,15 +23,17 @@ class Checks:
                 f"outputs must be 'trace' (summed over outputs) or 'full' ([N1, N2, K, K]), got {outputs!r}."
             )
         check_pair(x1, x2, finite=False)
-        leaves, tree = jax.tree_util.tree_flatten((params, x1))
-        key = (tree, tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves))
-        if key in self.seen:
-            return
+        if concrete(params, x1):
+            self.once((params, x1), "checked", lambda: self.check(params, x1))
+        else:
+            self.check(params, x1)
+
+    def check(self, params: PyTree, x: Any) -> None:
+        """What is checked once for all params and inputs of the same shapes, where their numbers are known."""
         check_finite(params, "params")
-        check_program(trace(self.f, params, x1, opens_for_gates), x1.shape[0])
-        if concrete(params, x1) and jnp.issubdtype(x1.dtype, jnp.floating):
-            _check_independent(self.f, params, x1)
-            self.seen.add(key)
+        check_program(trace(self.f, params, x, opens_for_gates), x.shape[0])
+        if concrete(params, x) and jnp.issubdtype(x.dtype, jnp.floating):
+            _check_independent(self.f, params, x)
 
 
 def _check_independent(f: Function, params: PyTree, x: Any) -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
-from npk.programs import check_finite, check_pair, concrete, in_blocks
+from npk.programs import check_finite, check_pair, concrete, in_blocks, remembered
 from npk.tangent_kernels.checks import Checks
 from npk.tangent_kernels.derivatives import Derivatives, Plan, derivatives, derivatives_apart, plan_of
 from npk.tangent_kernels.factors import by_pairs, contributions, inner, own_inner, places_of, sizes_of, squared_norms
@@ -275,6 +275,11 @@ def ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
 
     Source: Jacot et al. 2018; Lakshminarayanan & Singh 2020, section 4.
     """
+    return remembered(_ntk, f)
+
+
+def _ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
+    """`ntk`, made once."""
     kernel = _kernel(f, split=False)
 
     def ntk_of_f(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> Float[Array, "n1 n2 *k"]:
@@ -310,7 +315,7 @@ def split_ntk(f: Function) -> Callable[..., NTKSplit]:
 
     Source: Lakshminarayanan & Singh 2020, section 4 (ψ^V, ψ^F; proposition 4.1).
     """
-    return _kernel(f, split=True)
+    return remembered(_kernel, f, True)
 
 
 def ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
@@ -332,6 +337,11 @@ def ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
 
     Source: Jacot et al. 2018.
     """
+    return remembered(_ntk_diagonal, f)
+
+
+def _ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
+    """`ntk_diagonal`, made once."""
     diagonal = _diagonal(f, split=False)
 
     def ntk_diagonal_of_f(params: PyTree, x: Any) -> Float[Array, "n"]:
@@ -359,6 +369,11 @@ def ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
 
     Source: Jacot et al. 2018.
     """
+    return remembered(_ntk_trace, f)
+
+
+def _ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
+    """`ntk_trace`, made once."""
     diagonal = ntk_diagonal(f)
 
     def ntk_trace_of_f(params: PyTree, x: Any) -> Float[Array, ""]:
@@ -388,4 +403,4 @@ def split_ntk_diagonal(f: Function) -> Callable[[PyTree, Any], NTKSplit]:
 
     Source: Lakshminarayanan & Singh 2020, section 4.
     """
-    return _diagonal(f, split=True)
+    return remembered(_diagonal, f, True)

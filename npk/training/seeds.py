@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from npk.programs import cores
+from npk.programs import Once, cores
 
 
 def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
@@ -27,7 +27,7 @@ def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) ->
     if jax.default_backend() != "cpu":
         return jax.jit(jax.vmap(function, in_axes=in_axes))
     jitted = jax.jit(function)
-    compiled: dict[Any, Callable[..., Any]] = {}
+    once = Once()
 
     def run(*args: Any) -> Any:
         args = tuple(jax.tree_util.tree_map(jnp.asarray, a) for a in args)
@@ -39,11 +39,9 @@ def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) ->
 
         seeds = [arguments(one) for one in _unstacked(own)]
         # Compiled here, once: workers have none of this thread's settings (x64, precision of products).
-        key = str(jax.tree_util.tree_map(jax.typeof, seeds[0]))
-        if key not in compiled:
-            compiled[key] = jitted.lower(*seeds[0]).compile()
+        compiled = once(seeds[0], "compiled", lambda: jitted.lower(*seeds[0]).compile())
         with concurrent.futures.ThreadPoolExecutor(min(len(seeds), cores())) as pool:
-            found = list(pool.map(lambda seed: jax.block_until_ready(compiled[key](*seed)), seeds))
+            found = list(pool.map(lambda seed: jax.block_until_ready(compiled(*seed)), seeds))
         return _stacked(found)
 
     return run
