@@ -209,6 +209,20 @@ def is_custom(eqn: Any) -> bool:
     return eqn.primitive.name in _CUSTOM
 
 
+def _scan_parts(eqn: Any) -> tuple[int, int]:
+    """How many inputs of a scan are constants and how many are carried: constants, carry, slices are their order.
+
+    JAX 0.11 has changed the parameters that say so. What is sliced has one axis less in the body, in every version.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+
+    def unsliced(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in zip(outside, inside, strict=True))
+
+    n_carry = unsliced(eqn.outvars, body.outvars)
+    return unsliced(eqn.invars, body.invars) - n_carry, n_carry
+
+
 @dataclasses.dataclass
 class _Flattener:
     """Writes jaxprs, calls opened, into one list of equations."""
@@ -259,7 +273,7 @@ class _Flattener:
     def unroll(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:
         """Open a scan: its length is part of the program, so the loop is just a repeated body."""
         p = eqn.params
-        n_consts, n_carry, length = p["num_consts"], p["num_carry"], p["length"]
+        n_consts, n_carry, length = *_scan_parts(eqn), p["length"]
         consts, carry, xs = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
         n_ys = len(eqn.outvars) - n_carry
         rows: list[list[Atom]] = [[] for _ in range(n_ys)]
