@@ -34,7 +34,6 @@ def machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": model,
@@ -42,9 +41,25 @@ def machine() -> dict[str, Any]:
         "devices": [d.device_kind for d in jax.devices()],
         "python": platform.python_version(),
         "versions": versions,
-        "commit": commit.stdout.strip(),
-        "command": " ".join(["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *_shown(sys.argv[1:])]),
+        "commit": _commit(),
+        "command": " ".join(["python", "-m", f"benchmarks.{_program()}", *_shown(sys.argv[1:])]),
     }
+
+
+def _commit() -> str | None:
+    """The commit of the working tree, or None: of a copied tree, or where there is no git."""
+    try:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=RESULTS.parent)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def _program() -> str:
+    """The name of the benchmark that runs: a module's, or that of a package whose `__main__` it is."""
+    path = pathlib.Path(sys.argv[0])
+    return path.parent.name if path.stem == "__main__" else path.stem
 
 
 def _shown(arguments: list[str]) -> list[str]:
@@ -125,13 +140,22 @@ def peak_memory(module: str, case: str, name: str) -> float | None:
 
 def added_memory(function: Callable[[], Any]) -> float:
     """MiB by which calling `function` raises this process's peak."""
-    before = _resident("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, the parent's included
+    before = resident("VmRSS")
+    forget_peak()
     timed(function)
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(kind: str) -> float:
+def forget_peak() -> bool:
+    """Let this process's peak begin anew, the parent's share forgotten; whether the system allows it."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def resident(kind: str) -> float:
     """Resident memory of this process, MiB."""
     (line,) = (line for line in _lines("/proc/self/status") if line.startswith(kind))
     return float(line.split()[1]) / 1024

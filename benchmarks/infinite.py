@@ -145,25 +145,24 @@ def in_stax(layers: tuple[Layer, ...]) -> Any:
     return stax.serial(*made)[2]
 
 
-def calls(name: str) -> dict[str, Callable[[], Any]]:
-    """Ours and neural-tangents', of either kernel, on one pair of batches."""
-    case = CASES[name]
+def calls(case: Case, peer: bool = True) -> dict[str, Callable[[], Any]]:
+    """Ours and, where it is asked for, neural-tangents', of either kernel, on one pair of batches."""
     x1, x2 = (jax.random.normal(jax.random.key(s), (case.n, *case.shape)) for s in (0, 1))
     net = Net(case.layers)
     params = net.init(jax.random.key(2), x1[:1])
-    peer = in_stax(case.layers)
     made: dict[str, Callable[[], Any]] = {}
     for kind in KINDS:
         ours = getattr(npk.infinite, kind)(net.apply, weight_std=WEIGHT, bias_std=BIAS)
-        theirs = jax.jit(functools.partial(peer, get=kind))
         made[f"npk {kind}"] = functools.partial(ours, params, x1, x2)
-        made[f"neural-tangents {kind}"] = functools.partial(theirs, x1, x2)
+        if peer:
+            theirs = jax.jit(functools.partial(in_stax(case.layers), get=kind))
+            made[f"neural-tangents {kind}"] = functools.partial(theirs, x1, x2)
     return made
 
 
 def measure(name: str, repeats: int, memory: bool) -> dict[str, Any]:
     """One case: agreement, times and, of the NTK, peak memory."""
-    made, n = calls(name), CASES[name].n
+    made, n = calls(CASES[name]), CASES[name].n
     result: dict[str, Any] = {"case": name, "N": n}
     for kind in KINDS:
         ours, theirs = made[f"npk {kind}"](), made[f"neural-tangents {kind}"]()
@@ -202,7 +201,7 @@ def main() -> None:
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "CALL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
-        call = calls(args.peak[0])[args.peak[1]]
+        call = calls(CASES[args.peak[0]])[args.peak[1]]
         jax.block_until_ready(call())
         print(_harness.added_memory(call))
         return

@@ -181,7 +181,7 @@ def run(name: str, quick: bool, data_dir: str | None, folder: str | None) -> dic
         "tile": tile,
         "tiles": tiles,
         "trace": trace,
-        "peak MiB of the process": _harness._resident("VmHWM"),
+        "peak MiB of the process": _harness.resident("VmHWM"),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.core
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
@@ -35,6 +36,12 @@ def require_supported_jax(version: str = jax.__version__) -> None:
 def is_traced(value: Any) -> bool:
     """Whether a value stands for numbers that are not known yet."""
     return isinstance(value, jax.core.Tracer)
+
+
+def x64(wide: bool) -> Any:
+    """A context in which JAX has 64-bit numbers, or has not; of this thread alone."""
+    home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # the latter before JAX 0.8
+    return home.enable_x64(wide)
 
 
 class Var:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
+from npk.programs import x64
 from npk.tiles.plan import Device, Tile
 
 Tree = Any
@@ -93,12 +93,11 @@ def run(work: Work, tiles: Sequence[Tile], devices: Sequence[Device]) -> Generat
 
 def _settings() -> _Settings:
     """What was set by a context for this thread alone, for another thread."""
-    home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # the latter before JAX 0.8
     wide, precision = jnp.result_type(float) == jnp.float64, getattr(jax.config, "jax_default_matmul_precision", None)
 
     @contextlib.contextmanager
     def settings() -> Iterator[None]:
-        with home.enable_x64(wide), jax.default_matmul_precision(precision):
+        with x64(wide), jax.default_matmul_precision(precision):
             yield
 
     return settings
