@@ -1,6 +1,7 @@
 # make study: environment and main job (continued where it was interrupted).  make test: environment and all tests.
-# make test-newest: what leans most on JAX, on the newest JAX that this Python can have.
-# All need Python 3.11 or later and its venv module, nothing else. PYTHON=… chooses another interpreter,
+# make test-newest: what leans most on JAX, on the newest Python and JAX that can be had here.
+# make gpu: benchmarks.gpu, on an accelerator or small on a CPU; installs nothing (GPU_PYTHON=… chooses an interpreter).
+# All others need Python 3.11 or later and its venv module, nothing else. PYTHON=… chooses another interpreter,
 # ARGS=… passes flags on (make study ARGS="--width 256 --seed 1"), JOBS=… the number of test processes.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,10 +9,17 @@ JOBS ?= 2
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 NEWEST := .venv/newest
-NEWEST_TESTS := $(wildcard tests/test_neural_tangents*.py tests/test_infinite.py tests/test_infinite_properties.py)
+# The newest interpreter that runs: of the path, or of those that pyenv keeps.
+NEWEST_PYTHON ?= $(shell for v in 3.13 3.12; do \
+	for p in $$(command -v python$$v) $$(ls -d $(HOME)/.pyenv/versions/$$v.*/bin/python 2>/dev/null | sort -rV); do \
+	$$p -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$v')" 2>/dev/null && echo $$p && exit; done; done)
+NEWEST_TESTS := $(addprefix tests/test_,programs.py gating.py paths.py tangent.py infinite_limits.py tiles.py training.py)
+# Of these a newer JAX may ask for newer versions than the pinned ones.
+UNPINNED := jax|jaxlib|numpy|scipy|ml_dtypes|flax|optax|orbax-checkpoint|tensorstore|numba|llvmlite
 
-.PHONY: study test test-newest check clean
+.PHONY: study test test-newest gpu check clean
 
 study: .venv/study.stamp
 	$(BIN)/npk study --resume $(ARGS)
@@ -19,21 +27,24 @@ study: .venv/study.stamp
 test: check
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-# Everything but JAX as pinned. What cannot be installed is said and passes; a test that fails does not.
+gpu:
+	PYTHONPATH=. $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+
+# Everything but JAX and what it asks for as pinned. What cannot be installed is said and passes; a failing test does not.
 test-newest: .venv/pip.stamp
-	@rm -rf $(NEWEST) && $(PYTHON) -m venv --without-pip $(NEWEST)
-	@grep -vE '^(jax|jaxlib)==' constraints.txt > $(NEWEST)/constraints.txt
-	@install="$(PIP) --python $(NEWEST)/bin/python install --quiet --retries 1 -c $(NEWEST)/constraints.txt"; \
-	if ! $$install -e . beartype frozendict hypothesis pytest pytest-timeout pytest-xdist \
+	@if test -z "$(NEWEST_PYTHON)"; then \
+		echo "There is no Python 3.12 or 3.13: JAX above that of make test, and these Pythons, are not tested."; exit 0; \
+	fi; \
+	rm -rf $(NEWEST) && $(NEWEST_PYTHON) -m venv --without-pip $(NEWEST) || exit 1; \
+	grep -vE '^($(UNPINNED))==' constraints.txt > $(NEWEST)/constraints.txt; \
+	install="$(PIP) --python $(NEWEST)/bin/python install --quiet --retries 1 -c $(NEWEST)/constraints.txt"; \
+	if ! $$install -e '.[cpu]' beartype equinox frozendict hypothesis pytest pytest-timeout pytest-xdist \
 	|| ! $$install --no-deps neural-tangents; then \
-		echo "The newest JAX cannot be installed (see above): not tested."; exit 0; \
+		echo "The newest JAX cannot be installed on $(NEWEST_PYTHON) (see above): it is not tested."; exit 0; \
 	fi; \
-	version=$$($(NEWEST)/bin/python -c 'import jax; print(jax.__version__)') || exit 1; \
-	if grep -qx "jax==$$version" constraints.txt; then \
-		echo "The newest JAX for this Python is the pinned $$version, which make test tests."; exit 0; \
-	fi; \
-	echo "The newest JAX for this Python: $$version"; \
-	$(NEWEST)/bin/python -m pytest -n $(JOBS) -m "not slow" $(ARGS) $(NEWEST_TESTS)
+	$(NEWEST)/bin/python -c 'import jax, platform; print("Newest: Python", platform.python_version(), "JAX", jax.__version__)' \
+	&& $(NEWEST)/bin/python -m pytest -n $(JOBS) -m "not slow" $(NEWEST_TESTS) \
+	&& PYTHONPATH=. $(NEWEST)/bin/python -m benchmarks.gpu --small --out $(NEWEST)/gpu-quick.json
 
 check: .venv/test.stamp
 	$(BIN)/ruff check .

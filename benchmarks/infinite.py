@@ -145,12 +145,12 @@ def in_stax(layers: tuple[Layer, ...]) -> Any:
     return stax.serial(*made)[2]
 
 
-def calls(case: Case, peer: bool = True) -> dict[str, Callable[[], Any]]:
+def calls(case: Case, peer: bool = True) -> dict[str, functools.partial[Any]]:
     """Ours and, where it is asked for, neural-tangents', of either kernel, on one pair of batches."""
     x1, x2 = (jax.random.normal(jax.random.key(s), (case.n, *case.shape)) for s in (0, 1))
     net = Net(case.layers)
     params = net.init(jax.random.key(2), x1[:1])
-    made: dict[str, Callable[[], Any]] = {}
+    made: dict[str, functools.partial[Any]] = {}
     for kind in KINDS:
         ours = getattr(npk.infinite, kind)(net.apply, weight_std=WEIGHT, bias_std=BIAS)
         made[f"npk {kind}"] = functools.partial(ours, params, x1, x2)

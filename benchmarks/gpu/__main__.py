@@ -49,9 +49,8 @@ def main() -> int:
     path = args.out or _harness.RESULTS / ("gpu-quick.json" if small else "gpu.json")
     print(f"Devices: {', '.join(str(d) for d in jax.devices())}; results: {path.name}", flush=True)
     if small:
-        print("This is the small form, about a hundredth of the size" + (
-            "." if args.small else ": JAX has no GPU here, and a CPU's numbers say nothing about a GPU."
-        ), flush=True)  # fmt: skip
+        why = "" if args.small else ", since JAX has no GPU here: a CPU's numbers say nothing about a GPU"
+        print(f"This is the small form, about a hundredth of the size{why}.", flush=True)
     record = Record.begin(path, (SMALL if small else FULL).name, keep=args.only is not None)
     run(named(args.only, PARTS), SMALL if small else FULL, record, SECONDS, 60 * args.minutes)
     tables(record.content)

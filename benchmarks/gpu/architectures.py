@@ -124,9 +124,7 @@ TWO = {"feature": DENSE, "value": DENSE}
 
 ARCHITECTURES = {
     "dense": Architecture(dense, DENSE, VECTOR),
-    "dense, biases": Architecture(
-        dense_with_biases, DENSE | {"a0": (1, 10), "b0": (1, 8), "c0": (1, 2)}, VECTOR
-    ),
+    "dense, biases": Architecture(dense_with_biases, DENSE | {"a0": (1, 10), "b0": (1, 8), "c0": (1, 2)}, VECTOR),
     "convolution, circular": Architecture(
         functools.partial(convolution, padding="CIRCULAR"), CONVOLUTION, IMAGE, convolves=True
     ),

@@ -19,6 +19,7 @@ from rich.table import Table
 from benchmarks import _harness
 
 _MESSAGE = 300  # characters of an error that are kept
+_HIDDEN = ("times", "entries that differ", "entries")  # in the file alone
 
 
 def described(error: BaseException) -> str:
@@ -75,7 +76,7 @@ class Part:
         """A result, kept at once."""
         self.content["rows"].append({"case": case, **values})
         self.record.write()
-        self.say(f"{case}: " + ", ".join(f"{k} {shown(v)}" for k, v in values.items() if not isinstance(v, Mapping)))
+        self.say(f"{case}: " + "; ".join(f"{k} {shown(v)}" for k, v in values.items() if k not in _HIDDEN))
 
     def left_out(self, what: str, why: str) -> None:
         """Something that is not measured here."""
@@ -94,12 +95,11 @@ class Part:
             traceback.print_exc()
             self.row(name, {"error": described(error)})
 
+
 Measure = Callable[[Any, Part], None]
 
 
-def run(
-    parts: Mapping[str, Measure], sizes: Any, record: Record, seconds: Mapping[str, float], limit: float
-) -> None:
+def run(parts: Mapping[str, Measure], sizes: Any, record: Record, seconds: Mapping[str, float], limit: float) -> None:
     """All parts in their order; one that fails is recorded, and the others run.
 
     Args:
@@ -147,14 +147,14 @@ def failures(content: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def shown(value: Any) -> str:
-    """A number in three digits, other things as they are."""
+def shown(value: Any, between: str = ", ") -> str:
+    """A number in three digits, a name and a number for each of several, other things as they are."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "NO", None: "–"}[value]
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {shown(v)}" for k, v in value.items())
+        return between.join(f"{k}: {shown(v)}" for k, v in value.items())
     return str(value)
 
 
@@ -162,12 +162,12 @@ def tables(content: Mapping[str, Any]) -> None:
     """Print a table of every part."""
     console = Console(width=None if os.isatty(1) else 160)
     for name, part in content["parts"].items():
-        columns = list(dict.fromkeys(key for row in part["rows"] for key in row))
+        columns = list(dict.fromkeys(key for row in part["rows"] for key in row if key not in _HIDDEN))
         table = Table(title=f"{name}, {part.get('seconds', math.nan):.0f} s", show_lines=False)
         for column in columns:
             table.add_column(column, justify="left" if column == "case" else "right")
         for row in part["rows"]:
-            table.add_row(*(shown(row.get(column, "")) for column in columns))
+            table.add_row(*(shown(row.get(column, ""), "\n") for column in columns))
         console.print(table)
         for line in part["left out"]:
             console.print(f"left out: {line}")

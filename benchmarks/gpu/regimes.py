@@ -18,7 +18,8 @@ SEEDS = (0, 1, 2, 3, 4)
 def measure(sizes: Sizes, regime: str, runs: dict[str, RegimeRun]) -> dict[str, Any]:
     """Seconds of the whole run and of a warm epoch, its record included; keeps the run in `runs`."""
     data = synthetic.cob_odt(0, sizes.samples, 20, test_samples=max(100, sizes.samples // 10))
-    model = networks.MLP(width=sizes.trained_width, depth=6, outputs=2)
+    width, depth = sizes.trained
+    model = networks.MLP(width=width, depth=depth, outputs=2)
     config = RegimeConfig(regime, epochs=sizes.epochs, batch_size=64)
     start = time.perf_counter()
     ends = [start]

@@ -57,7 +57,7 @@ class Sizes:
     regimes: tuple[str, ...]
     samples: int
     epochs: int
-    trained_width: int
+    trained: tuple[int, int]  # width and depth of what is trained
 
 
 FULL = Sizes(
@@ -90,25 +90,25 @@ FULL = Sizes(
     regimes=("ReLU", "DL", "DLGN", "FR-II", "FR-DI", "FL", "DLGN-SF"),
     samples=20_000,
     epochs=6,
-    trained_width=128,
+    trained=(128, 6),
 )
 
 SMALL = Sizes(
     name="small, on a CPU",
     repeats=2,
     architectures=("convolution, circular", "scan", "DGN, soft gates"),
-    share=3,
-    tangents=(Tangents("MLP", (16, 64), 1, 32), Tangents("C4GAP", (4, 6, 6, 3), 2, 6)),
+    share=4,
+    tangents=(Tangents("MLP", (16, 64), 2, 32),),
     product=512,
     elements=1 << 18,
-    inputs=1_200,
+    inputs=600,
     features=784,
     width=128,
-    tile=400,
-    slabs=(Slab((8, 8, 3), 8, "CIRCULAR", 4, 16),),
-    infinite={"conv × 2, GAP, 8×8": gap(2, 8, 3)},
+    tile=200,
+    slabs=(Slab((6, 6, 3), 8, "SAME", 4, 16),),
+    infinite={"conv, GAP, 8×8": gap(1, 8, 3)},
     regimes=("ReLU", "DL"),
-    samples=400,
+    samples=200,
     epochs=3,
-    trained_width=16,
+    trained=(16, 3),
 )

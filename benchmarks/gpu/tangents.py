@@ -34,7 +34,7 @@ def case(size: Tangents, soft: bool) -> tuple[Any, Any, Any]:
     return (lambda p, x: model.apply({"params": p, **rest}, x)), variables["params"], x
 
 
-def ours(size: Tangents) -> dict[str, Callable[[], Any]]:
+def ours(size: Tangents) -> dict[str, functools.partial[Any]]:
     (f, p, x), (g, q, _) = case(size, False), case(size, True)
     return {
         "ntk": functools.partial(npk.ntk(f), p, x),
@@ -44,7 +44,7 @@ def ours(size: Tangents) -> dict[str, Callable[[], Any]]:
     }
 
 
-def theirs(library: Any, size: Tangents, implementation: int) -> Callable[[], Any]:
+def theirs(library: Any, size: Tangents, implementation: int) -> functools.partial[Any]:
     f, p, x = case(size, False)
     kernel = library.empirical_ntk_fn(
         lambda q, t: f(q, t), trace_axes=(-1,), vmap_axes=0, implementation=implementation
@@ -54,7 +54,7 @@ def theirs(library: Any, size: Tangents, implementation: int) -> Callable[[], An
 
 def measure(size: Tangents, repeats: int, library: Any | None) -> dict[str, Any]:
     """Times of one case, how far the kernels differ, and the memory of the compiled calls."""
-    candidates = ours(size)
+    candidates: dict[str, Callable[[], Any]] = {**ours(size)}
     if library is not None:
         candidates |= {f"nt {i}": theirs(library, size, i) for i in (1, 2, 3)}
     found, results = compared(candidates, repeats)
@@ -73,5 +73,6 @@ def run(sizes: Sizes, part: Part) -> None:
 
 
 def buffers(size: Tangents) -> dict[str, float]:
-    """MiB of each of our compiled calls."""
-    return {name: _harness.buffers(call.func, *call.args) for name, call in ours(size).items()}
+    """MiB of our compiled calls."""
+    calls = {name: call for name, call in ours(size).items() if "soft" not in name}
+    return {name: _harness.buffers(call.func, *call.args) for name, call in calls.items()}
