@@ -7,6 +7,7 @@ machine without a GPU it runs the same parts at about a hundredth of the size.
 """
 
 import argparse
+import math
 import pathlib
 import sys
 
@@ -41,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--only", type=parts_of, metavar="PART,…", help="these parts; others already in the file stay")
     parser.add_argument("--out", type=pathlib.Path, help="the file of the results")
-    parser.add_argument("--minutes", type=float, default=7.5, help="after which no case begins (7.5)")
+    parser.add_argument("--minutes", type=float, help="after which no case begins (7.5; the small form: none)")
     parser.add_argument("--small", action="store_true", help="the small form on a GPU too")
     args = parser.parse_args()
     small = args.small or jax.default_backend() != "gpu"
@@ -52,7 +53,8 @@ def main() -> int:
         why = "" if args.small else ", since JAX has no GPU here: a CPU's numbers say nothing about a GPU"
         print(f"This is the small form, about a hundredth of the size{why}.", flush=True)
     record = Record.begin(path, (SMALL if small else FULL).name, keep=args.only is not None)
-    run(named(args.only, PARTS), SMALL if small else FULL, record, SECONDS, 60 * args.minutes)
+    limit = args.minutes or (math.inf if small else 7.5)
+    run(named(args.only, PARTS), SMALL if small else FULL, record, {} if small else SECONDS, 60 * limit)
     tables(record.content)
     failed = failures(record.content)
     print(f"{path}: " + (f"{len(failed)} failed:" if failed else "everything went well"), *failed, sep="\n  ")
