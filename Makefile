@@ -15,7 +15,8 @@ NEWEST := .venv/newest
 NEWEST_PYTHON ?= $(shell for v in 3.13 3.12; do \
 	for p in $$(command -v python$$v) $$(ls -d $(HOME)/.pyenv/versions/$$v.*/bin/python 2>/dev/null | sort -rV); do \
 	$$p -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$v')" 2>/dev/null && echo $$p && exit; done; done)
-NEWEST_TESTS := $(addprefix tests/test_,programs.py gating.py paths.py tangent.py infinite_limits.py tiles.py training.py)
+NEWEST_TESTS := tests/programs tests/gating tests/paths tests/tangent_kernels \
+	tests/infinite/test_infinite_limits.py tests/tiles/test_tiles.py tests/training/test_training.py
 # Of these a newer JAX may ask for newer versions than the pinned ones.
 UNPINNED := jax|jaxlib|numpy|scipy|ml_dtypes|flax|optax|orbax-checkpoint|tensorstore|numba|llvmlite
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 import npk.infinite
 from benchmarks import _harness
-from npk.infinite.loader import load
+from npk.infinite import neural_tangents
 
 WEIGHT, BIAS = math.sqrt(2), 0.3
 KINDS = ("nngp", "ntk")
@@ -116,7 +116,7 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
 
 def in_stax(layers: tuple[Layer, ...]) -> Any:
     """A case in neural-tangents."""
-    load()
+    neural_tangents()
     from neural_tangents import stax
 
     def convolve(layer: Layer) -> Any:

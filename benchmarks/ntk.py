@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import npk
 from benchmarks import _harness
 from npk import networks
-from npk.infinite.loader import load
+from npk.infinite import neural_tangents
 
 SHAPES = {"MLP": (256, 784), "C4GAP": (64, 16, 16, 3), "ResNet-20": (32, 32, 32, 3)}
 # With ten outputs these take a minute a call, or 13 GB, after which every neighbour pays for memory anew.
@@ -59,7 +59,7 @@ def ours(name: str, outputs: int) -> dict[str, functools.partial[Any]]:
 
 def peer(name: str, outputs: int, implementation: int) -> functools.partial[Any]:
     """neural-tangents' kernel of a case."""
-    nt = load()
+    nt = neural_tangents()
     f, p, x = case(name, outputs)
     kernel = nt.empirical_ntk_fn(lambda q, t: f(q, t), trace_axes=(-1,), vmap_axes=0, implementation=implementation)
     return functools.partial(jax.jit(lambda q, t: kernel(t, None, q)), p, x)

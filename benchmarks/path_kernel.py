@@ -19,7 +19,7 @@ from rich.progress import track
 import npk
 from benchmarks import _harness
 from npk import networks
-from npk.infinite.loader import load
+from npk.infinite import neural_tangents
 
 WIDTH, DEPTH, TILE = 128, 6, 4000
 
@@ -112,7 +112,7 @@ def convolution(repeats: int, side: int) -> dict[str, Any]:
     gates = jax.jit(npk.gates(model.apply))(params, x)
     one, two = ([g[part] for g in gates] for part in (slice(n), slice(n, None)))
     kernel = npk.path_kernel(model.apply)
-    load()
+    neural_tangents()
     from neural_tangents import stax
 
     layer = (stax.Conv(1, (3, 3), padding="CIRCULAR", b_std=None), stax.Relu())

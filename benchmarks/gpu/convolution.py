@@ -20,8 +20,8 @@ from benchmarks import _harness
 from benchmarks.gpu.record import Part, compared
 from benchmarks.gpu.sizes import Sizes, Slab
 from npk import networks
-from npk._engines import gap_chain, gap_gpu, pallas_gap
 from npk.gating import gate_shapes, sample_program
+from npk.path_kernels.engines import pooled
 
 LAYERS, IMAGES = 4, 50_000
 PUBLISHED_MS, PUBLISHED_LAYERS = 2.70, 21
@@ -49,24 +49,12 @@ def ceilings(elements: int) -> dict[str, float]:
     return {"bit counts": rate(count, jnp.int32), "multiply-adds": rate(multiply_add, jnp.float32)}
 
 
-def chain_of(f: Callable[..., Any], params: Any, x: Any) -> gap_chain.GapChain:
+def chain_of(f: Callable[..., Any], params: Any, x: Any) -> pooled.GapChain:
     """What the engine reads off the network."""
     program = sample_program(f, params, x)
-    chain = gap_chain.gap_chain(program, [g.shape for g in gate_shapes(program)], True)
+    chain = pooled.gap_chain(program, [g.shape for g in gate_shapes(program)], True)
     assert chain is not None
     return chain
-
-
-def work(layout: pallas_gap.Layout) -> dict[str, float]:
-    """Operations of all threads for one pair of images."""
-    rows = layout.height + layout.delay * (2 if layout.circular else 1)
-    cells = [layout.strip + 2 * layout.reach(layer) for layer in range(len(layout.channels))]
-    words = [-(-c // 32) for c in layout.channels]
-    threads = layout.blocks * pallas_gap._LANES
-    box = [(2 * h) + (2 * w) + 1 for h, w in layout.radii]  # sums down, sums across, the product with the overlap
-    sums = sum(n * b for n, b in zip(cells[1:], box)) + cells[0] * sum(pallas_gap._values(layout.channels[0]))
-    counts = sum(n * w for n, w in zip(cells[1:], words[1:]))
-    return {"bit counts": float(threads * rows * counts), "multiply-adds": float(threads * rows * sums)}
 
 
 def measure(slab: Slab, repeats: int, rates: dict[str, float]) -> dict[str, Any]:
@@ -82,9 +70,9 @@ def measure(slab: Slab, repeats: int, rates: dict[str, float]) -> dict[str, Any]
     layout = None
     if jax.default_backend() == "gpu":
         chain = chain_of(model.apply, params, x[:1])
-        layout = pallas_gap.layout(chain, [slab.channels] * LAYERS, jnp.float32)
+        layout = pooled.layout(chain, [slab.channels] * LAYERS, jnp.float32)
         batches = [(x[part][:, None], tuple(g[:, None] for g in gs)) for part, gs in ((first, one), (second, two))]
-        candidates["fused kernel"] = lambda: gap_gpu.kernel(chain, *batches, jnp.float32)
+        candidates["fused kernel"] = lambda: pooled.kernel(chain, *batches, jnp.float32)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")  # the fused kernel tells when it is not used
         found, _ = compared(candidates, repeats)
@@ -97,7 +85,7 @@ def measure(slab: Slab, repeats: int, rates: dict[str, float]) -> dict[str, Any]
         "× a published layer": 1e3 * PUBLISHED_MS / PUBLISHED_LAYERS / (us["path_kernel"] / LAYERS),
     }
     if layout is not None:
-        result["µs at least, by ceilings"] = {name: 1e6 * n / rates[name] for name, n in work(layout).items()}
+        result["µs at least, by ceilings"] = {name: 1e6 * n / rates[name] for name, n in layout.operations().items()}
     warned = {"warnings": "; ".join(str(w.message)[:300] for w in told)} if told else {}
     return result | warned | found
 

@@ -27,11 +27,9 @@ import npk.infinite
 from benchmarks.gpu.architectures import ARCHITECTURES, Architecture
 from benchmarks.gpu.record import Part, described, relative
 from benchmarks.gpu.sizes import Sizes
-from npk._engines import gap_gpu, pallas_gap
-from npk._engines.gap_chain import gap_chain
-from npk._jaxpr import x64
-from npk._machine import cores
 from npk.gating import gate_shapes, sample_program
+from npk.path_kernels.engines import pooled
+from npk.programs import cores, x64
 
 ROWS, COLUMNS = 6, 5
 EXACT, FLOAT, ANGLES = 0.0, 1e-5, 1e-4  # of float32; angles are lost in cosines of inputs that are nearly equal
@@ -76,14 +74,14 @@ def _fused(d: Draw) -> Any:
     """The fused kernel itself; run by XLA where there is no GPU."""
     interpret = jax.default_backend() != "gpu"
     program = sample_program(d.f, d.params, d.x1)
-    chain = gap_chain(program, [g.shape for g in gate_shapes(program)], True)
+    chain = pooled.gap_chain(program, [g.shape for g in gate_shapes(program)], True)
     assert chain is not None
     if d.x1.dtype == jnp.float64:  # the reference
         return _plain(d)
-    assert pallas_gap.layout(chain, [g.shape[-1] for g in d.gates1], d.x1.dtype) is not None
+    assert pooled.layout(chain, [g.shape[-1] for g in d.gates1], d.x1.dtype) is not None
     one, two = ((x[:, None], tuple(g[:, None] for g in gates)) for x, gates in ((d.x1, d.gates1), (d.x2, d.gates2)))
     fast = {"xla_backend_optimization_level": 0} if interpret else None
-    compute = functools.partial(gap_gpu.kernel, chain, dtype=d.x1.dtype, interpret=interpret)
+    compute = functools.partial(pooled.kernel, chain, dtype=d.x1.dtype, interpret=interpret)
     return jax.jit(compute, compiler_options=fast)(one, two)
 
 

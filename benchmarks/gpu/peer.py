@@ -3,13 +3,13 @@
 from typing import Any
 
 from benchmarks.gpu.record import Part, described
-from npk import _neural_tangents
+from npk import infinite
 
 
 def neural_tangents(part: Part) -> Any | None:
     """The library through npk's loader, or None, which is told."""
     try:
-        return _neural_tangents.load()
+        return infinite.neural_tangents()
     except ImportError as error:
         part.left_out("neural-tangents", described(error))
         return None

@@ -8,16 +8,16 @@ import numpy as np
 
 from benchmarks.gpu.record import Part
 from benchmarks.gpu.sizes import Sizes
-from npk import networks, synthetic
-from npk.regime_training import RegimeRun, train_regime
-from npk.regimes import Network, RegimeConfig
+from npk import networks
+from npk.data import cob_odt
+from npk.training import Network, RegimeConfig, RegimeRun, train_regime
 
 SEEDS = (0, 1, 2, 3, 4)
 
 
 def measure(sizes: Sizes, regime: str, runs: dict[str, RegimeRun]) -> dict[str, Any]:
     """Seconds of the whole run and of a warm epoch, its record included; keeps the run in `runs`."""
-    data = synthetic.cob_odt(0, sizes.samples, 20, test_samples=max(100, sizes.samples // 10))
+    data = cob_odt(0, sizes.samples, 20, test_samples=max(100, sizes.samples // 10))
     width, depth = sizes.trained
     model = networks.MLP(width=width, depth=depth, outputs=2)
     config = RegimeConfig(regime, epochs=sizes.epochs, batch_size=64)

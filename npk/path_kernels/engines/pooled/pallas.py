@@ -96,6 +96,17 @@ class Layout:
         """Rows by which the last layer is behind the first."""
         return sum(height for height, _ in self.radii)
 
+    def operations(self) -> dict[str, float]:
+        """Of all threads for one pair of images: bit counts, and additions with their products."""
+        rows = self.height + self.delay * (2 if self.circular else 1)
+        cells = [self.strip + 2 * self.reach(layer) for layer in range(len(self.channels))]
+        words = [-(-c // 32) for c in self.channels]
+        box = [(2 * h) + (2 * w) + 1 for h, w in self.radii]  # sums down, sums across, the product with the overlap
+        sums = sum(n * b for n, b in zip(cells[1:], box)) + cells[0] * sum(_values(self.channels[0]))
+        counts = sum(n * w for n, w in zip(cells[1:], words[1:]))
+        threads = self.blocks * _LANES
+        return {"bit counts": float(threads * rows * counts), "multiply-adds": float(threads * rows * sums)}
+
     def planes(self, layer: int) -> range:
         """The planes of a layer's gates; layer 0 is the image, in a table of its own."""
         before = sum(len(_words(c)) for c in self.channels[1:layer])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from npk import _jaxpr
+from npk.programs import program as programs
 
 W, XS = np.arange(9.0, dtype=np.float32).reshape(3, 3) / 9, np.arange(24.0, dtype=np.float32).reshape(4, 2, 3) / 24
 
@@ -55,16 +55,16 @@ def assert_same(found, expected):
 
 
 def test_a_scan_is_opened_to_its_steps(scan):
-    program = _jaxpr.trace(scan, W, XS)
+    program = programs.trace(scan, W, XS)
     assert "scan" not in {e.name for e in program.equations}
-    assert_same(_jaxpr.evaluate(program, [W, XS]), scan(W, XS))
+    assert_same(programs.evaluate(program, [W, XS]), scan(W, XS))
 
 
 @pytest.mark.parametrize("spelling", ["before JAX 0.11", "since JAX 0.11", "of no version"])
 def test_how_the_parts_of_a_scan_are_named_does_not_matter(scan, spelling):
     closed = jax.make_jaxpr(scan)(W, XS)
     (eqn,) = [e for e in closed.jaxpr.eqns if e.primitive.name == "scan"]
-    n_consts, n_carry = _jaxpr._scan_parts(eqn)
+    n_consts, n_carry = programs._scan_parts(eqn)
     n_xs = len(eqn.invars) - n_consts - n_carry
     named = {
         "before JAX 0.11": {"num_consts": n_consts, "num_carry": n_carry},
@@ -74,18 +74,18 @@ def test_how_the_parts_of_a_scan_are_named_does_not_matter(scan, spelling):
     params = {k: eqn.params[k] for k in ("jaxpr", "length", "reverse")} | named
     respelt = types.SimpleNamespace(invars=eqn.invars, outvars=eqn.outvars, params=params)
 
-    inputs = [_jaxpr.Var(v.aval) for v in eqn.invars]
-    flattener = _jaxpr._Flattener(lambda eqn: True)
+    inputs = [programs.Var(v.aval) for v in eqn.invars]
+    flattener = programs._Flattener(lambda eqn: True)
     outputs = flattener.unroll(respelt, inputs)
-    program = _jaxpr.Program((), tuple(inputs), tuple(flattener.equations), tuple(outputs), (), None)
+    program = programs.Program((), tuple(inputs), tuple(flattener.equations), tuple(outputs), (), None)
     values = [np.ones(v.shape, v.dtype) for v in inputs]
-    whole = _jaxpr.Equation(eqn.primitive, (), (), dict(eqn.params), None)
-    assert_same(_jaxpr.evaluate(program, values), whole.bind(*values))
+    whole = programs.Equation(eqn.primitive, (), (), dict(eqn.params), None)
+    assert_same(programs.evaluate(program, values), whole.bind(*values))
 
 
 def test_parts_are_told_apart_by_their_ranks():
     closed = jax.make_jaxpr(several)(W, XS)
     (eqn,) = [e for e in closed.jaxpr.eqns if e.primitive.name == "scan"]
-    n_consts, n_carry = _jaxpr._scan_parts(eqn)
+    n_consts, n_carry = programs._scan_parts(eqn)
     assert n_carry == 2
     assert [len(v.aval.shape) for v in eqn.invars[n_consts + n_carry :]] == [3]
