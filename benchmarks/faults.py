@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import _harness
+from benchmarks import harness
 
 SAMPLES, TILE, WIDTH = 1_000, 100, 64
 _CLOCK = """
@@ -284,7 +284,7 @@ def main() -> None:
             print(" | ".join(rows[-1]), flush=True)
     columns = ["fault", "what is told", "same bytes in the end"]
     title = f"Faults while a kernel is written ({SAMPLES:,}² pairs, tiles of {TILE}²)"
-    _harness.report("faults-quick" if args.quick else "faults", title, columns, rows, {})
+    harness.report("faults-quick" if args.quick else "faults", title, columns, rows, {})
     if any(row[-1] != "yes" for row in rows):
         sys.exit("a store differs")
 

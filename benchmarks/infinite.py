@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import npk.infinite
-from benchmarks import _harness
+from benchmarks import harness
 from npk.infinite import neural_tangents
 
 WEIGHT, BIAS = math.sqrt(2), 0.3
@@ -167,13 +167,13 @@ def measure(name: str, repeats: int, memory: bool) -> dict[str, Any]:
     for kind in KINDS:
         ours, theirs = made[f"npk {kind}"](), made[f"neural-tangents {kind}"]()
         result[f"difference, {kind}"] = float(jnp.abs(ours - theirs).max() / jnp.abs(theirs).max())
-    result["times"] = times = _harness.side_by_side(made, repeats)
+    result["times"] = times = harness.side_by_side(made, repeats)
     result["µs a pair"] = {label: 1e3 * t["median"] / n**2 for label, t in times.items()}
     result["times faster"] = {
         kind: times[f"neural-tangents {kind}"]["median"] / times[f"npk {kind}"]["median"] for kind in KINDS
     }
     if memory:
-        result["peak MiB"] = {c: _harness.peak_memory("benchmarks.infinite", name, c) for c in made if "ntk" in c}
+        result["peak MiB"] = {c: harness.peak_memory("benchmarks.infinite", name, c) for c in made if "ntk" in c}
     return result
 
 
@@ -203,7 +203,7 @@ def main() -> None:
     if args.peak:
         call = calls(CASES[args.peak[0]])[args.peak[1]]
         jax.block_until_ready(call())
-        print(_harness.added_memory(call))
+        print(harness.added_memory(call))
         return
     results = []
     for name in CASES:
@@ -212,7 +212,7 @@ def main() -> None:
     columns = ["case", "nngp: npk / neural-tangents, µs a pair", "ntk: the same"]
     columns += ["largest relative difference", "peak MiB of ntk: npk / neural-tangents"]
     title = "Kernels at infinite width, medians"
-    _harness.report("infinite", title, columns, [row(r) for r in results], {"cases": results})
+    harness.report("infinite", title, columns, [row(r) for r in results], {"cases": results})
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import numpy as np
 
 import npk
 import npk.infinite
-from benchmarks import _harness
+from benchmarks import harness
 from npk.data import load
 from npk.tiles import StoredKernel, fingerprint, progress_bar, stored
 
@@ -181,7 +181,7 @@ def run(name: str, quick: bool, data_dir: str | None, folder: str | None) -> dic
         "tile": tile,
         "tiles": tiles,
         "trace": trace,
-        "peak MiB of the process": _harness.resident("VmHWM"),
+        "peak MiB of the process": harness.resident("VmHWM"),
     }
 
 
@@ -258,13 +258,13 @@ def side_by_side(case: str, quick: bool, repeats: int) -> dict[str, Any]:
     calls = {name: candidate(case, name, quick) for name in names}
     ours = np.asarray(calls["npk.ntk"]())
     differences = {n: float(np.abs(np.asarray(c()) - ours).max() / np.abs(ours).max()) for n, c in calls.items()}
-    times = _harness.side_by_side(calls, repeats)
+    times = harness.side_by_side(calls, repeats)
     which = f"{case} quick" if quick else case
     return {
         "case": case,
         "N": len(ours),
         "times": times,
-        "MiB": {name: _harness.peak_memory("benchmarks.large", which, name) for name in names},
+        "MiB": {name: harness.peak_memory("benchmarks.large", which, name) for name in names},
         "largest difference from npk.ntk": differences,
         "left out": skipped,
     }
@@ -272,7 +272,7 @@ def side_by_side(case: str, quick: bool, repeats: int) -> dict[str, Any]:
 
 def kept(name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The cases of the last run, and the machine, commit and command that gave them."""
-    record = json.loads((_harness.RESULTS / f"{name}.json").read_text())
+    record = json.loads((harness.RESULTS / f"{name}.json").read_text())
     return record["cases"], record["cases by"]
 
 
@@ -324,7 +324,7 @@ def main() -> None:
         case, name = args.peak
         call = candidate(case.removesuffix(" quick"), name, case.endswith(" quick"))
         call()
-        print(_harness.added_memory(call))
+        print(harness.added_memory(call))
         return
     if args.one:
         print(json.dumps(run(args.one, args.quick, args.data_dir, args.folder)))
@@ -334,14 +334,14 @@ def main() -> None:
     flags += ["--folder", args.folder] if args.folder else []
     repeats = 3 if args.quick else args.repeats
     name = "large-quick" if args.quick else "large"
-    cases, by = ([], _harness.machine()) if args.cases else kept(name)
+    cases, by = ([], harness.machine()) if args.cases else kept(name)
     shared: list[dict[str, Any]] = []
 
     def report() -> None:  # after every part: the next may take an hour, or die
         rows = [*case_rows(cases), *shared_rows(shared)]
         title = "Tangent kernels that did not fit, and side by side"
         data = {"cases": cases, "cases by": by, "side by side": shared}
-        _harness.report(name, title, ["case", "pairs", "time", "peak MiB"], rows, data)
+        harness.report(name, title, ["case", "pairs", "time", "peak MiB"], rows, data)
 
     for number in args.cases:
         cases.append(in_own_process(list(CASES)[number], flags))

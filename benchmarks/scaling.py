@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 import npk
-from benchmarks import _harness
+from benchmarks import harness
 from npk import networks
 
 PICTURE = pathlib.Path(__file__).parents[1] / "docs" / "scaling.png"
@@ -181,7 +181,7 @@ def slope(sizes: Sequence[float], times: Sequence[float]) -> tuple[float, float]
 def measure(sweep: Sweep, quick: bool, repeats: int) -> dict[str, Any]:
     """Times of all sizes of a sweep, and their exponent."""
     sizes = sweep.quick if quick else sweep.sizes
-    times = _harness.side_by_side({str(s): sweep.make(s) for s in sizes}, repeats)
+    times = harness.side_by_side({str(s): sweep.make(s) for s in sizes}, repeats)
     exponent, half = slope(sizes, [times[str(s)]["median"] for s in sizes])
     return {
         "what": sweep.what,
@@ -256,7 +256,7 @@ def main() -> None:
     ]
     columns = ["what", "size varied", "predicted exponent", "measured (95 %)", "ms"]
     name = "scaling-quick" if args.quick else "scaling"
-    _harness.report(name, "Cost against size", columns, rows, {"results": results})
+    harness.report(name, "Cost against size", columns, rows, {"results": results})
     if not args.quick:
         draw(results, args.picture)
 

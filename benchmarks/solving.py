@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 import npk
-from benchmarks import _harness
-from benchmarks.path_kernel import WIDTH, dense_case
+from benchmarks import harness
+from benchmarks.path_kernels import WIDTH, dense_case
 from npk.solving import KernelOperator, NotConverged, kernel_operator, kernel_ridge, operator_of
 
 OUTPUTS, TILE, WHOLE = 10, 4000, 60_000
@@ -53,7 +53,7 @@ def targets(n: int) -> np.ndarray:
 def fastest(function: Callable[[], Any], repeats: int) -> float:
     """Seconds of the fastest of some calls, after one that is not counted."""
     function()
-    return min(_harness.timed(function) for _ in range(repeats))
+    return min(harness.timed(function) for _ in range(repeats))
 
 
 def passes(n: int, repeats: int, folder: pathlib.Path) -> tuple[dict[str, float], np.ndarray]:
@@ -142,7 +142,7 @@ def main() -> None:
     ]
     columns = ["what", "time", "passes", "largest residual", "converged"]
     data = {"one pass s": one_pass, "runs": measured, f"one pass at {WHOLE} s": whole, "outputs": OUTPUTS, "tile": TILE}
-    _harness.report("solving", "Kernel ridge regression, r = 1e-3, ten outputs", columns, rows, data)
+    harness.report("solving", "Kernel ridge regression, r = 1e-3, ten outputs", columns, rows, data)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from benchmarks._harness import RESULTS
+from benchmarks.harness import RESULTS
 from npk.studies import table_rows
 
 MARK = "<!-- tables -->"
@@ -38,7 +38,17 @@ def main() -> None:
     readme = pathlib.Path(__file__).parents[1] / "README.md"
     parts = readme.read_text().split(MARK)
     reproduced = [published(path) for path in sorted(RESULTS.glob("reproduce-*.json"))]
-    names = ("path_kernel", "tiles", "faults", "solving", "ntk", "infinite", "training", "scaling", "large", "gpu")
+    names = (
+        "path_kernels",
+        "tiles",
+        "faults",
+        "solving",
+        "tangent_kernels",
+        "infinite",
+        "training",
+        "scaling",
+        "large",
+    )
     tables = [table(name) for name in names if (RESULTS / f"{name}.json").exists()]
     body = "\n\n".join([*tables, *reproduced])
     tail = parts[-1]

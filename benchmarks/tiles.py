@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 import npk
-from benchmarks import _harness
+from benchmarks import harness
 from npk import networks, solving
 from npk.data import load
 from npk.solving import joined, kernel_operator
@@ -268,7 +268,7 @@ def main() -> None:
         args.folder.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tiles-", dir=args.folder))
     try:
-        report(args, _harness.ceilings()["float32 k=4096"], whole(args, folder), spread(args, folder))
+        report(args, harness.ceilings()["float32 k=4096"], whole(args, folder), spread(args, folder))
     finally:
         if not args.keep:
             shutil.rmtree(folder)
@@ -304,7 +304,7 @@ def report(args: argparse.Namespace, ceiling: float, one: dict[str, Any], rows: 
         for name, r in rows.items()
     ]
     content = {"ceiling GFLOP/s": ceiling, "whole": one, "spread": rows}
-    _harness.report(
+    harness.report(
         "tiles-quick" if args.quick else "tiles", "Kernels of whole data sets", ["what", "measured"], table, content
     )
 

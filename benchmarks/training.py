@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import _harness
+from benchmarks import harness
 from npk import networks
 from npk.training import (
     Network,
@@ -104,7 +104,7 @@ def main() -> None:
     five = {regime: epoch_of(regime, 5) for regime in ("ReLU", "DL")}
     loops = {"Python loop, data on the device": plain(False), "Python loop, batches by NumPy": plain(True)}
     together = {f"{regime}, 5 seeds": call for regime, call in five.items()}
-    times = _harness.side_by_side({**regimes, **loops, **together}, args.repeats)
+    times = harness.side_by_side({**regimes, **loops, **together}, args.repeats)
     relu = times["ReLU"]["median"]
     rows = []
     for name, time in times.items():
@@ -117,7 +117,7 @@ def main() -> None:
         count = 5 * SAMPLES if name in together else SAMPLES
         rows.append([name, f"{ms:.0f}", f"{count / ms * 1e3:,.0f}", note])
     columns = ["one epoch of 6,400 samples", "ms", "samples/s", ""]
-    _harness.report("training", "Training an MLP (depth 6, width 128, batch 32)", columns, rows, {"times": times})
+    harness.report("training", "Training an MLP (depth 6, width 128, batch 32)", columns, rows, {"times": times})
 
 
 if __name__ == "__main__":

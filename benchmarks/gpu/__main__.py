@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-from benchmarks import _harness
+from benchmarks import harness
 from benchmarks.gpu import convolution, correctness, dense, limits, memory, regimes, tangents
 from benchmarks.gpu.record import Measure, Record, failures, named, run, tables
 from benchmarks.gpu.sizes import FULL, SECONDS, SMALL
@@ -47,7 +47,7 @@ def main() -> int:
     args = parser.parse_args()
     small = args.small or jax.default_backend() != "gpu"
     # A GPU's results have a name of their own, so that no CPU's take their place.
-    path = args.out or _harness.RESULTS / ("gpu-quick.json" if small else "gpu.json")
+    path = args.out or harness.RESULTS / ("gpu-quick.json" if small else "gpu.json")
     print(f"Devices: {', '.join(str(d) for d in jax.devices())}; results: {path.name}", flush=True)
     if small:
         why = "" if args.small else ", since JAX has no GPU here: a CPU's numbers say nothing about a GPU"

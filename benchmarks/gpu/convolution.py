@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import npk
-from benchmarks import _harness
+from benchmarks import harness
 from benchmarks.gpu.record import Part, compared
 from benchmarks.gpu.sizes import Sizes, Slab
 from npk import networks
@@ -43,7 +43,7 @@ def ceilings(elements: int) -> dict[str, float]:
 
     def rate(function: Callable[[Any], Any], dtype: Any) -> float:
         y, compiled = jax.random.randint(jax.random.key(0), (elements,), 0, 100).astype(dtype), jax.jit(function)
-        times = [_harness.timed(lambda: compiled(y)) for _ in range(8)]
+        times = [harness.timed(lambda: compiled(y)) for _ in range(8)]
         return y.size * _CHAINED / float(np.median(times[2:]))
 
     return {"bit counts": rate(count, jnp.int32), "multiply-adds": rate(multiply_add, jnp.float32)}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import npk
-from benchmarks import _harness
+from benchmarks import harness
 from benchmarks.gpu.record import Part, compared, relative
 from benchmarks.gpu.sizes import Sizes
 from npk import networks
@@ -23,7 +23,7 @@ def rates(side: int, depth: int) -> dict[str, float]:
     for name, accumulator in (("bfloat16", "float32"), ("int8", "int32")):
         a = jnp.asarray(np.random.default_rng(0).integers(0, 2, (side, depth)), name)
         product = jax.jit(lambda x, y, t=accumulator: jnp.matmul(x, y.T, preferred_element_type=t))
-        seconds = np.median([_harness.timed(lambda p=product, a=a: p(a, a)) for _ in range(8)][2:])
+        seconds = np.median([harness.timed(lambda p=product, a=a: p(a, a)) for _ in range(8)][2:])
         found[name] = float(2e-12 * side * side * depth / seconds)
     return found
 
@@ -87,7 +87,7 @@ def all_pairs(sizes: Sizes) -> dict[str, Any]:
         one, two = ([g[s] for g in gates] for s in (rows, columns))
         return jnp.sum(kernel(p, x[rows], x[columns], gates1=one, gates2=two))
 
-    _harness.timed(lambda: tile(tiles[0], tiles[-1]))
+    harness.timed(lambda: tile(tiles[0], tiles[-1]))
     start = time.perf_counter()
     total = jax.block_until_ready(sum(tile(rows, columns) for rows in tiles for columns in tiles))
     seconds = time.perf_counter() - start

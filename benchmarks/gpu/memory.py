@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from benchmarks import _harness, infinite
+from benchmarks import harness, infinite
 from benchmarks.gpu import tangents
 from benchmarks.gpu.record import Part
 from benchmarks.gpu.sizes import Sizes
@@ -12,7 +12,7 @@ from benchmarks.gpu.sizes import Sizes
 def limits(case: infinite.Case) -> dict[str, float]:
     """MiB of our tangent kernel at infinite width."""
     call = infinite.calls(case, False)["npk ntk"]
-    return {"npk ntk": _harness.buffers(call.func, *call.args)}
+    return {"npk ntk": harness.buffers(call.func, *call.args)}
 
 
 def run(sizes: Sizes, part: Part) -> None:

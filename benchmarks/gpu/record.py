@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _harness
+from benchmarks import harness
 
 _MESSAGE = 300  # characters of an error that are kept
 _HIDDEN = ("times", "entries that differ", "entries")  # in the file alone
@@ -38,7 +38,7 @@ class Record:
     @staticmethod
     def begin(path: pathlib.Path, size: str, *, keep: bool) -> "Record":
         """A new record; `keep`: parts that the file already has, of the same devices and versions, stay in it."""
-        machine = _harness.machine()
+        machine = harness.machine()
         parts = {}
         if keep and path.exists():
             there = json.loads(path.read_text())
@@ -115,7 +115,7 @@ def run(parts: Mapping[str, Measure], sizes: Any, record: Record, seconds: Mappi
         deadline = min(start + limit, began + seconds.get(name, math.inf))
         part = Part(record, name, start, deadline)
         record.content["parts"][name] = {"rows": [], "left out": [], "error": None}
-        forget = _harness.forget_peak()
+        forget = harness.forget_peak()
         part.say("begins")
         try:
             measure(sizes, part)
@@ -132,7 +132,7 @@ def peaks(own: bool) -> dict[str, float]:
     """MiB: of the device since the process began, and of this process since then or since the part began."""
     stats = jax.local_devices()[0].memory_stats() or {}
     device = {"device, so far": stats["peak_bytes_in_use"] / 2**20} if "peak_bytes_in_use" in stats else {}
-    return device | {"process" if own else "process, so far": _harness.resident("VmHWM")}
+    return device | {"process" if own else "process, so far": harness.resident("VmHWM")}
 
 
 def failures(content: Mapping[str, Any]) -> list[str]:
@@ -191,7 +191,7 @@ def compared(candidates: Mapping[str, Callable[[], Any]], repeats: int) -> tuple
             errors[name] = described(error)
             continue
         first[name] = time.perf_counter() - start
-    times = _harness.side_by_side({name: candidates[name] for name in first}, repeats)
+    times = harness.side_by_side({name: candidates[name] for name in first}, repeats)
     ms = {name: t["median"] for name, t in times.items()}
     return {"ms": ms, "first s": first, "times": times} | ({"errors": errors} if errors else {}), results
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 import npk
-from benchmarks import _harness
+from benchmarks import harness
 from benchmarks.gpu.peer import neural_tangents
 from benchmarks.gpu.record import Part, compared, relative
 from benchmarks.gpu.sizes import Sizes, Tangents
@@ -75,4 +75,4 @@ def run(sizes: Sizes, part: Part) -> None:
 def buffers(size: Tangents) -> dict[str, float]:
     """MiB of our compiled calls."""
     calls = {name: call for name, call in ours(size).items() if "soft" not in name}
-    return {name: _harness.buffers(call.func, *call.args) for name, call in calls.items()}
+    return {name: harness.buffers(call.func, *call.args) for name, call in calls.items()}

@@ -19,7 +19,7 @@ import scipy.special
 
 from npk.infinite.duals import Dual, Duals, Joint, gelu, piecewise, smooth
 from npk.infinite.limit import Activated
-from npk.path_kernels import Moments
+from npk.path_kernels import SecondMoments
 from npk.paths import Base, Layer, Leaf, Source, Term
 from npk.programs import UnsupportedOperation
 
@@ -68,7 +68,7 @@ class Gates(Protocol):
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Wide(Moments, abc.ABC):
+class _Wide(SecondMoments, abc.ABC):
     """What the recursions share: the scales of random parameters, and sums over terms."""
 
     scales: Scales

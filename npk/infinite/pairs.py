@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from npk.infinite import limit
 from npk.infinite.moments import Covariance, Expectations, Paths, Scales, Shallow, Tangent
-from npk.path_kernels import Moments, output_moment
+from npk.path_kernels import SecondMoments, output_moment
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Pair:
         self.expectations = Expectations(model.order, [] if own is None else None)
         self.gating: Any = None
         self.gates: Any = None
-        self.recursions: list[Moments] = []
+        self.recursions: list[SecondMoments] = []
 
     @property
     def diagonal(self) -> bool:

@@ -9,7 +9,7 @@ from npk.path_kernels.dense import gram as gram
 from npk.path_kernels.dense import layer_overlaps as layer_overlaps
 from npk.path_kernels.dense import overlap as overlap
 from npk.path_kernels.kernel import path_kernel as path_kernel
-from npk.path_kernels.moments import Moments as Moments
+from npk.path_kernels.moments import SecondMoments as SecondMoments
 from npk.path_kernels.moments import output_moment as output_moment
 
 __all__ = [

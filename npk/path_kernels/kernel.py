@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function, own_gates, sample_program
+from npk.gating import Function, own_gates
 from npk.path_kernels.engines import dense, pairs, pooled
-from npk.path_kernels.engines.pairs import Plan
-from npk.path_kernels.moments import Moments, output_moment
+from npk.path_kernels.engines.pairs import PairPlan
+from npk.path_kernels.moments import SecondMoments, output_moment
 from npk.path_kernels.network import Gates, Network
 from npk.paths import output_terms
 from npk.programs import (
@@ -54,8 +54,8 @@ def _zero_or_one(values: Any) -> Any:
 
 
 def _moment(
-    program: Program, params: PyTree, one: tuple, two: tuple, normalize: bool, binary: bool, dtype: Any
-) -> tuple[Any, Moments]:
+    program: Program, params: PyTree, one: tuple, two: tuple, normalize: Any, binary: bool, dtype: Any
+) -> tuple[Any, SecondMoments]:
     """H of two blocks, each (x [n, 1, ...], gates [n, ...]), and what was met on the way."""
     (x1, gates1), (x2, gates2) = one, two
     state = output_terms(
@@ -67,7 +67,7 @@ def _moment(
         dtype=dtype,
     )
     fast = jnp.bfloat16 if dtype == jnp.float32 else None
-    moments = Moments(x1.shape[0], x2.shape[0], normalize, dtype, exact_gates=fast)
+    moments = SecondMoments(x1.shape[0], x2.shape[0], normalize, dtype, exact_gates=fast)
     return output_moment(state, moments), moments
 
 
@@ -134,24 +134,36 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
 def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     """The kernel of f, and the programs that belong to it."""
+    network = Network(f)
+    gates_of = jax.jit(lambda params, x: own_gates(f, params, x))
 
-    @functools.partial(jax.jit, static_argnames=("normalize", "binary", "symmetric", "dtype"))
-    def compute(
-        params: PyTree, one: Any, two: Any, *, normalize: bool, binary: bool, symmetric: bool, dtype: Any
+    @functools.partial(jax.jit, static_argnames=("binary", "side", "dtype"))
+    def blocks(
+        params: PyTree, one: Any, two: Any | None, normalize: Any, *, binary: bool, side: int | None, dtype: Any
     ) -> Any:
-        (x1, _), _ = one, two
-        program = sample_program(f, params, jax.ShapeDtypeStruct(x1[:, 0].shape, x1.dtype))
+        """H of laid out batches, `side` samples a side at a time; two=None for one, whose tiles are mirrored."""
+        program = network.sample(params, one)
         moment = functools.partial(_moment, program, params, normalize=normalize, binary=binary, dtype=dtype)
-        side = _block_side(moment, one, two)
-        if max(t[0].shape[0] for t in (one, two)) <= side:
-            return moment(one, two)[0]
-        return in_blocks(lambda a, b: moment(a, b)[0], one, None if symmetric else two, side, lambda block: block)
+        if side is None:
+            return moment(one, one if two is None else two)[0]
+        return in_blocks(lambda a, b: moment(a, b)[0], one, two, side, lambda block: block)
+
+    def compute(params: PyTree, one: Any, two: Any, *, normalize: bool, binary: bool, dtype: Any) -> Any:
+        """H of laid out batches by the plain rules: one program for any gates and either normalisation."""
+
+        def largest_side() -> int:
+            moment = functools.partial(_moment, network.sample(params, one), params, binary=binary, dtype=dtype)
+            return _block_side(functools.partial(moment, normalize=True), one, two)
+
+        side = network.once(f"side, {binary}, {dtype}", params, one[0].shape[2:], one[0], largest_side)
+        whole = max(t[0].shape[0] for t in (one, two)) <= side
+        other = None if one is two and not whole else two
+        return blocks(params, one, other, normalize, binary=binary, side=None if whole else side, dtype=dtype)
 
     @functools.partial(jax.jit, static_argnames=("dtype",))
     def largest_count(params: PyTree, one: Any, *, dtype: Any) -> Any:
         """The largest number met for any one sample; no sum for a pair of samples exceeds it."""
-        x = one[0]
-        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, x.dtype))
+        program = network.sample(params, one)
 
         def single(sample: Any) -> Any:
             sample = jax.tree_util.tree_map(lambda a: jnp.abs(a)[None], sample)
@@ -160,14 +172,11 @@ def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         return jnp.max(jax.lax.map(single, one, batch_size=16))
 
     @functools.partial(jax.jit, static_argnames=("plan", "wanted", "dtype"))
-    def known_factors(params: PyTree, one: Any, wanted: tuple[int, ...], *, plan: Plan, dtype: Any) -> Any:
+    def known_factors(params: PyTree, one: Any, wanted: tuple[int, ...], *, plan: PairPlan, dtype: Any) -> Any:
         x, gates = one
-        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, x.dtype))
+        program = network.sample(params, one)
         slots = [plan.slots[number] for number in wanted]
         return pairs.slot_values(program, slots, jax.tree_util.tree_leaves(params), x, gates, dtype)
-
-    gates_of = jax.jit(lambda params, x: own_gates(f, params, x))
-    network = Network(f)
 
     def packed_kernel(
         params: PyTree, one: tuple[Any, Gates], two: tuple[Any, Gates], normalize: bool, dtype: Any
@@ -194,7 +203,7 @@ def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         chain = network.gap_chain(params, x, normalize) if pooled.usable(params, one, two) else None
         if chain is None:
             return None
-        whole = functools.partial(compute, params, normalize=normalize, binary=True, symmetric=True, dtype=dtype)
+        whole = functools.partial(compute, params, normalize=normalize, binary=True, dtype=dtype)
         once = functools.partial(network.once, f"fused, {normalize}, {dtype}", params, x.shape[1:], x)
         return pooled.fused(chain, one, two, dtype, symmetric=symmetric, plain=lambda b: whole(b, b), once=once)
 
@@ -254,7 +263,7 @@ def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         if h is None:
             h = paired_kernel(params, one, two, normalize, symmetric, dtype)
         if h is None:
-            h = compute(params, one, two, normalize=normalize, binary=binary, symmetric=symmetric, dtype=dtype)
+            h = compute(params, one, two, normalize=normalize, binary=binary, dtype=dtype)
         if concrete(h) and not known_true(finite, h):
             raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
         return h

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.paths import Base, Index, Layer, Term, Window, index_values
-from npk.programs import UnsupportedOperation
+from npk.programs import UnsupportedOperation, is_traced
 
 # What becomes of a dim of a term: read at the same place on both sides and summed ("contract") or kept
 # ("same"), or read at pairs of places and kept ("pair") or summed ("sum").
@@ -24,10 +24,11 @@ Role = str
 
 
 @dataclasses.dataclass
-class Moments:
+class SecondMoments:
     """Second moments of bases for one pair of input batches, each computed once for each demand.
 
-    `normalize` gives weights the variance 1/fan-in, otherwise 1. `sides` says which of the terms' factors
+    `normalize` gives weights the variance 1/fan-in, otherwise 1; it may be traced, so that one program serves both.
+    `sides` says which of the terms' factors
     belong to the rows and to the columns; with `diagonal` each sample is paired with itself alone, n2 = 1.
     `largest` records the number of elements a pair of samples needs at most, from which the caller chooses
     its blocks.
@@ -35,7 +36,7 @@ class Moments:
 
     n1: int
     n2: int
-    normalize: bool
+    normalize: Any
     dtype: Any
     exact_gates: Any = None  # dtype in which products of 0/1 gates are exact and fast
     sides: tuple[int, int] = (0, 1)
@@ -61,7 +62,8 @@ class Moments:
 
     def variance(self, layer: Layer) -> Any:
         """Of the weights of a layer."""
-        return 1 / layer.fan_in if self.normalize else jnp.square(layer.constant)
+        one, own = 1 / layer.fan_in, jnp.square(layer.constant)
+        return jnp.where(self.normalize, one, own) if is_traced(self.normalize) else one if self.normalize else own
 
     def of_layer(self, layer: Layer, paired: tuple[bool, ...]) -> Any:
         """Contract what the layer reads, add up equal offsets, weigh by the weights' variance."""
@@ -268,7 +270,7 @@ def _over_pairs(k: Any, axis: int, length: int, window: Window) -> Any:
     return total.reshape(k.shape)[tuple(cut if i in axes else slice(None) for i in range(k.ndim))]
 
 
-def output_moment(state: Sequence[Term], moments: Moments) -> Any:
+def output_moment(state: Sequence[Term], moments: SecondMoments) -> Any:
     """The second moment of one output unit, [n1, n2]."""
     total = 0
     for term in state:

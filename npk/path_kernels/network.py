@@ -31,6 +31,11 @@ class Network:
         """The value network for one sample."""
         return self.once("program", params, x.shape[1:], x, lambda: sample_program(self.f, params, x))
 
+    def sample(self, params: PyTree, laid: tuple[Any, Gates]) -> Program:
+        """The same of a batch that is laid out, [n, 1, ...]."""
+        x = laid[0]
+        return self.program(params, jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype))
+
     def gate_shapes(self, params: PyTree, x: Any) -> list[Any]:
         """The gates of a batch."""
         return self.once("gates", params, x.shape, x, lambda: gate_shapes(activation_program(self.f, params, x)))
@@ -48,7 +53,7 @@ class Network:
         name = f"chain, normalize={normalize}"
         return self.once(name, params, x.shape[1:], x, lambda: dense.dense_chain(program, shapes, normalize))
 
-    def plan(self, params: PyTree, x: Any, normalize: bool) -> pairs.Plan | None:
+    def plan(self, params: PyTree, x: Any, normalize: bool) -> pairs.PairPlan | None:
         """How the engine for position pairs computes f's kernel, if it can."""
         program = self.program(params, x)
         if not dense.available() or not any(e.name == "conv_general_dilated" for e in program.equations):
@@ -59,11 +64,10 @@ class Network:
 
     def gap_chain(self, params: PyTree, laid: Any, normalize: bool) -> pooled.GapChain | None:
         """How the fused GPU kernel computes f's kernel of inputs laid out as [n, 1, ...], if it can."""
-        x = jax.ShapeDtypeStruct((laid.shape[0], *laid.shape[2:]), laid.dtype)
-        program = self.program(params, x)
+        program = self.sample(params, (laid, ()))
         shapes = [g.shape for g in gate_shapes(program)]
         name = f"pooled chain, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: pooled.gap_chain(program, shapes, normalize))
+        return self.once(name, params, laid.shape[2:], laid, lambda: pooled.gap_chain(program, shapes, normalize))
 
     def positions(self, params: PyTree, x: Any) -> list[int]:
         """How many positions the convolutions of f have for one sample, each of them."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.gating import gate_shapes
-from npk.path_kernels import Moments, output_moment
+from npk.path_kernels import SecondMoments, output_moment
 from npk.paths import RULES, Layer, Leaf, State, Term, Walk, output_terms, over
 from npk.programs import Equation, Program, Var, evaluate, is_traced
 
@@ -216,4 +216,4 @@ def _check_precision(program: Program) -> None:
 def _check_outputs_alike(state: State, dtype: Any) -> None:
     """All output units must have one path kernel: read it off for one sample, shapes alone."""
     if state[0].shape[-1] > 1:
-        jax.eval_shape(lambda: output_moment(state, Moments(1, 1, True, dtype, sides=(0, 0))))
+        jax.eval_shape(lambda: output_moment(state, SecondMoments(1, 1, True, dtype, sides=(0, 0))))

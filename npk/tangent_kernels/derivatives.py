@@ -46,7 +46,7 @@ jax.tree_util.register_dataclass(Derivatives, ["inputs", "cotangents", "gradient
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class DerivativePlan:
     """A single-sample program, how it reads its parameters, and the backward passes wanted of it."""
 
     program: Program
@@ -69,7 +69,7 @@ class Plan:
         return self.modes == 2
 
 
-def plan_of(f: Function, params: PyTree, x: Any, split: bool) -> Plan:
+def plan_of(f: Function, params: PyTree, x: Any, split: bool) -> DerivativePlan:
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     program = trace(f, params, sample, opens_for_gates)
     if split:
@@ -77,7 +77,7 @@ def plan_of(f: Function, params: PyTree, x: Any, split: bool) -> Plan:
     check_program(program, 1)
     fixed = (False,) if not split else (True, False) if _has_soft_gates(program) else (True,)
     blocks = program.param_paths if split else ("",) * len(program.params)
-    return Plan(program, find_uses(program), fixed, blocks, _before_gates(program))
+    return DerivativePlan(program, find_uses(program), fixed, blocks, _before_gates(program))
 
 
 def _before_gates(program: Program) -> frozenset[Var]:
@@ -105,7 +105,7 @@ def _passes_derivative(equation: Equation) -> bool:
     return equation.name != "stop_gradient" and any(_is_float(v) for v in equation.outputs)
 
 
-def _forward(plan: Plan, leaves: Sequence[Any], x: Any, nudges: Mapping[int, list[Any]], fixed: bool) -> Any:
+def _forward(plan: DerivativePlan, leaves: Sequence[Any], x: Any, nudges: Mapping[int, list[Any]], fixed: bool) -> Any:
     """The outputs [K] for one sample, `nudges` added to what reads parameters; and what was read there."""
     places = {e.equation: i for i, e in enumerate((*plan.uses.products, *plan.uses.reads))}
     seen: dict[int, list[Any]] = {}
@@ -131,7 +131,7 @@ def _is_float(value: Any) -> bool:
     return jnp.issubdtype(value.dtype, jnp.floating)
 
 
-def _data_of(plan: Plan, i: int, values: Sequence[Any]) -> list[Any]:
+def _data_of(plan: DerivativePlan, i: int, values: Sequence[Any]) -> list[Any]:
     """What equation i read that depends on x."""
     if i < len(plan.uses.products):
         return [values[0 if plan.uses.products[i].data_first else 1]]
@@ -139,7 +139,7 @@ def _data_of(plan: Plan, i: int, values: Sequence[Any]) -> list[Any]:
     return [v for j, v in enumerate(values) if j not in made]
 
 
-def derivatives(plan: Plan, leaves: Sequence[Any], x: Any) -> Derivatives:
+def derivatives(plan: DerivativePlan, leaves: Sequence[Any], x: Any) -> Derivatives:
     """Inputs, cotangents and gradients of a block of samples: one forward pass, one backward pass a mode."""
     equations = [e.equation for e in (*plan.uses.products, *plan.uses.reads)]
     n, n_products = x.shape[0], len(plan.uses.products)
@@ -163,14 +163,14 @@ def derivatives(plan: Plan, leaves: Sequence[Any], x: Any) -> Derivatives:
     return Derivatives(inputs, cotangents, gradients)
 
 
-def derivatives_apart(plan: Plan, leaves: Sequence[Any], x: Any) -> Derivatives:
+def derivatives_apart(plan: DerivativePlan, leaves: Sequence[Any], x: Any) -> Derivatives:
     """`derivatives`, kept from being fused into the products that read them (which XLA does at their expense)."""
     derive = channels_last(functools.partial(derivatives, plan))
     return jax.lax.optimization_barrier(derive(leaves, x))
 
 
 def _leaf_gradients(
-    plan: Plan, leaves: Sequence[Any], seen: Mapping[int, list[Any]], b: Mapping[int, Any]
+    plan: DerivativePlan, leaves: Sequence[Any], seen: Mapping[int, list[Any]], b: Mapping[int, Any]
 ) -> list[Any]:
     """Gradients [n, K, size] of the leaves that are read in other ways than products, all reads summed."""
     reads, first = plan.uses.reads, len(plan.uses.products)

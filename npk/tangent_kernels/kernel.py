@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from npk.gating import Function
 from npk.programs import check_finite, check_pair, concrete, in_blocks, remembered
 from npk.tangent_kernels.checks import Checks
-from npk.tangent_kernels.derivatives import Derivatives, Plan, derivatives, derivatives_apart, plan_of
+from npk.tangent_kernels.derivatives import DerivativePlan, Derivatives, derivatives, derivatives_apart, plan_of
 from npk.tangent_kernels.factors import by_pairs, contributions, inner, own_inner, places_of, sizes_of, squared_norms
 
 # The share of memory that one block of samples may take for layer inputs, cotangents and gradients: of an
@@ -66,7 +66,9 @@ class NTKSplit:
 # ------------------------------------------------------------------------------------ blocks of pairs
 
 
-def _pieces(plan: Plan, one: Derivatives, two: Derivatives | None, full: bool, diagonal: bool) -> dict[str, list[Any]]:
+def _pieces(
+    plan: DerivativePlan, one: Derivatives, two: Derivatives | None, full: bool, diagonal: bool
+) -> dict[str, list[Any]]:
     """For each block (a leaf's name, or "" for all together) [K^V] or [K^V, K^F, K^CROSS]."""
     wanted = [(0, 0), (1, 1), (0, 1)] if plan.soft else [(0, 0)]
     symmetric = two is None
@@ -110,7 +112,7 @@ def _mirrored(mixed: Any, full: bool, diagonal: bool) -> Any:
     return jnp.transpose(mixed, (1, 0, 3, 2)) if full else mixed.T
 
 
-def _block_size(plan: Plan, outputs: int, itemsize: int) -> int:
+def _block_size(plan: DerivativePlan, outputs: int, itemsize: int) -> int:
     """Samples whose derivatives fit the budget: what all uses keep, and the most that one needs in passing."""
     kept, passing = 0, 0
     cotangents = outputs * plan.modes
@@ -135,7 +137,9 @@ def _block_bytes() -> int:
     return int(_HOST_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _kernel_pieces(plan: Plan, leaves: Sequence[Any], x1: Any, x2: Any | None, full: bool) -> dict[str, list[Any]]:
+def _kernel_pieces(
+    plan: DerivativePlan, leaves: Sequence[Any], x1: Any, x2: Any | None, full: bool
+) -> dict[str, list[Any]]:
     """All leaves' pieces for all pairs, block by block where the derivatives of all samples do not fit."""
     derive = functools.partial(derivatives_apart, plan, leaves)
     outputs = plan.program.outputs[0]
@@ -145,7 +149,7 @@ def _kernel_pieces(plan: Plan, leaves: Sequence[Any], x1: Any, x2: Any | None, f
     return in_blocks(lambda one, two: _pieces(plan, one, two, full, False), x1, x2, size, derive)
 
 
-def _diagonal_pieces(plan: Plan, leaves: Sequence[Any], x: Any, full: bool = False) -> dict[str, list[Any]]:
+def _diagonal_pieces(plan: DerivativePlan, leaves: Sequence[Any], x: Any, full: bool = False) -> dict[str, list[Any]]:
     """All leaves' pieces for every sample with itself, without the kernel."""
 
     def single(sample: Any) -> Any:
@@ -178,7 +182,9 @@ class _Sums:
 jax.tree_util.register_dataclass(_Sums)
 
 
-def _sums(plan: Plan, pieces: Mapping[str, list[Any]], shape: tuple[int, ...], split: bool, *inputs: Any) -> _Sums:
+def _sums(
+    plan: DerivativePlan, pieces: Mapping[str, list[Any]], shape: tuple[int, ...], split: bool, *inputs: Any
+) -> _Sums:
     dtype = plan.program.outputs[0].dtype
     zeros = [jnp.zeros(shape, dtype)] * (3 if plan.soft else 1)
     whole = [functools.reduce(jnp.add, column) for column in zip(*pieces.values(), strict=True)] if pieces else zeros
@@ -197,7 +203,7 @@ def _require_finite(found: _Sums, params: PyTree, x1: Any, x2: Any | None = None
     raise ValueError(f"the tangent kernel leaves the range of {dtype}; scale the parameters or use x64.")
 
 
-def _shape(plan: Plan, n: tuple[int, ...], full: bool) -> tuple[int, ...]:
+def _shape(plan: DerivativePlan, n: tuple[int, ...], full: bool) -> tuple[int, ...]:
     k = plan.program.outputs[0].shape[-1]
     return (*n, k, k) if full else n
 

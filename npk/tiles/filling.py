@@ -10,7 +10,7 @@ from typing import Any
 
 from npk.tiles import store
 from npk.tiles.devices import Work, run
-from npk.tiles.plan import Device, Plan, Tile, kept, share
+from npk.tiles.plan import Device, Tile, TilePlan, kept, share
 from npk.tiles.progress import Meter
 from npk.tiles.store import Record
 from npk.tiles.stored_kernel import read_ahead
@@ -18,7 +18,7 @@ from npk.tiles.stored_kernel import read_ahead
 
 def compute(
     work: Work,
-    plan: Plan,
+    plan: TilePlan,
     tiles: Sequence[Tile],
     devices: Sequence[Device],
     meter: Meter,

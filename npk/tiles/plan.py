@@ -17,7 +17,7 @@ _map = jax.tree_util.tree_map
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """A grid of equal tiles over [N1, N2]; those of the last row and column may reach over the edge.
 
     Attributes:
@@ -61,9 +61,9 @@ def balanced(samples: int, largest: int) -> int:
     return -(-samples // -(-samples // min(samples, largest)))
 
 
-def plan_of(shape: tuple[int, int], symmetric: bool, largest: int) -> Plan:
+def plan_of(shape: tuple[int, int], symmetric: bool, largest: int) -> TilePlan:
     """The grid of equal tiles of at most `largest` samples a side."""
-    return Plan(shape, (balanced(shape[0], largest), balanced(shape[1], largest)), symmetric)
+    return TilePlan(shape, (balanced(shape[0], largest), balanced(shape[1], largest)), symmetric)
 
 
 def check_tile(tile: Any) -> None:
@@ -141,7 +141,7 @@ def batch(tree: Tree, name: str) -> Batch:
     return Batch(tuple(np.asarray(leaf) for leaf in found), given, structure, sizes[0])
 
 
-def inputs(plan: Plan, one: Batch, two: Batch | None, tile: Tile, device: Device) -> tuple[Tree, Tree]:
+def inputs(plan: TilePlan, one: Batch, two: Batch | None, tile: Tile, device: Device) -> tuple[Tree, Tree]:
     """The two blocks of a tile, always of the tile's full size, so that a kernel is compiled once."""
     starts = [number * side for number, side in zip(tile, plan.tile)]
     left = one.block(starts[0], plan.tile[0], device)
@@ -199,7 +199,7 @@ def mirrored(block: np.ndarray) -> np.ndarray:
     return block.transpose(1, 0, *range(block.ndim - 1, 1, -1))
 
 
-def kept(plan: Plan, leaves: Sequence[Leaf], tile: Tile, block: Tree) -> dict[str, np.ndarray]:
+def kept(plan: TilePlan, leaves: Sequence[Leaf], tile: Tile, block: Tree) -> dict[str, np.ndarray]:
     """What is kept of a tile: cut at the edge, in the wanted dtype, symmetric on the diagonal, finite.
 
     Raises:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 
-from npk.tiles.plan import Leaf, Plan, Tile, mirrored
+from npk.tiles.plan import Leaf, Tile, TilePlan, mirrored
 
 FORMAT = 1
 KEY = "npk"
@@ -50,7 +50,7 @@ class Record:
         versions: of what computes.
     """
 
-    plan: Plan
+    plan: TilePlan
     leaves: tuple[Leaf, ...]
     identity: Mapping[str, Any]
     data: Mapping[str, Any]
@@ -76,7 +76,7 @@ def record_of(content: Mapping[str, Any], path: Path) -> Record:
         raise ValueError(
             f"{path} is of format {content['format']}, this npk reads {FORMAT}: use the npk that wrote it."
         )
-    plan = Plan(tuple(content["shape"]), tuple(content["tile"]), content["symmetric"])
+    plan = TilePlan(tuple(content["shape"]), tuple(content["tile"]), content["symmetric"])
     arrays = content["arrays"].items()
     leaves = tuple(Leaf(name, np.dtype(jnp.dtype(a["dtype"])), tuple(a["axes"])) for name, a in arrays)
     return Record(plan, leaves, content["identity"], content["data"], content["versions"])
@@ -275,7 +275,7 @@ class TileArray:
     """
 
     path: Path
-    plan: Plan
+    plan: TilePlan
     leaf: Leaf
     checked: set[Tile] = dataclasses.field(default_factory=set)
 

@@ -23,7 +23,7 @@ from npk.programs import available_memory
 from npk.tiles import memory, store
 from npk.tiles.devices import Work, devices_of, process_of
 from npk.tiles.filling import Filling, compute
-from npk.tiles.plan import Batch, Device, Leaf, Plan, Tile, batch, check_tile, inputs, kept, mirrored, plan_of
+from npk.tiles.plan import Batch, Device, Leaf, Tile, TilePlan, batch, check_tile, inputs, kept, mirrored, plan_of
 from npk.tiles.progress import Meter, Progress
 from npk.tiles.store import Record
 from npk.tiles.stored_kernel import StoredKernel, stored_kernels
@@ -159,7 +159,11 @@ def stored(
         batches = _Batches.of(one, two)
         devices = devices_of(mesh)
         here = Record(
-            Plan(batches.shape, batches.shape, batches.symmetric), (), identity, batches.data(), _versions(devices[0])
+            TilePlan(batches.shape, batches.shape, batches.symmetric),
+            (),
+            identity,
+            batches.data(),
+            _versions(devices[0]),
         )
         there, why = store.find(path), "as in the store"
         if there is None:
@@ -276,7 +280,7 @@ class _Batches:
     def choose_side(self, kernel: Kernel, leaves: Sequence[Leaf], devices: Sequence[Device]) -> tuple[int, str]:
         return memory.choose_side(kernel, self.one, self.other, leaves, devices)
 
-    def work(self, kernel: Kernel, plan: Plan, keep: Callable[[Tile, Any], None]) -> Work:
+    def work(self, kernel: Kernel, plan: TilePlan, keep: Callable[[Tile, Any], None]) -> Work:
         def load(tile: Tile, device: Device) -> tuple[Any, Any]:
             return inputs(plan, self.one, self.two, tile, device)
 
@@ -306,7 +310,7 @@ def _check_storable(leaves: Sequence[Leaf]) -> None:
             raise ValueError(f"the kernel returns {leaf.dtype}, a store holds {', '.join(store.DTYPES)}: give dtype=.")
 
 
-def _check_fits(plan: Plan, leaves: Sequence[Leaf]) -> None:
+def _check_fits(plan: TilePlan, leaves: Sequence[Leaf]) -> None:
     needed = math.prod(plan.shape) * sum(leaf.dtype.itemsize * math.prod(leaf.axes) for leaf in leaves)
     free = available_memory()
     if needed > free:
@@ -339,7 +343,7 @@ def _wanted(here: Record, there: Record, tile: int | None, dtype: Any) -> Record
     return dataclasses.replace(here, plan=plan, leaves=leaves)
 
 
-def _chosen(plan: Plan, why: str) -> str:
+def _chosen(plan: TilePlan, why: str) -> str:
     rows, columns = plan.grid
     number = len(plan.tiles())
     return f"tiles of {plan.tile[0]:,} x {plan.tile[1]:,} samples, {rows} x {columns}, {number:,} to compute: {why}"

@@ -1,7 +1,8 @@
 """Parts of training loops: compiled steps, records, and the stages chosen among them."""
 
+import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -149,18 +150,52 @@ def measure_of(
     return measure
 
 
-def redundant(accuracies: list[float]) -> int | None:
-    """Where there are too many snapshots, the one between whose neighbours accuracy changes least.
+def course(
+    schedule: Sequence[int], epoch_steps: int, state: Any, advance: Callable[..., Any], begin: int = 0
+) -> Iterator[tuple[int, Any]]:
+    """The states of a run at its records, from number `begin` on.
 
     Args:
-        accuracies: of the snapshots.
+        schedule: steps at which records are taken, none further from the one before than to the end of its epoch.
+        epoch_steps: steps an epoch.
+        state: at the record before `begin`, or where begin is 0 the initial one.
+        advance: (state, epoch, first, count) → the state after `count` steps from step `first` of the epoch.
+        begin: the number of the first record to take.
 
-    Returns:
-        Its index, or None where all can stay.
+    Yields:
+        The number of each record and the state there.
     """
-    if len(accuracies) <= SNAPSHOTS:
-        return None
-    return min(range(1, len(accuracies) - 1), key=lambda i: abs(accuracies[i + 1] - accuracies[i - 1]))
+    for at in range(begin, len(schedule)):
+        if at:
+            epoch, first = divmod(schedule[at - 1], epoch_steps)
+            state = advance(state, epoch, first, schedule[at] - schedule[at - 1])
+        yield at, state
+
+
+@dataclasses.dataclass
+class Snapshots:
+    """What is kept of records along the rise of accuracy: no more than `SNAPSHOTS`, the first and the last among them.
+
+    Attributes:
+        accuracies: of the records.
+        kept: what was kept of each.
+    """
+
+    accuracies: list[float] = dataclasses.field(default_factory=list)
+    kept: list[Any] = dataclasses.field(default_factory=list)
+
+    def keep(self, accuracy: float, what: Any) -> None:
+        """Keep one more; where there are too many, the one goes between whose neighbours accuracy changes least."""
+        self.accuracies.append(accuracy)
+        self.kept.append(what)
+        if len(self.kept) > SNAPSHOTS:
+            rise = [abs(b - a) for a, b in zip(self.accuracies, self.accuracies[2:], strict=False)]
+            least = 1 + rise.index(min(rise))
+            del self.accuracies[least], self.kept[least]
+
+    def stages(self, count: int) -> list[Any]:
+        """What was kept at `count` stages of equal gain in accuracy."""
+        return [self.kept[i] for i in choose_stages(self.accuracies, count)]
 
 
 def choose_stages(accuracies: list[float], stages: int) -> list[int]:

@@ -10,15 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import ArrayLike, PRNGKeyArray, PyTree
 
-from npk.training.loops import (
-    check_batches,
-    choose_stages,
-    cross_entropy,
-    measure_of,
-    record_steps,
-    redundant,
-    steps_of,
-)
+from npk.training.loops import Snapshots, check_batches, course, cross_entropy, measure_of, record_steps, steps_of
 
 Function = Callable[[Any, Any], Any]
 
@@ -128,24 +120,20 @@ def train(
         raise ValueError(f"{schedule[-1]} steps are too few for {stages} stages: train for more epochs.")
 
     history: list[Record] = []
-    snapshots: list[tuple[Record, Any]] = []
-    optimizer_state = optimizer.init(params)
-    for step, following in zip(schedule, [*schedule[1:], None], strict=True):
-        loss, accuracy = evaluate(params, x, y)
-        record = Record(step, step / epoch_steps, float(loss), float(accuracy))
+    snapshots = Snapshots()
+
+    def after(state: Any, epoch: int, first: int, count: int) -> Any:
+        return advance(*state, None, x, y, jax.random.fold_in(key, epoch), first, count)
+
+    for at, (reached, _) in course(schedule, epoch_steps, (params, optimizer.init(params)), after):
+        loss, accuracy = evaluate(reached, x, y)
+        record = Record(schedule[at], schedule[at] / epoch_steps, float(loss), float(accuracy))
         _check_progress(record)
         history.append(record)
-        snapshots.append((record, jax.device_get(params)))
-        dropped = redundant([r.train_accuracy for r, _ in snapshots])
-        if dropped is not None:
-            del snapshots[dropped]
+        snapshots.keep(record.train_accuracy, (record, jax.device_get(reached)))
         if on_record:
             on_record(record)
-        if following is not None:
-            epoch, first = divmod(step, epoch_steps)
-            order_key = jax.random.fold_in(key, epoch)
-            params, optimizer_state = advance(params, optimizer_state, None, x, y, order_key, first, following - step)
-    chosen = [snapshots[i] for i in choose_stages([record.train_accuracy for record, _ in snapshots], stages)]
+    chosen = snapshots.stages(stages)
     return Trained(tuple(kept for _, kept in chosen), tuple(record for record, _ in chosen), tuple(history))
 
 

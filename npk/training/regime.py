@@ -141,62 +141,57 @@ def train_regime(
     trained, rest = _parted(jax.jit(stacked)(numbers, gates), config)
     steps = _steps(forward, optimizer, config)
     measure = _measure(apply, config, data)
-    progress = _Progress(-1, {"trained": trained, "optimizer": jax.vmap(optimizer.init)(trained)})
+    standing = _Standing(-1, {"trained": trained, "optimizer": jax.vmap(optimizer.init)(trained)})
     kept = None
     if checkpoints is not None:
         described = {**dataclasses.asdict(config), "seeds": list(seeds), "data": data.name, "samples": len(x)}
         kept = Checkpoints(checkpoints, described)
-        progress = progress.newest(kept, on_record)
-    for at in range(progress.at + 1, len(schedule)):
-        if at:
-            epoch, first = divmod(schedule[at - 1], per_epoch)
-            count = schedule[at] - schedule[at - 1]
-            progress.state = steps(progress.state, rest, numbers, x, y, epoch, first, count)
-        progress.at = at
+        standing = standing.newest(kept, on_record)
+
+    def after(state: Any, epoch: int, first: int, count: int) -> Any:
+        return steps(state, rest, numbers, x, y, epoch, first, count)
+
+    for at, state in loops.course(schedule, per_epoch, standing.state, after, standing.at + 1):
+        standing.at, standing.state = at, state
         whole = schedule[at] % per_epoch == 0
-        found = measure(_joined(progress.state["trained"], rest), whole)
-        progress.record(schedule[at] / per_epoch, found, config.stages > 0)
+        found = measure(_joined(standing.state["trained"], rest), whole)
+        standing.record(schedule[at] / per_epoch, found, config.stages > 0)
         if on_record:
             shown = f"test {found[3].mean():.2%}" if whole else f"train {found[1].mean():.2%}"
             on_record(schedule[at] / schedule[-1], f"{config.label}: {shown}")
         if kept is not None and at and whole:
-            progress.save(kept)
-    epochs, loss, train, validation, test = (np.array(column) for column in zip(*progress.records, strict=True))
+            standing.save(kept)
+    epochs, loss, train, validation, test = (np.array(column) for column in zip(*standing.records, strict=True))
     stages = ()
     if config.stages:
-        chosen = loops.choose_stages(progress.accuracies, config.stages)
-        stages = tuple(_joined(progress.snapshots[i], rest) for i in chosen)
-    final = _joined(progress.state["trained"], rest)
+        stages = tuple(_joined(kept, rest) for kept in standing.snapshots.stages(config.stages))
+    final = _joined(standing.state["trained"], rest)
     return RegimeRun(config, tuple(seeds), epochs, loss, train, validation, test, final, stages)
 
 
 @dataclasses.dataclass
-class _Progress:
+class _Standing:
     """Where a run stands: the last record taken, the state then, and what was noted on the way."""
 
     at: int
     state: dict[str, Any]
     records: list[list[Any]] = dataclasses.field(default_factory=list)
-    accuracies: list[float] = dataclasses.field(default_factory=list)
-    snapshots: list[Any] = dataclasses.field(default_factory=list)
+    snapshots: loops.Snapshots = dataclasses.field(default_factory=loops.Snapshots)
 
     def record(self, epoch: float, measured: Sequence[Any], snapshot: bool) -> None:
         if not np.isfinite(measured[0]).all():
             raise ValueError(f"training diverged (loss {measured[0]} in epoch {epoch:g}): lower the learning rate.")
         self.records.append([epoch, *measured])
         if snapshot:
-            self.accuracies.append(float(np.mean(measured[1])))
-            self.snapshots.append(jax.device_get(self.state["trained"]))
-            dropped = loops.redundant(self.accuracies)
-            if dropped is not None:
-                del self.accuracies[dropped], self.snapshots[dropped]
+            self.snapshots.keep(float(np.mean(measured[1])), jax.device_get(self.state["trained"]))
 
     def save(self, kept: Checkpoints) -> None:
         plain = [[epoch, *(np.asarray(v).tolist() for v in rest)] for epoch, *rest in self.records]
-        shots = {str(i): tree for i, tree in enumerate(self.snapshots)}
-        kept.save(self.at, {"state": self.state, "snapshots": shots}, {"records": plain, "accuracies": self.accuracies})
+        shots = {str(i): tree for i, tree in enumerate(self.snapshots.kept)}
+        notes = {"records": plain, "accuracies": self.snapshots.accuracies}
+        kept.save(self.at, {"state": self.state, "snapshots": shots}, notes)
 
-    def newest(self, kept: Checkpoints, say: Callable[[float, str], None] | None) -> "_Progress":
+    def newest(self, kept: Checkpoints, say: Callable[[float, str], None] | None) -> "_Standing":
         def like(notes: dict[str, Any]) -> Any:
             return {
                 "state": self.state,
@@ -209,7 +204,7 @@ class _Progress:
         at, saved, notes = found
         records = [[epoch, *map(np.array, rest)] for epoch, *rest in notes["records"]]
         shots = [saved["snapshots"][str(i)] for i in range(len(notes["accuracies"]))]
-        return _Progress(at, saved["state"], records, notes["accuracies"], shots)
+        return _Standing(at, saved["state"], records, loops.Snapshots(notes["accuracies"], shots))
 
 
 def _gates_of(config: RegimeConfig, seeds: Sequence[int], source: RegimeRun | None) -> Any:

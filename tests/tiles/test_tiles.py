@@ -11,7 +11,7 @@ from exact_kernels import Stop, exact, whole_numbers
 
 import npk
 from npk.tiles import fingerprint, tiled
-from npk.tiles.plan import Plan, balanced, share
+from npk.tiles.plan import TilePlan, balanced, share
 
 # ------------------------------------------------------------------------------------------ in memory
 
@@ -254,7 +254,7 @@ def test_an_error_of_the_kernel_or_of_the_callback_comes_through():
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 def test_shares_of_processes(processes):
-    every = Plan((10, 10), (3, 3), True).tiles()
+    every = TilePlan((10, 10), (3, 3), True).tiles()
     orders = [share(every, p, processes, start=5) for p in range(processes)]
     for p, order in enumerate(orders):
         own = set(every[p::processes])

@@ -5,7 +5,15 @@ import optax
 import pytest
 
 from npk import networks, training
-from npk.training.loops import SNAPSHOTS, choose_stages, cross_entropy, measure_of, record_steps, redundant
+from npk.training.loops import (
+    SNAPSHOTS,
+    Snapshots,
+    choose_stages,
+    course,
+    cross_entropy,
+    measure_of,
+    record_steps,
+)
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -109,8 +117,26 @@ def test_stages_are_spread_over_the_rise_of_accuracy(accuracies, stages, expecte
 
 def test_snapshots_are_thinned_where_accuracy_changes_least():
     rising = [i / 40 for i in range(SNAPSHOTS)]
-    assert redundant(rising) is None
-    assert redundant([*rising, 31.1 / 40, 1.0]) == 31
+    snapshots = Snapshots()
+    for accuracy in rising:
+        snapshots.keep(accuracy, f"at {accuracy}")
+    assert snapshots.accuracies == rising
+    snapshots.keep(31.1 / 40, f"at {31.1 / 40}")
+    assert snapshots.accuracies == [*rising[:31], 31.1 / 40]
+    assert snapshots.kept == [f"at {accuracy}" for accuracy in snapshots.accuracies]
+    assert snapshots.stages(2) == [f"at {rising[0]}", f"at {31.1 / 40}"]
+
+
+def test_a_course_takes_every_step_once_also_from_the_middle():
+    schedule, taken = [0, 1, 2, 4, 6, 8], []
+
+    def advance(state, epoch, first, count):
+        taken.extend((epoch, step) for step in range(first, first + count))
+        return state + count
+
+    assert list(course(schedule, 4, 0, advance)) == list(enumerate(schedule))
+    assert taken == [(epoch, step) for epoch in range(2) for step in range(4)]
+    assert list(course(schedule, 4, 2, advance, begin=3)) == [(3, 4), (4, 6), (5, 8)]
 
 
 @pytest.mark.parametrize("n", [1, 511, 512, 513, 1100])

@@ -32,7 +32,7 @@ class DenseChain:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Side:
+class DenseSide:
     """One batch as the engine takes it: inputs [n, d] and the packed gates of every layer of the chain."""
 
     x: np.ndarray
@@ -100,7 +100,7 @@ def _alike(bias: Term, term: Term) -> bool:
     return each and bias.g[0].shape == term.g[0].shape and _equal(bias.g[0], np.asarray(term.g[0]))
 
 
-def side(chain: DenseChain, x: Any, gates: Sequence[Any], dtype: Any) -> Side | None:
+def side(chain: DenseChain, x: Any, gates: Sequence[Any], dtype: Any) -> DenseSide | None:
     """Lay out a batch for the engine; None where the gates are not all 0 or 1."""
     laid = []
     for number in chain.gates:
@@ -108,10 +108,10 @@ def side(chain: DenseChain, x: Any, gates: Sequence[Any], dtype: Any) -> Side | 
         if words is None:
             return None
         laid.append(words)
-    return Side(np.ascontiguousarray(np.asarray(x, dtype).reshape(len(x), -1)), tuple(laid))
+    return DenseSide(np.ascontiguousarray(np.asarray(x, dtype).reshape(len(x), -1)), tuple(laid))
 
 
-def largest(chain: DenseChain, batch: Side) -> float:
+def largest(chain: DenseChain, batch: DenseSide) -> float:
     """The largest number met for any sample with itself, |x| for x; no number met for a pair exceeds it."""
     h = chain.first * np.sum(np.square(batch.x, dtype=np.float64), 1)
     peak = h.max()
@@ -126,7 +126,7 @@ def _products(x1: Any, x2: Any) -> Any:
     return jnp.matmul(x1, x2.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def kernel(chain: DenseChain, one: Side, two: Side) -> Any:
+def kernel(chain: DenseChain, one: DenseSide, two: DenseSide) -> Any:
     """H [n1, n2] of a dense chain, a panel of rows at a time."""
     real = one.x.dtype.type
     x1 = one.x * real(chain.first)

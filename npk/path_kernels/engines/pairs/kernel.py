@@ -15,7 +15,7 @@ import numpy as np
 
 from npk.path_kernels.engines import dense
 from npk.path_kernels.engines.pairs import loops, program, ring_program
-from npk.path_kernels.engines.pairs.plan import Plan
+from npk.path_kernels.engines.pairs.plan import PairPlan
 from npk.programs import cores
 
 _BLOCK_BYTES = 1 << 28  # tables of one side's block
@@ -31,7 +31,7 @@ Values = Callable[[Any, tuple[int, ...]], Sequence[Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Side:
+class PairSide:
     """One batch, a tree of arrays [n, ...]: for each slot its packed words [n, positions, words], or None."""
 
     samples: Any
@@ -52,7 +52,7 @@ def saving(positions: Sequence[int]) -> float:
     return sum((_SAVED * p**2 - _ROW * p for p in positions), 0.0)
 
 
-def path_kernel(plan: Plan, values: Values, one: Any, two: Any | None, dtype: Any) -> jax.Array | None:
+def path_kernel(plan: PairPlan, values: Values, one: Any, two: Any | None, dtype: Any) -> jax.Array | None:
     """H of two batches (of one, where `two` is None); None where it leaves the range of the dtype.
 
     Args:
@@ -70,7 +70,7 @@ def path_kernel(plan: Plan, values: Values, one: Any, two: Any | None, dtype: An
     return jax.device_put(h, may_alias=True) if np.isfinite(h.min()) and np.isfinite(h.max()) else None
 
 
-def side(plan: Plan, values: Values, samples: Any) -> Side:
+def side(plan: PairPlan, values: Values, samples: Any) -> PairSide:
     """Pack what can be packed of a batch.
 
     Args:
@@ -98,7 +98,7 @@ def side(plan: Plan, values: Values, samples: Any) -> Side:
             assert words is not None
             parts[slot].append(words.words.reshape(part.n, value.shape[1], -1))
     words = tuple(np.concatenate(parts[s]) if s in open_slots else None for s in range(len(plan.slots)))
-    return Side(samples, n, words, tuple(open_slots.get(s, 1.0) or 1.0 for s in range(len(plan.slots))))
+    return PairSide(samples, n, words, tuple(open_slots.get(s, 1.0) or 1.0 for s in range(len(plan.slots))))
 
 
 def _one_number(value: np.ndarray, so_far: float) -> float | None:
@@ -115,7 +115,7 @@ class _Part:
     n: int
 
 
-def _chunks(plan: Plan, samples: Any, n: int) -> Iterator[_Part]:
+def _chunks(plan: PairPlan, samples: Any, n: int) -> Iterator[_Part]:
     """Samples some at a time, all parts of one length (the last one padded), so that one compilation serves."""
     each = sum(int(np.prod(np.shape(a)[1:])) for a in jax.tree_util.tree_leaves(samples))
     size = min(n, max(1, _CHUNK_NUMBERS // max(each, 1)))
@@ -124,7 +124,7 @@ def _chunks(plan: Plan, samples: Any, n: int) -> Iterator[_Part]:
         yield _Part(jax.tree_util.tree_map(lambda a: a[picked], samples), min(size, n - start))  # noqa: B023
 
 
-def kernel(plan: Plan, values: Values, one: Side, two: Side | None, dtype: Any) -> np.ndarray:
+def kernel(plan: PairPlan, values: Values, one: PairSide, two: PairSide | None, dtype: Any) -> np.ndarray:
     """H [n1, n2]; two=None for `one`, of whose symmetric kernel each of two mirrored pairs is computed once.
 
     Args:
@@ -164,7 +164,7 @@ def kernel(plan: Plan, values: Values, one: Side, two: Side | None, dtype: Any) 
     return h
 
 
-def _tail(parts: ring_program.Ring, scales: Sequence[float], one: Side, two: Side, h: np.ndarray) -> None:
+def _tail(parts: ring_program.Ring, scales: Sequence[float], one: PairSide, two: PairSide, h: np.ndarray) -> None:
     """The layers of one position, for all pairs at once."""
     layers = ring_program.tail_layers(parts, scales)
     rows, columns = ([_row_words(batch, slot) for slot, _, _ in layers] for batch in (one, two))
@@ -172,7 +172,7 @@ def _tail(parts: ring_program.Ring, scales: Sequence[float], one: Side, two: Sid
     dense.multiply_overlaps(h, rows, columns, scale, shift, h)
 
 
-def _row_words(batch: Side, slot: int | None) -> dense.Words:
+def _row_words(batch: PairSide, slot: int | None) -> dense.Words:
     known = np.ones((batch.n, 1), np.uint64) if slot is None else batch.words[slot]
     assert known is not None
     return dense.Words(known.reshape(batch.n, -1), np.zeros(0, np.int64))
@@ -182,7 +182,7 @@ def _kind(one: Any, two: Any) -> int:
     return loops.REALS if one is None or two is None else loops.WORDS
 
 
-def _channels(plan: Plan, values: Values, one: Side, kinds: Sequence[int]) -> list[int]:
+def _channels(plan: PairPlan, values: Values, one: PairSide, kinds: Sequence[int]) -> list[int]:
     """Words or channels a position of every slot."""
     sample = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((1, *np.shape(a)[1:]), a.dtype), one.samples)
     shapes = jax.eval_shape(lambda s: values(s, tuple(range(len(kinds)))), sample)
@@ -199,7 +199,7 @@ def _blocks(code: program.Code, n: int, number: int, dtype: Any) -> list[tuple[i
 
 
 def _tables(
-    code: program.Code, plan: Plan, values: Values, batch: Side, start: int, stop: int, number: int, dtype: Any
+    code: program.Code, plan: PairPlan, values: Values, batch: PairSide, start: int, stop: int, number: int, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tables of samples start..stop as the first (`number` 0) or the second side reads them."""
     n = stop - start

@@ -95,7 +95,7 @@ Step = Filter | Pool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class PairPlan:
     """Steps in order; the kernel is the last node, of one position."""
 
     grids: tuple[Grid, ...]

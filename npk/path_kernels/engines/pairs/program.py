@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from npk.path_kernels.engines.pairs import loops
-from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, Plan, Pool, Step
+from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, PairPlan, Pool, Step
 from npk.path_kernels.engines.pairs.vectors import CHANNELS, LANES
 
 
@@ -47,7 +47,7 @@ class Layout:
         return (np.arange(self.grid[0])[:, None] * self.pitch + np.arange(self.grid[1])).reshape(-1)
 
 
-def layouts(plan: Plan) -> dict[Grid, Layout]:
+def layouts(plan: PairPlan) -> dict[Grid, Layout]:
     """A layout for every grid, with room for the windows of all steps that read it."""
     spare = dict.fromkeys((*plan.grids, *(s.grid for s in plan.slots)), 0)
     for step in plan.steps:
@@ -87,7 +87,7 @@ class Code:
     loop: Callable[[], Any]
 
 
-def code(plan: Plan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) -> Code:
+def code(plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) -> Code:
     """Lay a plan out.
 
     Args:
@@ -105,7 +105,7 @@ def code(plan: Plan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) 
 
 
 class _Writer:
-    def __init__(self, plan: Plan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]):
+    def __init__(self, plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]):
         self.plan, self.scales = plan, scales
         self.layouts = layouts(plan)
         self.lists: list[int] = []
@@ -240,7 +240,7 @@ def _reach(step: Step, source: Layout, target: Layout) -> int:
     return max(source.length, _up(((target.grid[0] - 1) * stride + 1) * source.pitch))
 
 
-def _longest(plan: Plan, known: dict[Grid, Layout]) -> int:
+def _longest(plan: PairPlan, known: dict[Grid, Layout]) -> int:
     return max(_reach(step, known[step.grid], known[plan.grids[step.out]]) for step in plan.steps)
 
 
@@ -271,7 +271,7 @@ def _schedule(axis: Axis) -> tuple[list[tuple[int, int, int, list[tuple[int, int
 # ------------------------------------------------------------------------------------------- memory
 
 
-def _memory(plan: Plan, known: dict[Grid, Layout], end: int) -> tuple[dict[int, int], int]:
+def _memory(plan: PairPlan, known: dict[Grid, Layout], end: int) -> tuple[dict[int, int], int]:
     """Where each node's kernel is, from place `end` on; a node that is not read again leaves its place to others."""
     last = {step.out: n for n, step in enumerate(plan.steps)}
     last.update({node: n for n, step in enumerate(plan.steps) for f in step.factors for node in f.nodes})

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, Plan, Pool, Slot, Step, fitted_axis
+from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, PairPlan, Pool, Slot, Step, fitted_axis
 from npk.paths import Base, Layer, Term, Window, output_terms, over
 from npk.programs import Program, UnsupportedOperation
 
@@ -75,7 +75,7 @@ def slot_values(
     return tuple(values)
 
 
-def read_plan(program: Program, gate_shapes: Sequence[tuple[int, ...]], normalize: bool) -> Plan | None:
+def read_plan(program: Program, gate_shapes: Sequence[tuple[int, ...]], normalize: bool) -> PairPlan | None:
     """The plan of a single-sample program, or None where the engine does not cover it."""
     if not _fits(program, gate_shapes):
         return None
@@ -163,7 +163,7 @@ class _Reader:
         self.slots: list[tuple[Slot, np.ndarray]] = []
         self.steps: list[Step] = []
 
-    def read(self) -> Plan:
+    def read(self) -> PairPlan:
         for probe in self.probes:
             owner = probe.owner
             if owner is None:
@@ -172,7 +172,7 @@ class _Reader:
                 windows, grid = _windows(owner)
                 variance = 1 / owner.fan_in if self.normalize else probe.constant**2
                 self.nodes[owner] = self.lower(probe, grid, windows, variance)
-        return Plan(tuple(self.grids), tuple(slot for slot, _ in self.slots), tuple(self.steps))
+        return PairPlan(tuple(self.grids), tuple(slot for slot, _ in self.slots), tuple(self.steps))
 
     def node(self, grid: Grid) -> int:
         self.grids.append(grid)

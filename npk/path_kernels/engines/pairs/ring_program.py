@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from npk.path_kernels.engines.pairs import loops, ring_loops
-from npk.path_kernels.engines.pairs.plan import Factor, Filter, Grid, Plan, Pool
+from npk.path_kernels.engines.pairs.plan import Factor, Filter, Grid, PairPlan, Pool
 from npk.path_kernels.engines.pairs.program import Code, Table
 from npk.path_kernels.engines.pairs.vectors import CHANNELS, LANES
 
@@ -51,7 +51,7 @@ class Ring:
     tail: tuple[Factor, ...]
 
 
-def ring(plan: Plan) -> Ring | None:
+def ring(plan: PairPlan) -> Ring | None:
     """The parts of a plan, or None where it is not of this form."""
     pools = [n for n, step in enumerate(plan.steps) if isinstance(step, Pool)]
     if len(pools) != 1:
@@ -82,7 +82,7 @@ def _around(step: Filter, grid: Grid) -> bool:
     return step.grid == grid and same and near and not step.add
 
 
-def code(parts: Ring, plan: Plan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) -> Code:
+def code(parts: Ring, plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) -> Code:
     """Lay a plan out.
 
     Args:
@@ -102,7 +102,7 @@ def code(parts: Ring, plan: Plan, kinds: Sequence[tuple[int, int]], scales: Sequ
 
 
 class _Writer:
-    def __init__(self, parts: Ring, plan: Plan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]):
+    def __init__(self, parts: Ring, plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]):
         self.parts, self.plan, self.kinds, self.scales = parts, plan, kinds, scales
         self.layout = RingLayout(parts.grid)
         self.lists: list[int] = []

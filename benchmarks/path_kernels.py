@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from rich.progress import track
 
 import npk
-from benchmarks import _harness
+from benchmarks import harness
 from npk import networks
 from npk.infinite import neural_tangents
 
@@ -50,7 +50,7 @@ def dense(repeats: int) -> dict[str, Any]:
             h = h * (jnp.matmul(g, g.T, preferred_element_type=jnp.float32) / WIDTH)
         return h
 
-    times = _harness.side_by_side(
+    times = harness.side_by_side(
         {
             "npk.path_kernel": lambda: kernel(p, x, x, gates1=gates, gates2=gates),
             "matrix products, bfloat16": lambda: by_products(x, gates),
@@ -128,7 +128,7 @@ def convolution(repeats: int, side: int) -> dict[str, Any]:
         "neural-tangents nngp": (lambda: nngp(x[:few], x[n : n + few]), few),
         "neural-tangents ntk": (lambda: ntk(x[:few], x[n : n + few]), few),
     }
-    times = _harness.side_by_side({name: function for name, (function, _) in candidates.items()}, repeats)
+    times = harness.side_by_side({name: function for name, (function, _) in candidates.items()}, repeats)
     per_pair = {name: times[name]["median"] / count**2 for name, (_, count) in candidates.items()}
     ratio = per_pair["neural-tangents ntk"] / per_pair["npk.path_kernel"]
     return {"times": times, "ms a pair": per_pair, "neural-tangents ntk ÷ npk": ratio}
@@ -156,7 +156,7 @@ def main() -> None:
         for row in _convolution_rows({side: convolution(repeats, side) for side in GRIDS}):
             print(*row, sep=": ")
         return
-    ceilings = _harness.ceilings()
+    ceilings = harness.ceilings()
     one, whole = dense(repeats), everything(inputs)
     if args.only == "dense":
         print(one["GFLOP/s"], whole)
@@ -170,7 +170,7 @@ def main() -> None:
     ]
     rows += _convolution_rows(conv)
     data = {"ceilings": ceilings, "dense": one, "all pairs": whole, "convolution": conv}
-    _harness.report("path_kernel", "Exact path kernel", ["what", "measured"], rows, data)
+    harness.report("path_kernels", "Exact path kernel", ["what", "measured"], rows, data)
 
 
 if __name__ == "__main__":

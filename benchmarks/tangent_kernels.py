@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import npk
-from benchmarks import _harness
+from benchmarks import harness
 from npk import networks
 from npk.infinite import neural_tangents
 
@@ -69,7 +69,7 @@ def old(python: str | None, name: str, outputs: int) -> dict[str, Any]:
     """Implementation 3 in its own environment."""
     if python is None:
         return {"note": "not measured: no --old-python"}
-    script = pathlib.Path(__file__).parent / "_old_neural_tangents.py"
+    script = pathlib.Path(__file__).parent / "old_neural_tangents.py"
     done = subprocess.run(
         [python, str(script), name, str(outputs), *map(str, SHAPES[name])],
         capture_output=True,
@@ -92,9 +92,9 @@ def measure(name: str, outputs: int, repeats: int, python: str | None) -> dict[s
         result[f"difference from implementation {implementation}"] = float(
             jnp.abs(call() * outputs - mine).max() / jnp.abs(mine).max()
         )
-    result["times"] = _harness.side_by_side(candidates, repeats)
+    result["times"] = harness.side_by_side(candidates, repeats)
     result["neural-tangents 3, JAX 0.4.36"] = old(python, name, outputs)
-    result["MiB"] = {label: _harness.buffers(call.func, *call.args) for label, call in candidates.items()}
+    result["MiB"] = {label: harness.buffers(call.func, *call.args) for label, call in candidates.items()}
     return result
 
 
@@ -136,7 +136,7 @@ def main() -> None:
         "split soft ms (÷ ntk soft)",
         "MiB: ntk / nt 1 / nt 2 / nt 3",
     ]
-    _harness.report("ntk", "Empirical tangent kernel, medians", columns, rows, {"results": results})
+    harness.report("tangent_kernels", "Empirical tangent kernel, medians", columns, rows, {"results": results})
 
 
 if __name__ == "__main__":
