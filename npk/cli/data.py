@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import rich.console
-import rich.table
 import typer
 
 from npk import data
-from npk.cli.terminal import one_line_errors, progress_bar, stderr, stdout
+from npk.cli.terminal import one_line_errors, running, stdout, table
 from npk.data import STORED, data_folder, folder_of
 
 app = typer.Typer(help="Prepare data sets from local files, and see what there is.", no_args_is_help=True)
-_INTERRUPTED = 130
 _DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder of prepared data sets.", show_default="$TFDS_DATA_DIR or ~/tensorflow_datasets"),
@@ -36,13 +34,8 @@ def _prepare(
     # Before TensorFlow is first imported: it would write about itself, and about oneDNN, across the bar.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    with one_line_errors():
-        try:
-            with progress_bar() as progress:
-                folder = data.prepare(name, source, data_dir=data_dir, progress=progress)
-        except KeyboardInterrupt:
-            stderr.print(f"\nInterrupted. Nothing was left in {data_folder(data_dir)}.", soft_wrap=True)
-            raise typer.Exit(_INTERRUPTED) from None
+    with running(f"Nothing was left in {data_folder(data_dir)}.") as progress:
+        folder = data.prepare(name, source, data_dir=data_dir, progress=progress)
     stored = STORED[name]
     stdout.print(
         f"{stored.title}: {stored.train} training and {stored.test} test images in [bold]{folder}[/]", soft_wrap=True
@@ -58,21 +51,20 @@ def _list(
     data_dir: _DataDir = None,
 ) -> None:
     """List the data sets and which of them are prepared; or the original files of one."""
-    table = rich.table.Table(box=None, header_style="bold", pad_edge=False)
     with one_line_errors():
         if name is None:
-            for heading in ("name", "what", "folder"):
-                table.add_column(heading, overflow="fold")
-            for known, title in data.TITLES.items():
-                table.add_row(known, title, _state(known, data_dir))
+            columns, rows = (
+                ("name", "what", "folder"),
+                [(n, what, _state(n, data_dir)) for n, what in data.TITLES.items()],
+            )
         else:
-            for heading in ("file", "bytes", "sha256"):
-                table.add_column(heading, overflow="fold")
-            for file in data.originals(name):
-                table.add_row(file.name, str(file.size), file.sha256)
+            columns, rows = ("file", "bytes", "sha256"), [(f.name, str(f.size), f.sha256) for f in data.originals(name)]
+    shown = table(*columns, left=len(columns), overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
     # Into a file or a pipe every row is one line.
     console = stdout if stdout.is_terminal else rich.console.Console(width=10_000)
-    console.print(table)
+    console.print(shown)
 
 
 def _state(name: str, data_dir: Path | None) -> str:

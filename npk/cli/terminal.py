@@ -1,16 +1,41 @@
-"""What every subcommand shows alike: consoles, a progress bar, and a user's error as one line."""
+"""What every subcommand shows alike: consoles, tables, a progress bar, errors and interruptions."""
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import rich.console
 import rich.progress
+import rich.table
 import rich.text
 import typer
 
 stdout = rich.console.Console()
 stderr = rich.console.Console(stderr=True)
+_INTERRUPTED = 130
+
+
+def table(*columns: str, left: int = 1, **look: Any) -> rich.table.Table:
+    """A table without lines; all columns but the first ones, so many as `left`, are numbers."""
+    made = rich.table.Table(box=None, header_style="bold", pad_edge=False)
+    for i, name in enumerate(columns):
+        made.add_column(name, justify="left" if i < left else "right", **look)
+    return made
+
+
+@contextlib.contextmanager
+def running(kept: str, *, again: str | None = None) -> Iterator[Callable[[float, str], None]]:
+    """A bar over what runs, errors in one line, and after an interruption what is kept and how to go on."""
+    with one_line_errors():
+        try:
+            with progress_bar() as progress:
+                yield progress
+        except KeyboardInterrupt:
+            stderr.print(f"\nInterrupted. {kept}", soft_wrap=True)
+            if again is not None:
+                stderr.print(f"  {again}", soft_wrap=True, markup=False, highlight=False)
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from npk.studies.reproduction import Scale as Scale
 from npk.studies.reproduction import reproduce as reproduce
 from npk.studies.reproduction import table_rows as table_rows
 from npk.studies.run_folder import read_study as read_study
+from npk.studies.settings import setting_of as setting_of
 from npk.studies.training_study import StudyConfig as StudyConfig
 from npk.studies.training_study import run_study as run_study
 from npk.studies.widths import CURVES as CURVES

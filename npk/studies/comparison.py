@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk import networks, solving
-from npk.data import Dataset, balanced, load
+from npk.data import NAMES, Dataset, balanced, load
 from npk.studies.flow import CASES, measure
 from npk.studies.regression import LABELS, classify, fixed_kernels, gates_of_a_network
 from npk.studies.run_folder import begin_run, existing, write_arrays, write_json
+from npk.studies.settings import check_ranges, configuration, setting
 from npk.studies.widths import CURVES, NETWORKS, Width, errors, limit_gap, weight_layers
 
 Progress = Callable[[float, str], None]
@@ -36,30 +37,15 @@ _WIDTHS = {"mlp": (64, 128, 256, 512, 1024, 2048)}
 _CHANNELS = (8, 16, 32, 64, 128)
 
 
-@dataclasses.dataclass(frozen=True)
+_WIDTH, _REGRESSION, _FLOW = "How fast: width", "How well: kernel regression", "Does it predict: gradient flow"
+
+
+@configuration
 class CompareConfig:
     """Everything that determines a comparison's numbers.
 
-    Attributes:
-        dataset: as `npk.data.load` takes it.
-        network: one of mlp, c4gap, c4gap-circular, vconv, without biases.
-        depth: weight layers; None is the network's own.
-        widths: of the ladder, units or channels; None is the network's own ladder.
-        seeds: draws at each width.
-        inputs: training samples that the ladder's kernels are of.
-        samples: training samples of the regression.
-        test_samples: most test samples it is scored on.
-        gates_width: of the networks whose gates, random and learned, it is done with; None is the network's own.
-        gates_seeds: how many such networks.
-        epochs: passes over these samples that teach the gates.
-        batch_size: samples a step of that training.
-        learning_rate: of Adam there.
-        flow_width: of the networks trained by full-batch gradient descent; None is the widest but one of the ladder.
-        flow_samples: training samples of these, and most test samples.
-        flow_steps: gradient steps of these.
-        flow_step: step size times the largest eigenvalue of K (stable below 2; gradient flow is its limit 0).
-        beta: steepness of the soft gates there.
-        seed: of all random numbers.
+    Gradient flow is the limit of `flow_step` 0; descent is stable below 2. Of the test samples, the trained networks
+    see at most as many as training samples.
 
     Raises:
         ValueError: a number is out of its range, or the network is another.
@@ -70,25 +56,29 @@ class CompareConfig:
         (8, 16, 32, 64, 128)
     """
 
-    dataset: str = "digits"
-    network: str = "mlp"
-    depth: int | None = None
-    widths: tuple[int, ...] | None = None
-    seeds: int = 10
-    inputs: int = 64
-    samples: int = 1500
-    test_samples: int = 10_000
-    gates_width: int | None = None
-    gates_seeds: int = 3
-    epochs: int = 40
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    flow_width: int | None = None
-    flow_samples: int = 200
-    flow_steps: int = 600
-    flow_step: float = 0.3
-    beta: float = 4.0
-    seed: int = 0
+    dataset: str = setting("digits", f"One of {', '.join(NAMES)}; or classes of it: mnist:4,7.", "Data")
+    network: str = setting("mlp", f"One of {', '.join(NETWORKS)}; no biases.", "Network")
+    depth: int | None = setting(None, "Weight layers (mlp).", "Network", none="4")
+    widths: tuple[int, ...] | None = setting(
+        None, "Ladder of units or channels, as in 64,128,256.", _WIDTH, none="64,128,…,2048; channels 8,16,…,128"
+    )
+    seeds: int = setting(10, "Draws at each width.", _WIDTH, least=1)
+    inputs: int = setting(64, "Training samples these kernels are of.", _WIDTH, least=2)
+    samples: int = setting(1500, "Most training samples. Time: its cube.", _REGRESSION, least=1)
+    test_samples: int = setting(10_000, "Most test samples.", _REGRESSION, least=1)
+    gates_width: int | None = setting(
+        None, "Of the networks that give random and learned gates.", _REGRESSION, none="the network's"
+    )
+    gates_seeds: int = setting(3, "How many such networks.", _REGRESSION, least=1)
+    epochs: int = setting(40, "Passes that teach the gates.", _REGRESSION, least=1)
+    batch_size: int = setting(64, "Samples a step there.", _REGRESSION, least=1)
+    learning_rate: float = setting(1e-3, "Of Adam there.", _REGRESSION, above=0)
+    flow_width: int | None = setting(None, "Of the networks that are trained.", _FLOW, none="the widest but one")
+    flow_samples: int = setting(200, "Training samples, and test samples.", _FLOW, least=2)
+    flow_steps: int = setting(600, "Full-batch gradient steps.", _FLOW, least=1)
+    flow_step: float = setting(0.3, "Step × largest eigenvalue of K.", _FLOW, above=0)
+    beta: float = setting(4.0, "Steepness of the soft gates.", _FLOW, above=0)
+    seed: int = setting(0, "Of all random numbers.", "Run")
 
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
@@ -97,15 +87,7 @@ class CompareConfig:
             )
         if self.depth is not None and self.depth < 2:
             raise ValueError(f"depth must be at least 2 (one layer of gates), got {self.depth}.")
-        for name in ("seeds", "samples", "test_samples", "gates_seeds", "epochs", "batch_size", "flow_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("inputs", "flow_samples"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} must be at least 2, got {getattr(self, name)}.")
-        for name in ("learning_rate", "flow_step", "beta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        check_ranges(self)
         if len(set(self.ladder)) < 2 or min(self.ladder) < 1:
             raise ValueError(f"widths must be at least two different numbers ≥ 1, got {list(self.ladder)}.")
         if len(self.ladder) * self.seeds < 3:

@@ -13,6 +13,7 @@ from npk import networks
 from npk.data import Dataset, load, with_validation
 from npk.studies.published import TABLES, Row, Table
 from npk.studies.run_folder import digest, surroundings, write_json
+from npk.studies.settings import check_ranges, configuration, setting
 from npk.training import Network, Regime, RegimeConfig, RegimeRun, train_regime
 
 _FEWEST = 200  # training samples
@@ -20,21 +21,12 @@ _SMALL_BATCH = 32  # samples; larger batches are smaller where there are fewer s
 VALIDATION = 1 / 12  # of the training set: 5,000 of MNIST's 60,000
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration
 class Scale:
     """How much smaller than published a table is run.
 
-    Attributes:
-        share: of the epochs, of the training samples, and (its square root) of the width.
-        epochs: a number of epochs instead of that share.
-        samples: a number of training samples (validation included) instead of that share.
-        learning_rate: instead of the published one, for runs of far fewer steps.
-        pool: images are averaged over squares of so many pixels a side, which convolutions take its square times
-            less for.
-        networks: of a table of several, only these.
-        seeds: runs with different seeds.
-        dataset: of a table of several, only this one; or another data set in place of the table's, e.g.
-            "cifar10_jpeg": rows that differed in their data set alone are then run once.
+    The samples include the validation part. Where another data set takes the place of the table's, rows that differed
+    in their data set alone are run once.
 
     Raises:
         ValueError: a number is out of range.
@@ -45,18 +37,23 @@ class Scale:
         2
     """
 
-    share: float = 1.0
-    epochs: int | None = None
-    samples: int | None = None
-    learning_rate: float | None = None
-    pool: int = 1
-    networks: tuple[str, ...] | None = None
-    seeds: int = 5
-    dataset: str | None = None
+    share: float = setting(1.0, "Share of the epochs, samples and (square root) width; 1 is in full.", flag="scale")
+    epochs: int | None = setting(None, "Epochs, instead of that share of them.", none="the published number")
+    samples: int | None = setting(None, "Training samples, instead of that share of them.", none="all, or the share")
+    learning_rate: float | None = setting(None, "For runs of far fewer steps.", none="the published one")
+    pool: int = setting(1, "Average images over squares of so many pixels a side.", least=1)
+    networks: tuple[str, ...] | None = setting(
+        None, "Only this network of the table; may be repeated.", none="all", flag="network"
+    )
+    seeds: int = setting(5, "Runs, trained together.")
+    dataset: str | None = setting(
+        None,
+        "Of a table of several, only this one; or another in their place, e.g. cifar10_jpeg.",
+        none="the published ones",
+    )
 
     def __post_init__(self) -> None:
-        if self.pool < 1:
-            raise ValueError(f"pool must be at least 1, got {self.pool}.")
+        check_ranges(self)
         if not 0 < self.share <= 1:
             raise ValueError(f"scale must lie in (0, 1], got {self.share}.")
         if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):

@@ -25,10 +25,11 @@ import numpy as np
 import optax
 
 from npk import networks, solving, training
-from npk.data import Dataset, balanced, load
+from npk.data import NAMES, Dataset, balanced, load
 from npk.gating import gates, soft_relu
 from npk.path_kernels import gram, path_kernel
 from npk.studies.run_folder import begin, existing, write_arrays, write_json
+from npk.studies.settings import check_ranges, configuration, setting
 from npk.studies.study_regimes import compared, regime_names
 from npk.tangent_kernels import NTKSplit, split_ntk
 from npk.training import Network
@@ -38,25 +39,14 @@ Progress = Callable[[float, str], None]
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration
 class StudyConfig:
     """Everything that determines a study's numbers.
 
-    Attributes:
-        dataset: as `npk.data.load` takes it.
-        network: one of `npk.networks.NAMES`.
-        width: units, or channels, of the (first) layer; None is the network's own.
-        depth: weight layers; None is the network's own.
-        use_bias: whether layers have biases.
-        seed: of the initial parameters, the order of samples, and every split.
-        epochs: passes over the training set.
-        batch_size: samples a gradient step.
-        learning_rate: of Adam.
-        beta: steepness of the soft gates in the split of the tangent kernel.
-        samples: training samples the kernels are of, balanced over the classes.
-        test_samples: most test samples the ridge regression is scored on.
-        stages: how many stages, the initial and the trained one included.
-        regimes: whether to train the regimes (random, learned and trained gates) beside the network.
+    The samples that kernels are of are balanced over the classes; the regression is scored on such test samples.
+
+    Raises:
+        ValueError: a number is out of its range.
 
     Example:
         >>> from npk.studies import StudyConfig
@@ -64,33 +54,25 @@ class StudyConfig:
         'digits'
     """
 
-    dataset: str = "digits"
-    network: str = "mlp"
-    width: int | None = None
-    depth: int | None = None
-    use_bias: bool = False
-    seed: int = 0
-    epochs: int = 40
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    beta: float = 4.0
-    samples: int = 500
-    test_samples: int = 500
-    stages: int = 7
-    regimes: bool = True
+    dataset: str = setting(
+        "digits", f"One of {', '.join(NAMES)}; or classes of it, as in mnist:4,7. See `npk data list`.", "Data"
+    )
+    network: str = setting("mlp", f"One of {', '.join(networks.NAMES)}.", "Network")
+    width: int | None = setting(None, "Units or channels of the first layer.", "Network", none="the network's")
+    depth: int | None = setting(None, "Weight layers (mlp, resnet).", "Network", none="the network's")
+    use_bias: bool = setting(False, "Layers with biases.", "Network", flag="bias")
+    seed: int = setting(0, "Of parameters, sample order and splits.", "Training", late=1)
+    epochs: int = setting(40, "Passes over the training set.", "Training", least=1)
+    batch_size: int = setting(64, "Samples a gradient step.", "Training", least=1)
+    learning_rate: float = setting(1e-3, "Of Adam.", "Training", above=0)
+    beta: float = setting(4.0, "Steepness of the soft gates in the split.", "Kernels", above=0, late=1)
+    samples: int = setting(500, "Training samples the kernels are of. Cost: its square.", "Kernels", least=1)
+    test_samples: int = setting(500, "Most test samples for the ridge regression.", "Kernels", least=1)
+    stages: int = setting(7, "How many stages, the initial and the trained one included.", hidden=True)
+    regimes: bool = setting(True, "Train random, learned and trained gates beside the network.", "Training", late=2)
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail later.
-
-        Raises:
-            ValueError: a number is out of its range.
-        """
-        for name in ("epochs", "batch_size", "samples", "test_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("learning_rate", "beta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        check_ranges(self)
         if self.stages < 2:
             raise ValueError(f"stages must be at least 2 (initial and trained), got {self.stages}.")
 
