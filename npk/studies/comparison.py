@@ -16,7 +16,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,14 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk import networks, solving
-from npk.data import NAMES, Dataset, balanced, load
+from npk.data import NAMES, Dataset, balanced
 from npk.studies.flow import CASES, measure
 from npk.studies.regression import LABELS, classify, fixed_kernels, gates_of_a_network
-from npk.studies.run_folder import begin_run, existing, write_arrays, write_json
+from npk.studies.run_folder import Progress, Run, carry_out, write_arrays
+from npk.studies.samples import described, load_suited
 from npk.studies.settings import check_ranges, configuration, setting
 from npk.studies.widths import CURVES, NETWORKS, Width, errors, limit_gap, weight_layers
-
-Progress = Callable[[float, str], None]
 
 _WIDTHS = {"mlp": (64, 128, 256, 512, 1024, 2048)}
 _CHANNELS = (8, 16, 32, 64, 128)
@@ -138,44 +136,37 @@ def run_comparison(
         >>> result["finished"], sorted(result["slopes"])
         (True, ['di', 'di-gap', 'ii', 'ii-draw', 'nngp', 'npk', 'ntk'])
     """
-    folder, progress = Path(out), progress or (lambda fraction, text: None)
     settings = dataclasses.asdict(config) | {"widths": list(config.ladder)}
-    result = existing(settings, folder, resume, "compare")
-    if result is not None and result["finished"]:
-        return result
-    progress(0.0, "loading data")
-    data = load(config.dataset, data_dir=data_dir, seed=config.seed)
-    if data.x_train.ndim != 4 and config.network != "mlp":
-        raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
-    result = result or begin_run(settings, folder, "compare", _nothing())
-    run = _Run(config, data, folder, result, progress)
-    run.ladder(0.0, 0.4)
-    run.regression(0.4, 0.7)
-    run.flow(0.7, 1.0)
-    result["finished"] = True
-    run.write()
-    progress(1.0, "done")
-    return result
+
+    def prepare() -> Callable[[Run], None]:
+        data = load_suited(config, data_dir)
+        return lambda run: _fill(_Comparison(config, data, run))
+
+    return carry_out("compare", settings, out, _NOTHING, prepare, resume=resume, progress=progress)
 
 
-def _nothing() -> dict[str, Any]:
-    """What a comparison holds before it has begun; lists of its own, to which it adds."""
-    return {
-        "data": None,
-        "weight_layers": None,
-        "limit_gap": None,
-        "ladder": [],
-        "slopes": {},
-        "regression": [],
-        "flow": [],
-    }
+_NOTHING = {
+    "data": None,
+    "weight_layers": None,
+    "limit_gap": None,
+    "ladder": [],
+    "slopes": {},
+    "regression": [],
+    "flow": [],
+}
 
 
-class _Run:
+def _fill(comparison: "_Comparison") -> None:
+    comparison.ladder(0.0, 0.4)
+    comparison.regression(0.4, 0.7)
+    comparison.flow(0.7, 1.0)
+
+
+class _Comparison:
     """One run folder being filled."""
 
-    def __init__(self, config: CompareConfig, data: Dataset, folder: Path, result: dict[str, Any], progress: Progress):
-        self.config, self.data, self.folder, self.result, self.progress = config, data, folder, result, progress
+    def __init__(self, config: CompareConfig, data: Dataset, run: Run):
+        self.config, self.data, self.run = config, data, run
         self.key = jax.random.key(config.seed)
         self.chosen = {
             "ladder": balanced(data.y_train, config.inputs, config.seed),
@@ -184,19 +175,9 @@ class _Run:
             "flow_train": balanced(data.y_train, config.flow_samples, config.seed),
             "flow_test": balanced(data.y_test, config.flow_samples, config.seed),
         }
-        if result["data"] is None:
-            write_arrays(folder / "samples.npz", **self.chosen)
-            result["data"] = {
-                "title": data.title,
-                "source": data.source,
-                "class_names": list(data.class_names),
-                "shape": list(data.x_train.shape[1:]),
-                **{name: len(places) for name, places in self.chosen.items()},
-            }
-            self.write()
-
-    def write(self) -> None:
-        write_json(self.folder / "compare.json", self.result)
+        if run.content["data"] is None:
+            write_arrays(run.folder / "samples.npz", **self.chosen)
+            run.set(data={**described(data), **{name: len(places) for name, places in self.chosen.items()}})
 
     def part(self, train: str, test: str) -> dict[str, np.ndarray]:
         a, b = self.chosen[train], self.chosen[test]
@@ -209,7 +190,7 @@ class _Run:
         """Errors of every draw at every width, and the slopes."""
         config, widths = self.config, self.config.ladder
         x = jnp.asarray(self.data.x_train[self.chosen["ladder"]])
-        done = {row["width"] for row in self.result["ladder"]}
+        done = {row["width"] for row in self.run.content["ladder"]}
         limits = None if done == set(widths) else self._limits(x)
         # A width costs about in proportion to itself, above a floor of compiling.
         costs = np.cumsum([0, *(w + 0.3 * max(widths) for w in widths)])
@@ -220,31 +201,27 @@ class _Run:
             rows = []
             for seed in range(config.seeds):
                 now = costs[i] + (costs[i + 1] - costs[i]) * seed / config.seeds
-                self.progress(start + (end - start) * float(now / costs[-1]), f"width {width}, draw {seed + 1}")
+                self.run.progress(start + (end - start) * float(now / costs[-1]), f"width {width}, draw {seed + 1}")
                 begun = time.perf_counter()
                 key = jax.random.fold_in(jax.random.fold_in(self.key, width), seed)
                 kernels = networks_of.kernels(key, x)
                 if seed == 0:
-                    (self.folder / "kernels").mkdir(exist_ok=True)
-                    write_arrays(self.folder / "kernels" / f"width-{width}.npz", **kernels)
+                    write_arrays(self.run.folder / "kernels" / f"width-{width}.npz", **kernels)
                 seconds = time.perf_counter() - begun
                 rows.append({"width": width, "seed": seed, "errors": errors(kernels, limits), "seconds": seconds})
-            self.result["ladder"] += rows
-            self.write()
-        self.result["slopes"] = {name: self._slope(name) for name in CURVES}
-        self.write()
+            self.run.add("ladder", *rows)
+        self.run.set(slopes={name: self._slope(name) for name in CURVES})
 
     def _limits(self, x: Any) -> dict[str, np.ndarray]:
-        self.progress(0.0, "kernels at infinite width")
+        self.run.progress(0.0, "kernels at infinite width")
         model = Width(self.config.network, self.config.depth, self.config.ladder[0], x)
         limits = model.limits(x)
-        write_arrays(self.folder / "limits.npz", **limits)
-        self.result["limit_gap"] = limit_gap(limits)
-        self.result["weight_layers"] = weight_layers(model.shapes)
+        write_arrays(self.run.folder / "limits.npz", **limits)
+        self.run.set(limit_gap=limit_gap(limits), weight_layers=weight_layers(model.shapes))
         return limits
 
     def _slope(self, curve: str) -> dict[str, Any]:
-        rows = self.result["ladder"]
+        rows = self.run.content["ladder"]
         fit = solving.power_law([row["width"] for row in rows], [row["errors"][curve] for row in rows])
         what, reference, closes = CURVES[curve]
         return {"of": what, "from": reference, "expected": -0.5 if closes else 0.0, **dataclasses.asdict(fit)}
@@ -254,19 +231,17 @@ class _Run:
     def regression(self, start: float, end: float) -> None:
         """Ridge regression with each kernel on the same split."""
         config, data = self.config, self.part("train", "test")
-        done = {(row["kernel"], row["seed"]) for row in self.result["regression"]}
-        count = 4 + 2 * config.gates_seeds
+        done = {(row["kernel"], row["seed"]) for row in self.run.content["regression"]}
+        count, outputs = 4 + 2 * config.gates_seeds, len(self.data.class_names)
 
         def say(text: str, share: float = 0.0) -> None:
-            at = min(count - 1, len(self.result["regression"])) + share
-            self.progress(start + (end - start) * at / count, text)
+            at = min(count - 1, len(self.run.content["regression"])) + share
+            self.run.progress(start + (end - start) * at / count, text)
 
         def add(name: str, seed: int | None, kernel: Any, **more: float) -> None:
             if (name, seed) not in done:
                 say(f"ridge regression, {LABELS[name]}")
-                row = classify(kernel, data)
-                self.result["regression"].append({"kernel": name, "seed": seed, **row, **more})
-                self.write()
+                self.run.add("regression", {"kernel": name, "seed": seed, **classify(kernel, data), **more})
 
         for name, kernel in fixed_kernels(config.network, config.depth, data):
             add(name, None, kernel)
@@ -274,7 +249,9 @@ class _Run:
             if ("npk-learned", seed) in done:
                 continue
             kernels, accuracy = gates_of_a_network(
-                self._classifier(config.gates_width),
+                networks.build(
+                    config.network, outputs=outputs, width=config.gates_width, depth=config.depth, use_bias=False
+                ),
                 config.seed + seed,
                 data,
                 epochs=config.epochs,
@@ -285,23 +262,18 @@ class _Run:
             for name, kernel in kernels.items():
                 add(name, seed, kernel, **({"network_accuracy": accuracy} if name == "npk-learned" else {}))
 
-    def _classifier(self, width: int | None) -> Any:
-        config, outputs = self.config, len(self.data.class_names)
-        return networks.build(config.network, outputs=outputs, width=width, depth=config.depth, use_bias=False)
-
     # --- does it predict --------------------------------------------------------------------------
 
     def flow(self, start: float, end: float) -> None:
         """Real gradient descent beside its prediction, of each kind of gates."""
         config = self.config
-        done = {row["case"] for row in self.result["flow"]}
-        cases = CASES
-        for i, (name, label) in enumerate(cases.items()):
+        done = {row["case"] for row in self.run.content["flow"]}
+        for i, (name, label) in enumerate(CASES.items()):
             if name in done:
                 continue
 
             def say(share: float, i: int = i, label: str = label) -> None:
-                self.progress(start + (end - start) * (i + 0.1 + 0.9 * share) / len(cases), f"descent, {label}")
+                self.run.progress(start + (end - start) * (i + 0.1 + 0.9 * share) / len(CASES), f"descent, {label}")
 
             say(0.0)
             row = measure(
@@ -317,5 +289,4 @@ class _Run:
                 steps=config.flow_steps,
                 say=say,
             )
-            self.result["flow"].append(row)
-            self.write()
+            self.run.add("flow", row)

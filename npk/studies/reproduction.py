@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from npk import networks
 from npk.data import Dataset, load, with_validation
 from npk.studies.published import TABLES, Row, Table
-from npk.studies.run_folder import digest, surroundings, write_json
+from npk.studies.run_folder import Progress, Run, digest, read_json, surroundings
 from npk.studies.settings import check_ranges, configuration, setting
 from npk.training import Network, Regime, RegimeConfig, RegimeRun, train_regime
 
@@ -68,7 +68,7 @@ def reproduce(
     scale: Scale | None = None,
     *,
     data_dir: str | os.PathLike[str] | None = None,
-    progress: Callable[[float, str], None] = lambda share, text: None,
+    progress: Progress = lambda share, text: None,
 ) -> dict[str, Any]:
     """Run a published table again; what a folder already holds of the same run is not run twice.
 
@@ -107,34 +107,33 @@ def reproduce(
     # As JSON gives it back, so that it can be compared.
     asked = json.loads(json.dumps({"table": name, **dataclasses.asdict(scale)}))
     path = folder / f"{name}.json"
-    result = _begun(path, asked, table, scale)
+    run = Run(path, _begun(path, asked, table, scale), progress)
     source: RegimeRun | None = None
     rows = _rows_of(table, scale)
     for number, row in enumerate(rows):
         later = any(r.config.regime == Regime.FL for r in rows[number + 1 :])
-        done = number < len(result["rows"])
+        done = number < len(run.content["rows"])
         if done and not (row.config.regime == Regime.RELU and later):
             continue  # only a ReLU row is needed again: its gates
 
         def show(share: float, text: str, number: int = number) -> None:
-            progress((number + share) / len(rows), text)
+            run.progress((number + share) / len(rows), text)
 
         data = _data(row.dataset or table.dataset, scale, data_dir)
         config = _scaled(row.config, scale, len(data.x_train))
         network, described = _network(row, table, scale, len(data.class_names))
         seeds = tuple(range(scale.seeds))
         # Named by what is trained: tables that share a folder share a row (the network whose gates both freeze).
-        trained = {"row": dataclasses.asdict(config), "network": described, "data": row.dataset or table.dataset}
+        what = {"row": dataclasses.asdict(config), "network": described, "data": row.dataset or table.dataset}
         smaller = {key: asked[key] for key in ("share", "samples", "pool", "seeds", "dataset")}
-        checkpoints = folder / "checkpoints" / digest(trained | smaller)
-        run = train_regime(network, config, data, seeds, source=source, checkpoints=checkpoints, on_record=show)
+        checkpoints = folder / "checkpoints" / digest(what | smaller)
+        trained = train_regime(network, config, data, seeds, source=source, checkpoints=checkpoints, on_record=show)
         if config.regime == Regime.RELU:
-            source = run
+            source = trained
         if not done:
-            result["rows"].append(_entry(row, run, data, described))
-            write_json(path, result)
+            run.add("rows", _entry(row, trained, data, described))
     progress(1.0, "done")
-    return result
+    return run.content
 
 
 def _rows_of(table: Table, scale: Scale) -> tuple[Row, ...]:
@@ -156,8 +155,7 @@ def _datasets(table: Table) -> tuple[str, ...]:
 
 
 def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dict[str, Any]:
-    if path.exists():
-        result = json.loads(path.read_text(encoding="utf-8"))
+    if (result := read_json(path)) is not None:
         if result["asked"] != asked:
             raise ValueError(f"{path} holds another run ({result['asked']}): choose another folder.")
         return result

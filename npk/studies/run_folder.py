@@ -1,5 +1,6 @@
 """Folders of runs: begun once, written whole file by whole file, continued only by the same configuration."""
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
@@ -14,6 +15,9 @@ import jax
 import numpy as np
 
 from npk.programs import cores
+
+# Called with the fraction done and what is being done.
+Progress = Callable[[float, str], None]
 
 FORMAT = 1
 _NOUNS = {"study": "study", "compare": "comparison"}
@@ -44,36 +48,111 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any]:
         Traceback (most recent call last):
         FileNotFoundError: nowhere holds no study (no study.json).
     """
-    path = Path(folder) / "study.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no study (no study.json).")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_run(folder, "study")
 
 
-def existing(config: dict[str, Any], folder: Path, resume: bool, kind: str = "study") -> dict[str, Any] | None:
-    """The run of that kind in the folder, or None where a new one may begin; its file is kind.json."""
+def read_run(folder: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """The content of a run folder's file kind.json, or FileNotFoundError."""
+    found = read_json(Path(folder) / f"{kind}.json")
+    if found is None:
+        raise FileNotFoundError(f"{folder} holds no {_NOUNS[kind]} (no {kind}.json).")
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file, or None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run on its way: the content of its JSON file, which is written anew as each part ends."""
+
+    path: Path
+    content: dict[str, Any]
+    progress: Progress
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    def set(self, **parts: Any) -> None:
+        """Replace parts of the content."""
+        self.content.update(parts)
+        write_json(self.path, self.content)
+
+    def add(self, part: str, *rows: Any) -> None:
+        """Append to a list of the content."""
+        self.set(**{part: [*self.content[part], *rows]})
+
+
+def carry_out(
+    kind: str,
+    config: dict[str, Any],
+    out: str | os.PathLike[str],
+    nothing: dict[str, Any],
+    prepare: Callable[[], Callable[[Run], None]],
+    *,
+    resume: bool,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Begin, continue, or only read the run of a configuration.
+
+    Args:
+        kind: of the run; its file is kind.json.
+        config: what determines its numbers.
+        out: its folder; it must be new or empty, unless resuming.
+        nothing: the content of a run of which nothing is done yet.
+        prepare: loads what the run needs, refuses what does not suit, and returns what fills the run. The folder is
+            made after that.
+        resume: continue the run of the same configuration.
+        progress: called with the fraction done and what is being done.
+
+    Returns:
+        The content of its file.
+
+    Raises:
+        FileExistsError: the folder holds a run and `resume` is not set, or it holds something else.
+        ValueError: the run in the folder has another configuration.
+    """
+    folder, say = Path(out), progress or (lambda fraction, text: None)
+    found = _existing(kind, config, folder, resume)
+    if found is not None and found["finished"]:
+        return found
+    say(0.0, "loading data")
+    fill = prepare()
+    run = Run(folder / f"{kind}.json", found or _begun(config, nothing), say)
+    if found is None:
+        run.set()
+    fill(run)
+    run.set(finished=True)
+    say(1.0, "done")
+    return run.content
+
+
+def _existing(kind: str, config: dict[str, Any], folder: Path, resume: bool) -> dict[str, Any] | None:
+    """The run of that kind in the folder, or None where a new one may begin."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: choose another folder.")
-    path = folder / f"{kind}.json"
-    if path.exists():
-        run = json.loads(path.read_text(encoding="utf-8"))
-        _check_same(config, run, folder, resume, kind)
-        return run
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty and holds no {_NOUNS[kind]}: choose another folder.")
-    return None
-
-
-def _check_same(config: dict[str, Any], run: dict[str, Any], folder: Path, resume: bool, kind: str) -> None:
-    noun = _NOUNS[kind]
-    done = f" ({len(run['stages'])} stages done)" if "stages" in run else ""
-    state = f"a finished {noun}" if run["finished"] else f"an unfinished {noun}{done}"
+    noun, run = _NOUNS[kind], read_json(folder / f"{kind}.json")
+    if run is None:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} is not empty and holds no {noun}: choose another folder.")
+        return None
     if not resume:
+        done = f" ({len(run['stages'])} stages done)" if "stages" in run else ""
+        state = f"a finished {noun}" if run["finished"] else f"an unfinished {noun}{done}"
         raise FileExistsError(f"{folder} already holds {state}: continue it with --resume, or choose another folder.")
     if run["digest"] != digest(config):
         other = [f"{k} = {v} there, {config.get(k)} here" for k, v in run["config"].items() if v != config.get(k)]
         reason = "; ".join(other) or f"it was written in format {run['format']}, this is {FORMAT}"
         raise ValueError(f"{folder} holds a {noun} of another configuration ({reason}): choose another folder.")
+    return run
+
+
+def _begun(config: dict[str, Any], nothing: dict[str, Any]) -> dict[str, Any]:
+    around = {key: value for key, value in surroundings().items() if key != "date"}
+    return {"format": FORMAT, "digest": digest(config), "finished": False, "config": config, **around, **nothing}
 
 
 def surroundings() -> dict[str, Any]:
@@ -89,28 +168,6 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def begin(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the folder, and in it the `study.json` of a study of which nothing is done yet."""
-    (folder / "kernels").mkdir(parents=True, exist_ok=True)
-    nothing = {"data": None, "network": None, "training": None, "pixels": None, "stages": [], "regimes": []}
-    return begin_run(config, folder, "study", nothing)
-
-
-def begin_run(config: dict[str, Any], folder: Path, kind: str, nothing: dict[str, Any]) -> dict[str, Any]:
-    """Make the folder, and in it the kind.json of a run of which nothing is done yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run = {
-        "format": FORMAT,
-        "digest": digest(config),
-        "finished": False,
-        "config": config,
-        **{key: value for key, value in surroundings().items() if key != "date"},
-        **nothing,
-    }
-    write_json(folder / f"{kind}.json", run)
-    return run
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole."""
     replace(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
@@ -122,7 +179,8 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 
 
 def replace(path: Path, content: bytes | Callable[[Any], Any]) -> None:
-    """Write beside and rename, so that a reader, or an interruption, never meets half a file."""
+    """Write beside and rename, folder and all, so that a reader, or an interruption, never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb") as file:
         if callable(content):

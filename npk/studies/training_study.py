@@ -16,7 +16,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,16 +24,15 @@ import numpy as np
 import optax
 
 from npk import networks, solving, training
-from npk.data import NAMES, Dataset, balanced, load
+from npk.data import NAMES, Dataset, balanced
 from npk.gating import gates, soft_relu
 from npk.path_kernels import gram, path_kernel
-from npk.studies.run_folder import begin, existing, write_arrays, write_json
+from npk.studies.run_folder import Progress, Run, carry_out, write_arrays
+from npk.studies.samples import described, load_suited
 from npk.studies.settings import check_ranges, configuration, setting
 from npk.studies.study_regimes import compared, regime_names
 from npk.tangent_kernels import NTKSplit, split_ntk
 from npk.training import Network
-
-Progress = Callable[[float, str], None]
 
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
 
@@ -141,41 +139,36 @@ def run_study(
         >>> len(study["stages"]), study["finished"]
         (2, True)
     """
-    folder, progress = Path(out), progress or (lambda fraction, text: None)
-    settings = dataclasses.asdict(config)
-    study = existing(settings, folder, resume)
-    if study is not None and study["finished"]:
-        return study
-    progress(0.0, "loading data")
-    data = load(config.dataset, data_dir=data_dir, seed=config.seed)
-    model = _build(config, data)
-    study = study or begin(settings, folder)
-    stages = _trained_stages(config, model, data, folder, study, progress)
+
+    def prepare() -> Callable[[Run], None]:
+        data = load_suited(config, data_dir)
+        model = _build(config, data)
+        return lambda run: _fill(config, model, data, run)
+
+    return carry_out("study", dataclasses.asdict(config), out, _NOTHING, prepare, resume=resume, progress=progress)
+
+
+_NOTHING = {"data": None, "network": None, "training": None, "pixels": None, "stages": [], "regimes": []}
+
+
+def _fill(config: StudyConfig, model: _Model, data: Dataset, run: Run) -> None:
+    stages = _trained_stages(config, model, data, run)
     chosen = _choose_samples(config, data)
-    write_arrays(folder / "samples.npz", **chosen)
-    if study["data"] is None:
-        study["data"] = _describe(data, chosen)
-        study["pixels"] = _pixels(data, chosen)
-        write_json(folder / "study.json", study)
+    write_arrays(run.folder / "samples.npz", **chosen)
+    if run.content["data"] is None:
+        run.set(data=_describe(data, chosen), pixels=_pixels(data, chosen))
     kernels = 0.45 if config.regimes else 0.85
-    for stage in range(len(study["stages"]), config.stages):
-        progress(0.15 + kernels * stage / config.stages, f"kernels of stage {stage}")
-        study["stages"].append(_stage(config, model, stages, stage, data, chosen, folder, study))
-        write_json(folder / "study.json", study)
+    for stage in range(len(run.content["stages"]), config.stages):
+        run.progress(0.15 + kernels * stage / config.stages, f"kernels of stage {stage}")
+        run.add("stages", _stage(model, stages, stage, data, chosen, run))
     if config.regimes:
-        _compare_regimes(config, model, stages, data, folder, study, progress)
-    study["finished"] = True
-    write_json(folder / "study.json", study)
-    progress(1.0, "done")
-    return study
+        _compare_regimes(config, model, stages, data, run)
 
 
 # --- training ---------------------------------------------------------------------------------------
 
 
 def _build(config: StudyConfig, data: Dataset) -> _Model:
-    if data.x_train.ndim != 4 and config.network != "mlp":
-        raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
     module, soft_module = (
         networks.build(
             config.network,
@@ -191,12 +184,10 @@ def _build(config: StudyConfig, data: Dataset) -> _Model:
     return _Model(module, soft_module, jax.jit(module.init)(key, data.x_train[:1]))
 
 
-def _trained_stages(
-    config: StudyConfig, model: _Model, data: Dataset, folder: Path, study: dict[str, Any], progress: Progress
-) -> list[Any]:
+def _trained_stages(config: StudyConfig, model: _Model, data: Dataset, run: Run) -> list[Any]:
     """The variables at each stage: from the run folder where training has ended, else by training."""
-    path = folder / "parameters.npz"
-    if study["training"] is None:
+    path = run.folder / "parameters.npz"
+    if run.content["training"] is None:
         start = time.perf_counter()
         trained = training.train(
             model.module.apply,
@@ -209,43 +200,35 @@ def _trained_stages(
             optimizer=optax.adam(config.learning_rate),
             stages=config.stages,
             forward=model.forward,
-            on_record=lambda r: progress(0.15 * r.epoch / config.epochs, f"training, accuracy {r.train_accuracy:.0%}"),
+            on_record=lambda r: run.progress(
+                0.15 * r.epoch / config.epochs, f"training, accuracy {r.train_accuracy:.0%}"
+            ),
         )
         named = {f"stage-{s}/{k}": v for s, tree in enumerate(trained.stages) for k, v in _named(tree).items()}
         write_arrays(path, **named)
-        study["network"] = _describe_network(model)
-        study["training"] = {
+        told = {
             "stages": [dataclasses.asdict(record) for record in trained.records],
             "history": [dataclasses.asdict(record) for record in trained.history],
             "seconds": time.perf_counter() - start,
         }
-        write_json(folder / "study.json", study)
+        run.set(network=_describe_network(model), training=told)
     structure = jax.tree_util.tree_structure(model.variables)
     with np.load(path) as arrays:
         leaves = [[arrays[f"stage-{s}/{k}"] for k in _named(model.variables)] for s in range(config.stages)]
     return [jax.tree_util.tree_unflatten(structure, stage) for stage in leaves]
 
 
-def _compare_regimes(
-    config: StudyConfig,
-    model: _Model,
-    stages: list[Any],
-    data: Dataset,
-    folder: Path,
-    study: dict[str, Any],
-    progress: Progress,
-) -> None:
+def _compare_regimes(config: StudyConfig, model: _Model, stages: list[Any], data: Dataset, run: Run) -> None:
     """Add the regimes to the study, each written as it ends."""
     options = {name: getattr(config, name) for name in ("epochs", "batch_size", "learning_rate", "beta")}
     network = Network(model.module.apply, model.module.init, model.forward)
     count = len(regime_names(config.stages))
 
     def say(number: int, text: str) -> None:
-        progress(0.6 + 0.4 * number / count, text)
+        run.progress(0.6 + 0.4 * number / count, text)
 
-    for row in compared(network, stages, data, config.seed, options, len(study["regimes"]), say):
-        study["regimes"].append(row)
-        write_json(folder / "study.json", study)
+    for row in compared(network, stages, data, config.seed, options, len(run.content["regimes"]), say):
+        run.add("regimes", row)
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -278,10 +261,7 @@ def _inputs(data: Dataset, chosen: Mapping[str, np.ndarray]) -> tuple[jax.Array,
 
 def _describe(data: Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {
-        "title": data.title,
-        "source": data.source,
-        "class_names": list(data.class_names),
-        "shape": list(data.x_train.shape[1:]),
+        **described(data),
         "train": len(data.x_train),
         "test": len(data.x_test),
         "kernel_samples": len(chosen["train"]),
@@ -308,14 +288,7 @@ def _ridge(kernel: np.ndarray, test_kernel: np.ndarray, chosen: Mapping[str, np.
 
 
 def _stage(
-    config: StudyConfig,
-    model: _Model,
-    stages: list[Any],
-    stage: int,
-    data: Dataset,
-    chosen: Mapping[str, np.ndarray],
-    folder: Path,
-    study: dict[str, Any],
+    model: _Model, stages: list[Any], stage: int, data: Dataset, chosen: Mapping[str, np.ndarray], run: Run
 ) -> dict[str, Any]:
     """Kernels and numbers of one stage; the arrays are written here, the numbers by the caller."""
     start = time.perf_counter()
@@ -329,16 +302,16 @@ def _stage(
         "ntk": np.asarray(split.total),
     }
     spectra = {f"{name}_spectrum": solving.spectrum(arrays[name]) for name in ("npk", "value", "feature", "ntk")}
-    path = folder / "kernels" / f"stage-{stage}.npz"
-    write_arrays(path, **arrays, **spectra)
-    with np.load(folder / "kernels" / "stage-0.npz") as first:
+    folder = run.folder / "kernels"
+    write_arrays(folder / f"stage-{stage}.npz", **arrays, **spectra)
+    with np.load(folder / "stage-0.npz") as first:
         drift = {name: solving.drift(arrays[name], first[name]) for name in KERNELS}
     now, before = model.gates(variables, x), model.gates(stages[0], x)
     flips = solving.gate_flips(now, before)
     sizes = [np.size(gate) for gate in now]
     trace = float(np.trace(arrays["ntk"], dtype=np.float64))
     return {
-        **study["training"]["stages"][stage],
+        **run.content["training"]["stages"][stage],
         "stage": stage,
         "test_accuracy": _accuracy(model.logits, variables, data.x_test, data.y_test),
         "gate_flips": {"all": float(np.average(flips, weights=sizes)), "layers": flips},

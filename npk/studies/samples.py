@@ -1,0 +1,24 @@
+"""The data set of a run, whether it suits the network, and how a run describes it."""
+
+import os
+from typing import Any
+
+from npk.data import Dataset, load
+
+
+def load_suited(config: Any, data_dir: str | os.PathLike[str] | None) -> Dataset:
+    """The data set of a configuration, or a ValueError where its network does not take it."""
+    data = load(config.dataset, data_dir=data_dir, seed=config.seed)
+    if data.x_train.ndim != 4 and config.network != "mlp":
+        raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
+    return data
+
+
+def described(data: Dataset) -> dict[str, Any]:
+    """What the page of a run says of its data set."""
+    return {
+        "title": data.title,
+        "source": data.source,
+        "class_names": list(data.class_names),
+        "shape": list(data.x_train.shape[1:]),
+    }
