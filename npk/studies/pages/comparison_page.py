@@ -1,9 +1,6 @@
 """From the run folder of a comparison to figures and one self-contained page, `report.html`."""
 
-import html
-import json
 import math
-import string
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,9 @@ from npk import plots
 from npk.solving import PowerLaw
 from npk.studies.flow import CASES, KERNELS
 from npk.studies.pages.comparison_plots import descents, power_laws, slope_words
-from npk.studies.pages.page import inline, pairs, style, template
+from npk.studies.pages.page import filled, table, write_page
 from npk.studies.regression import LABELS
-from npk.studies.run_folder import replace
+from npk.studies.run_folder import read_run
 
 # What the curves are called in the two figures of errors against width.
 _LIMITS = {
@@ -52,37 +49,13 @@ def write_comparison_report(folder: str | Path) -> Path:
         Traceback (most recent call last):
         FileNotFoundError: nowhere holds no comparison (no compare.json).
     """
-    folder = Path(folder)
-    path = folder / "compare.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no comparison (no compare.json).")
-    result = json.loads(path.read_text(encoding="utf-8"))
+    folder, result = Path(folder), read_run(folder, "compare")
     if not result["finished"]:
         raise ValueError(f"the comparison in {folder} is not finished: continue it with --resume.")
-    (folder / "figures").mkdir(exist_ok=True)
-    svg = {}
-    for name, figure in draw_comparison(result).items():
-        _, drawn = plots.save(figure, folder / "figures" / name)
-        svg[name] = drawn.read_text(encoding="utf-8")
-    page = folder / "report.html"
-    replace(page, _render(result, svg).encode())
-    return page
+    return write_page(folder, _draw(result), lambda svg: _render(result, svg))
 
 
-def draw_comparison(result: dict[str, Any]) -> dict[str, Figure]:
-    """The figures of a comparison.
-
-    Args:
-        result: the content of a finished `compare.json`.
-
-    Returns:
-        Name → figure.
-
-    Example:
-        >>> from npk.studies import draw_comparison
-        >>> draw_comparison.__name__
-        'draw_comparison'
-    """
+def _draw(result: dict[str, Any]) -> dict[str, Figure]:
     axes: dict[str, Any] = {
         "xlabel": f"width ({_unit(result)}, logarithmic)",
         "ylabel": "relative Frobenius error (logarithmic)",
@@ -140,27 +113,12 @@ def mean_accuracies(result: dict[str, Any]) -> dict[str, dict[str, float]]:
 def _series(result: dict[str, Any], names: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray, PowerLaw]]:
     widths = np.array([row["width"] for row in result["ladder"]], dtype=float)
     return {
-        label: (widths, np.array([row["errors"][name] for row in result["ladder"]]), fit_of(result, name))
+        label: (widths, np.array([row["errors"][name] for row in result["ladder"]]), _fit_of(result, name))
         for name, label in names.items()
     }
 
 
-def fit_of(result: dict[str, Any], curve: str) -> PowerLaw:
-    """The fitted slope of a curve.
-
-    Args:
-        result: the content of `compare.json`.
-        curve: a key of its "slopes".
-
-    Returns:
-        A `PowerLaw`.
-
-    Example:
-        >>> from npk.studies import fit_of
-        >>> slopes = {"ntk": {"of": "K", "slope": -0.5, "low": -0.6, "high": -0.4, "factor": 2.0}}
-        >>> fit_of({"slopes": slopes}, "ntk").low
-        -0.6
-    """
+def _fit_of(result: dict[str, Any], curve: str) -> PowerLaw:
     row = result["slopes"][curve]
     return PowerLaw(**{name: row[name] for name in ("slope", "low", "high", "factor")})
 
@@ -169,14 +127,10 @@ def fit_of(result: dict[str, Any], curve: str) -> PowerLaw:
 
 
 def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
-    frame = template("comparison_template.html")
     data, config, rows = result["data"], result["config"], mean_accuracies(result)
     best = max(row["test_accuracy"] for row in rows.values())
-    seeds = config["gates_seeds"]
+    seeds, parts = config["gates_seeds"], ("train", "test")
     words = {
-        "style": style(),
-        "dataset": html.escape(data["title"]),
-        "source": html.escape(data["source"]),
         "network": f"{config['network']}, {result['weight_layers']} weight layers",
         "cards": _cards(result, rows),
         "inputs": data["ladder"],
@@ -187,18 +141,29 @@ def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
         "gates_seeds": seeds,
         "gates_plural": "" if seeds == 1 else "s",
         "standard_error": f"{math.sqrt(best * (1 - best) / data['test']):.1%}",
-        "regression_table": _regression_table(rows),
+        "regression_table": table(
+            ["kernel", "validation", "test"],
+            (
+                (LABELS[name], [f"{row['validation_accuracy']:.2%}", f"{row['test_accuracy']:.2%}"])
+                for name, row in rows.items()
+            ),
+        ),
         "flow_width": config["flow_width"] or config["widths"][-2],
         "flow_train": data["flow_train"],
-        "flow_table": _flow_table(result),
-        "config_table": pairs({k: v for k, v in config.items() if v is not None}),
-        "versions_table": pairs({**result["versions"], **result["machine"]}),
+        "flow_table": table(
+            ["network", *(f"{name.replace('K^V', 'K<sup>V</sup>')}, {p}" for name in KERNELS.values() for p in parts)],
+            (
+                (CASES[row["case"]], [f"{row['errors'][kernel][p]:.1%}" for kernel in KERNELS for p in parts])
+                for row in result["flow"]
+            ),
+        ),
     }
-    return string.Template(frame).substitute(words | {f"figure_{n}": inline(n, text) for n, text in svg.items()})
+    title = "Finite and infinite width: $network on $dataset"
+    return filled("comparison_template.html", title, result, svg, words)
 
 
 def _cards(result: dict[str, Any], rows: dict[str, dict[str, float]]) -> str:
-    draws, gap = fit_of(result, "ii-draw"), fit_of(result, "di-gap")
+    draws, gap = _fit_of(result, "ii-draw"), _fit_of(result, "di-gap")
     relu = next(row for row in result["flow"] if row["case"] == "ReLU")
     cards = {
         f"{draws.slope:.2f}".replace("-", "−"): "slope of <i>K</i><sup>V</sup> about <i>d</i>∏<i>σ</i>² <i>H</i>, "
@@ -211,28 +176,6 @@ def _cards(result: dict[str, Any], rows: dict[str, dict[str, float]]) -> str:
         f"<i>K</i>; with <i>d</i>∏<i>σ</i>² <i>H</i> {relu['errors']['npk']['test']:.1%}",
     }
     return "\n".join(f'<li><b>{number}</b><span class="what">{text}</span></li>' for number, text in cards.items())
-
-
-def _regression_table(rows: dict[str, dict[str, float]]) -> str:
-    body = "".join(
-        f"<tr><th scope='row'>{LABELS[name]}</th><td>{row['validation_accuracy']:.2%}</td>"
-        f"<td>{row['test_accuracy']:.2%}</td></tr>"
-        for name, row in rows.items()
-    )
-    head = "<th scope='col'>kernel</th><th scope='col'>validation</th><th scope='col'>test</th>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _flow_table(result: dict[str, Any]) -> str:
-    names = [name.replace("K^V", "K<sup>V</sup>") for name in KERNELS.values()]
-    head = "".join(f"<th scope='col'>{name}, {part}</th>" for name in names for part in ("train", "test"))
-    body = "".join(
-        f"<tr><th scope='row'>{CASES[row['case']]}</th>"
-        + "".join(f"<td>{row['errors'][kernel][part]:.1%}</td>" for kernel in KERNELS for part in ("train", "test"))
-        + "</tr>"
-        for row in result["flow"]
-    )
-    return f"<table><thead><tr><th scope='col'>network</th>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _unit(result: dict[str, Any]) -> str:

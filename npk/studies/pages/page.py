@@ -1,21 +1,45 @@
-"""Parts of self-contained pages: the style they share, figures as SVG of that style, tables of pairs."""
+"""Self-contained pages: their frame and style, figures as SVG of that style, tables."""
 
 import html
 import importlib.resources
 import re
+import string
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from npk import plots
 from npk.plots import COLORS, INK, PAPER
+from npk.studies.run_folder import replace
 
 
-def template(name: str) -> str:
-    """A page's frame, or the style sheet of all: a file beside this one."""
+def write_page(folder: Path, figures: Mapping[str, Figure], render: Callable[[dict[str, str]], str]) -> Path:
+    """Save the figures of a run as PNG and SVG; `render` makes of the SVG texts the page, report.html."""
+    (folder / "figures").mkdir(exist_ok=True)
+    svg = {name: plots.save(figure, folder / "figures" / name)[1] for name, figure in figures.items()}
+    page = folder / "report.html"
+    replace(page, render({name: path.read_text(encoding="utf-8") for name, path in svg.items()}).encode())
+    return page
+
+
+def filled(template: str, title: str, run: dict[str, Any], svg: dict[str, str], words: dict[str, Any]) -> str:
+    """The page of a run: a template beside this file, within the frame of all, with its words and figures."""
+    shared = {
+        "dataset": html.escape(run["data"]["title"]),
+        "source": html.escape(run["data"]["source"]),
+        "style": _text("page_style.css"),
+        "config_table": pairs({k: v for k, v in run["config"].items() if v is not None}),
+        "versions_table": pairs({**run["versions"], **run["machine"]}),
+    }
+    frame = string.Template(_text("page_frame.html")).safe_substitute(title=title, body=_text(template))
+    figures = {f"figure_{name}": inline(name, text) for name, text in svg.items()}
+    return string.Template(frame).substitute(shared | figures | words)
+
+
+def _text(name: str) -> str:
     return importlib.resources.files("npk.studies.pages").joinpath(name).read_text(encoding="utf-8")
-
-
-def style() -> str:
-    """The style sheet, light and dark."""
-    return template("page_style.css")
 
 
 def inline(name: str, svg: str) -> str:
@@ -29,10 +53,21 @@ def inline(name: str, svg: str) -> str:
     return svg.replace("<svg", '<svg aria-hidden="true"', 1).strip()
 
 
+def table(head: Iterable[str], rows: Iterable[tuple[str, Iterable[str]]]) -> str:
+    """A table with a heading over each column, and one before each row."""
+    top = "".join(f"<th scope='col'>{name}</th>" for name in head)
+    return f"<table><thead><tr>{top}</tr></thead>{_body(rows)}</table>"
+
+
 def pairs(values: dict[str, Any]) -> str:
     """A table of names and values."""
-    rows = (
-        f"<tr><th scope='row'>{html.escape(k.replace('_', ' '))}</th><td>{html.escape(str(v))}</td></tr>"
-        for k, v in values.items()
+    rows = ((html.escape(k.replace("_", " ")), [html.escape(str(v))]) for k, v in values.items())
+    return f"<table class='pairs'>{_body(rows)}</table>"
+
+
+def _body(rows: Iterable[tuple[str, Iterable[str]]]) -> str:
+    lines = (
+        f"<tr><th scope='row'>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for name, cells in rows
     )
-    return f"<table class='pairs'><tbody>{''.join(rows)}</tbody></table>"
+    return f"<tbody>{''.join(lines)}</tbody>"

@@ -1,7 +1,6 @@
 """From a run folder to figures and one self-contained page, `report.html`: no network, no scripts."""
 
 import html
-import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,11 @@ from matplotlib.figure import Figure
 
 from npk import plots, solving
 from npk.plots import COLORS
-from npk.studies.pages.page import inline, pairs, style, template
-from npk.studies.run_folder import read_study, replace
+from npk.studies.pages.page import filled, inline, table, write_page
+from npk.studies.run_folder import read_study
 
 _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROSS}$", "ntk": "$K$"}
-_COLORS: dict[str, str] = dict(
-    zip(("$H$", "$K^V$", "$K^F$", "$K^{CROSS}$", "$K$"), (*COLORS[:4], COLORS[4]), strict=True)
-)
+_COLORS = dict(zip(_NAMES.values(), COLORS, strict=False))
 
 
 def write_report(folder: str | Path) -> Path:
@@ -43,37 +40,16 @@ def write_report(folder: str | Path) -> Path:
         ...     write_report(folder).name
         'report.html'
     """
-    folder = Path(folder)
-    study = read_study(folder)
+    folder, study = Path(folder), read_study(folder)
     if not study["stages"]:
         raise ValueError(f"no stage of the study in {folder} is finished: continue it with --resume.")
-    (folder / "figures").mkdir(exist_ok=True)
-    svg = {}
-    for name, figure in draw(study, folder).items():
-        _, path = plots.save(figure, folder / "figures" / name)
-        svg[name] = path.read_text(encoding="utf-8")
-    page = folder / "report.html"
-    replace(page, render(study, svg).encode())
-    return page
+    return write_page(folder, _draw(study, folder), lambda svg: _render(study, svg))
 
 
-def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
-    """The figures of a study.
-
-    Args:
-        study: the content of `study.json`.
-        folder: its run folder, for the arrays.
-
-    Returns:
-        Name → figure.
-
-    Example:
-        >>> from npk.studies import draw
-        >>> draw.__name__
-        'draw'
-    """
+def _draw(study: dict[str, Any], folder: Path) -> dict[str, Figure]:
+    """Name → figure; the arrays are read from the run folder."""
     stages = study["stages"]
-    ticks = _ticks(stages)
+    ticks = [f"{stage['stage']}\n{stage['train_accuracy']:.0%}" for stage in stages]
     common: dict[str, Any] = {"xlabel": "stage of training", "xticks": ticks}
     history = study["training"]["history"]
     alone = rf"{_nouns(study)['pixel']}s alone, $\Sigma$"
@@ -121,7 +97,7 @@ def draw(study: dict[str, Any], folder: str | Path) -> dict[str, Figure]:
             xlabel="test accuracy (the axis does not start at zero)",
             reference=("the ReLU network", stages[-1]["test_accuracy"]),
         )
-    return figures | _draw_kernels(study, Path(folder))
+    return figures | _draw_kernels(study, folder)
 
 
 def _draw_kernels(study: dict[str, Any], folder: Path) -> dict[str, Figure]:
@@ -143,10 +119,6 @@ def _draw_kernels(study: dict[str, Any], folder: Path) -> dict[str, Figure]:
         "kernels": plots.heatmaps(rows, labels, columns=columns, class_names=class_names),
         "spectra": plots.spectra(spectra),
     }
-
-
-def _ticks(stages: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"{stage['stage']}\n{stage['train_accuracy']:.0%}" for stage in stages]
 
 
 def _layer_flips(stages: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
@@ -191,28 +163,11 @@ the last epoch.{note}</figcaption></figure>
 """
 
 
-def render(study: dict[str, Any], svg: dict[str, str]) -> str:
-    """The page of a study.
-
-    Args:
-        study: the content of `study.json`.
-        svg: name → the text of each figure's SVG.
-
-    Returns:
-        HTML that needs no other file.
-
-    Example:
-        >>> from npk.studies import render
-        >>> render.__name__
-        'render'
-    """
+def _render(study: dict[str, Any], svg: dict[str, str]) -> str:
     first, last = study["stages"][0], study["stages"][-1]
     data, network = study["data"], study["network"]
     climb, nouns = study["training"]["stages"][-2], _nouns(study)
-    frame = template("report_template.html")
     words = {
-        "dataset": html.escape(data["title"]),
-        "source": html.escape(data["source"]),
         "network": html.escape(_network_words(network)),
         "parameters": f"{network['parameters']:,}",
         "train": f"{data['train']:,}",
@@ -243,14 +198,14 @@ def render(study: dict[str, Any], svg: dict[str, str]) -> str:
         "rank_first": f"{first['effective_rank']['npk']:.0f}",
         "rank_last": f"{last['effective_rank']['npk']:.0f}",
         "rank_moved": _moved(first["effective_rank"]["npk"], last["effective_rank"]["npk"], 0.5),
-        "stages_table": _stages_table(study["stages"]),
-        "config_table": pairs({k: v for k, v in study["config"].items() if v is not None}),
-        "versions_table": pairs({**study["versions"], **study["machine"]}),
+        "regimes_section": _regimes_section(study, svg),
+        # A column a stage: so the table fits a page, and a row reads as a story.
+        "stages_table": table(
+            ["stage", *(str(stage["stage"]) for stage in study["stages"])],
+            ((name, map(show, study["stages"])) for name, show in _ROWS),
+        ),
     }
-    words["style"] = style()
-    words["regimes_section"] = _regimes_section(study, svg)
-    figures = {f"figure_{name}": inline(name, text) for name, text in svg.items()}
-    return string.Template(frame).substitute(words | figures | nouns)
+    return filled("report_template.html", "What the gates learned: $network on $dataset", study, svg, words | nouns)
 
 
 def _moved(before: float, after: float, tolerance: float) -> str:
@@ -305,13 +260,3 @@ _ROWS = (
     ("share of <i>K</i><sup>F</sup>", lambda s: f"{s['share']['feature']:.1%}"),
     ("share of <i>K</i><sup>CROSS</sup>", lambda s: f"{s['share']['cross']:.1%}"),
 )
-
-
-def _stages_table(stages: Sequence[dict[str, Any]]) -> str:
-    """A column a stage: so the table fits a page, and a row reads as a story."""
-    head = "".join(f"<th scope='col'>{stage['stage']}</th>" for stage in stages)
-    rows = (
-        f"<tr><th scope='row'>{name}</th>" + "".join(f"<td>{show(stage)}</td>" for stage in stages) + "</tr>"
-        for name, show in _ROWS
-    )
-    return f"<table><thead><tr><th scope='col'>stage</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
