@@ -15,7 +15,7 @@ from npk.plots.figures import spectra as spectra
 from npk.plots.style import COLORS as COLORS
 from npk.plots.style import INK as INK
 from npk.plots.style import PAPER as PAPER
-from npk.plots.style import STYLE as STYLE
+from npk.plots.style import in_percent as in_percent
 from npk.plots.style import panels as panels
 
 __all__ = [

@@ -11,10 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from npk.plots.style import COLORS, INK, PAPER, STYLE, panels
+from npk.plots.style import COLORS, INK, PAPER, STYLE, in_percent, panels
 
 _CENTERED: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 8}
 
@@ -86,8 +85,7 @@ def curves(
     for name, values in lines.items():
         if values.shape != positions.shape:
             raise ValueError(f"series {name!r} must have {len(positions)} values, got shape {list(values.shape)}.")
-    with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = panels(6.4, 3.5)
+    with panels(6.4, 3.5) as (figure, ((axes,),)):
         ends = []
         for i, (name, values) in enumerate(lines.items()):
             color = (colors or {}).get(name, COLORS[i % len(COLORS)])
@@ -101,7 +99,7 @@ def curves(
         if xticks is not None:
             axes.set_xticks(positions, xticks)
         if percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            in_percent(axes.yaxis)
         axes.margins(x=0.03, y=0.08)
         _label_ends(axes, ends)
     return figure
@@ -149,8 +147,7 @@ def shares(parts: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, xticks: 
         2
     """
     positions = np.arange(len(xticks))
-    with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = panels(6.4, 3.5)
+    with panels(6.4, 3.5) as (figure, ((axes,),)):
         above, below = np.zeros(len(xticks)), np.zeros(len(xticks))
         for i, (name, share) in enumerate(parts.items()):
             values = np.asarray(share, dtype=float)
@@ -167,7 +164,7 @@ def shares(parts: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, xticks: 
         axes.grid(axis="x", visible=False)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_xticks(positions, xticks)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        in_percent(axes.yaxis)
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts), handlelength=1, handleheight=1, borderaxespad=0.2
         )
@@ -206,8 +203,7 @@ def heatmaps(
     starts = np.searchsorted(labels, np.unique(labels))
     middles = (starts + np.append(starts[1:], len(labels))) / 2 - 0.5
     names = [class_names[label] for label in labels[starts]]
-    with matplotlib.rc_context(STYLE):
-        figure, grid = panels(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns))
+    with panels(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns)) as (figure, grid):
         for i, (name, matrices) in enumerate(rows.items()):
             for j, matrix in enumerate(matrices):
                 axes = grid[i, j]
@@ -255,8 +251,7 @@ def spectra(series: Mapping[str, ArrayLike], *, ylabel: str = "eigenvalue / sum 
         'log'
     """
     shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.82, max(len(series), 2)))
-    with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = panels(6.4, 3.5)
+    with panels(6.4, 3.5) as (figure, ((axes,),)):
         for (name, values), shade in zip(series.items(), shades, strict=False):
             eigenvalues = np.asarray(values, dtype=float)
             eigenvalues = eigenvalues[eigenvalues > 0]
@@ -300,15 +295,14 @@ def learning(steps: ArrayLike, values: ArrayLike, marked: Sequence[int], *, xlab
     heights = dict(zip(steps.tolist(), values.tolist(), strict=True))
     if missing := [step for step in marked if step not in heights]:
         raise ValueError(f"marked steps {missing} have no record.")
-    with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = panels(6.4, 3.0)
+    with panels(6.4, 3.0) as (figure, ((axes,),)):
         axes.plot(steps, values, color=COLORS[0], linewidth=1.6)
         for number, step in enumerate(marked):
             axes.plot([step], [heights[step]], "o", color=COLORS[4], markersize=13, markeredgecolor=PAPER)
             axes.text(step, heights[step], str(number), color="#ffffff", fontweight="bold", **_CENTERED)
         axes.set_xscale("symlog", linthresh=1.0, linscale=0.4)
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        in_percent(axes.yaxis)
         axes.margins(x=0.05, y=0.1)
     return figure
 
@@ -341,8 +335,7 @@ def bars(
     if sorted(label for label, _ in group_of) != sorted(values):
         raise ValueError(f"every bar must be in one group: bars {sorted(values)}, in groups {sorted(group_of)}.")
     color_of = {label: COLORS[list(groups).index(name)] for label, name in group_of}
-    with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = panels(6.4, 1.2 + 0.26 * len(values))
+    with panels(6.4, 1.2 + 0.26 * len(values)) as (figure, ((axes,),)):
         places = range(len(values))
         for name, labels in groups.items():
             rows = [i for i, label in enumerate(values) if label in labels]
@@ -357,6 +350,6 @@ def bars(
         axes.set_title(f"dashed: {reference[0]}, {reference[1]:.1%}", loc="right", fontsize=8.5)
         axes.set(yticks=list(places), yticklabels=list(values), xlabel=xlabel, ylim=(len(values) - 0.4, -0.6))
         axes.grid(False, axis="y")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        in_percent(axes.xaxis)
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure

@@ -3,11 +3,16 @@
 Colours are Okabe and Ito's, told apart by colour-blind readers.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import matplotlib
 from matplotlib import rcsetup
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 INK = "#1f2328"
 PAPER = "#fefefe"
@@ -46,8 +51,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure and its axes [rows, columns]; matplotlib fixes the style of each part as the part is made."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+@contextlib.contextmanager
+def panels(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure and its axes [rows, columns], of this style: matplotlib fixes that of each part as the part is made."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def in_percent(axis: Axis, decimals: int | None = 0) -> None:
+    """Show fractions on an axis in per cent."""
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))

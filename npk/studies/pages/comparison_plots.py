@@ -4,12 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import NullFormatter, NullLocator
 
-from npk.plots import COLORS, INK, PAPER, STYLE, panels
+from npk.plots import COLORS, INK, PAPER, in_percent, panels
 from npk.solving import PowerLaw
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.3)))
@@ -38,8 +37,7 @@ def power_laws(
     Returns:
         The figure.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = panels(6.4, 4.6)
+    with panels(6.4, 4.6) as (figure, ((axes,),)):
         lines = []
         for i, (name, (x, y, fit)) in enumerate(series.items()):
             color, ends = COLORS[i], np.array([x.min(), x.max()], dtype=float)
@@ -55,7 +53,7 @@ def power_laws(
         widths = np.unique(np.concatenate([x for x, _, _ in series.values()]))
         axes.set_xticks(widths, [f"{w:g}" for w in widths])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        in_percent(axes.yaxis, None)
         axes.yaxis.set_minor_formatter(NullFormatter())
         figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8, labelspacing=0.7)
     return figure
@@ -76,8 +74,7 @@ def descents(
     Returns:
         The figure.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, grid = panels(2.7 * len(cases) + 0.6, 2.3 * len(rows) + 0.6, len(rows), len(cases), sharex="col")
+    with panels(2.7 * len(cases) + 0.6, 2.3 * len(rows) + 0.6, len(rows), len(cases), sharex="col") as (figure, grid):
         handles: list[Any] = []
         for j, (title, (times, real, predicted)) in enumerate(cases.items()):
             for i, (quantity, label) in enumerate(rows.items()):
@@ -95,7 +92,7 @@ def descents(
                 axes.xaxis.set_minor_locator(NullLocator())
                 axes.set_ylim(bottom=0)
                 if quantity == "test_error":
-                    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+                    in_percent(axes.yaxis)
                 if i == 0:
                     axes.set_title(title, loc="center", fontsize=9.5)
                 if j == 0:
