@@ -16,18 +16,7 @@ from npk.cli.terminal import running, stdout
 def run_command(
     name: str, noun: str, kind: type, run: Callable[..., dict[str, Any]], report: Callable[[Path], Path]
 ) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
-    """Makes the command of a function that prints a finished run; that function's docstring is its help.
-
-    Args:
-        name: of the command.
-        noun: what such a run is.
-        kind: the dataclass of its configuration.
-        run: from configuration and folder to the content of its JSON file.
-        report: from the folder to its page.
-
-    Returns:
-        A decorator.
-    """
+    """Make of a function that prints a finished run the command that runs it; its docstring is the command's help."""
 
     def command_of(summarise: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
         def command(

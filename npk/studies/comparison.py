@@ -70,12 +70,12 @@ class CompareConfig:
     gates_seeds: int = setting(3, "How many such networks.", _REGRESSION, least=1)
     epochs: int = setting(40, "Passes that teach the gates.", _REGRESSION, least=1)
     batch_size: int = setting(64, "Samples a step there.", _REGRESSION, least=1)
-    learning_rate: float = setting(1e-3, "Of Adam there.", _REGRESSION, above=0)
+    learning_rate: float = setting(1e-3, "Of Adam there.", _REGRESSION, positive=True)
     flow_width: int | None = setting(None, "Of the networks that are trained.", _FLOW, none="the widest but one")
     flow_samples: int = setting(200, "Training samples, and test samples.", _FLOW, least=2)
     flow_steps: int = setting(600, "Full-batch gradient steps.", _FLOW, least=1)
-    flow_step: float = setting(0.3, "Step × largest eigenvalue of K.", _FLOW, above=0)
-    beta: float = setting(4.0, "Steepness of the soft gates.", _FLOW, above=0)
+    flow_step: float = setting(0.3, "Step × largest eigenvalue of K.", _FLOW, positive=True)
+    beta: float = setting(4.0, "Steepness of the soft gates.", _FLOW, positive=True)
     seed: int = setting(0, "Of all random numbers.", "Run")
 
     def __post_init__(self) -> None:

@@ -159,25 +159,27 @@ def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dic
         if result["asked"] != asked:
             raise ValueError(f"{path} holds another run ({result['asked']}): choose another folder.")
         return result
-    smaller = [f"{scale.share:g} of the epochs, samples and (square root) width"] if scale.share < 1 else []
-    smaller += [f"{scale.epochs} epochs"] if scale.epochs is not None else []
-    smaller += [f"{scale.samples} training samples, validation included"] if scale.samples is not None else []
-    smaller += [f"learning rate {scale.learning_rate:g}"] if scale.learning_rate is not None else []
-    smaller += [f"images averaged over {scale.pool} × {scale.pool} pixels"] if scale.pool > 1 else []
-    smaller += [f"only {', '.join(scale.networks)}"] if scale.networks is not None else []
     known = _datasets(table)
     other = scale.dataset is not None and scale.dataset not in known
-    smaller += [f"{scale.dataset} for {' and '.join(known)}"] if other else []
-    smaller += [f"only {scale.dataset}"] if scale.dataset in known and len(known) > 1 else []
     fewer = scale.share < 1 or scale.samples is not None or other
-    if fewer and any(row.config.batch_size > _SMALL_BATCH for row in _rows_of(table, scale)):
-        smaller += [f"batches of at most a tenth of the samples, or {_SMALL_BATCH}"]
-    smaller += [f"{scale.seeds} seed{'s' * (scale.seeds > 1)} instead of 5"] if scale.seeds != 5 else []
+    large = any(row.config.batch_size > _SMALL_BATCH for row in _rows_of(table, scale))
+    said = {
+        f"{scale.share:g} of the epochs, samples and (square root) width": scale.share < 1,
+        f"{scale.epochs} epochs": scale.epochs is not None,
+        f"{scale.samples} training samples, validation included": scale.samples is not None,
+        f"learning rate {scale.learning_rate or 0:g}": scale.learning_rate is not None,
+        f"images averaged over {scale.pool} × {scale.pool} pixels": scale.pool > 1,
+        f"only {', '.join(scale.networks or ())}": scale.networks is not None,
+        f"{scale.dataset} for {' and '.join(known)}": other,
+        f"only {scale.dataset}": scale.dataset in known and len(known) > 1,
+        f"batches of at most a tenth of the samples, or {_SMALL_BATCH}": fewer and large,
+        f"{scale.seeds} seed{'s' * (scale.seeds > 1)} instead of 5": scale.seeds != 5,
+    }
     return {
         "asked": asked,
         "title": table.title,
         "source": table.source,
-        "not as published": smaller,
+        "not as published": [text for text, holds in said.items() if holds],
         "selection": "on a validation split; published: the largest over epochs on the test set",
         **surroundings(),
         "rows": [],

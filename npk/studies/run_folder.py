@@ -96,24 +96,11 @@ def carry_out(
     resume: bool,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Begin, continue, or only read the run of a configuration.
+    """Begin, continue, or only read the run of a configuration; its file is kind.json.
 
-    Args:
-        kind: of the run; its file is kind.json.
-        config: what determines its numbers.
-        out: its folder; it must be new or empty, unless resuming.
-        nothing: the content of a run of which nothing is done yet.
-        prepare: loads what the run needs, refuses what does not suit, and returns what fills the run. The folder is
-            made after that.
-        resume: continue the run of the same configuration.
-        progress: called with the fraction done and what is being done.
-
-    Returns:
-        The content of its file.
-
-    Raises:
-        FileExistsError: the folder holds a run and `resume` is not set, or it holds something else.
-        ValueError: the run in the folder has another configuration.
+    `nothing` is the content of a run of which nothing is done yet. `prepare` loads what the run needs, refuses what
+    does not suit, and returns what fills the run; only after that is the folder made. A folder that holds something
+    else, or a run while `resume` is not set, is a FileExistsError; a run of another configuration a ValueError.
     """
     folder, say = Path(out), progress or (lambda fraction, text: None)
     found = _existing(kind, config, folder, resume)

@@ -16,27 +16,16 @@ Class = TypeVar("Class", bound=type)
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a field says of itself.
-
-    Attributes:
-        text: what it is.
-        panel: the group of flags that it belongs to.
-        none: what its value None stands for.
-        flag: the name of its flag; None is the field's own.
-        late: within a panel, flags of a larger number stand later.
-        hidden: whether it has no flag.
-        least: the smallest number it may be.
-        above: the number it must be larger than.
-    """
+    """What a field says of itself."""
 
     text: str = ""
-    panel: str | None = None
-    none: str | None = None
-    flag: str | None = None
-    late: int = 0
-    hidden: bool = False
-    least: int | None = None
-    above: float | None = None
+    panel: str | None = None  # the group of flags that it belongs to
+    none: str | None = None  # what its value None stands for
+    flag: str | None = None  # the name of its flag; None is the field's own
+    late: int = 0  # within a panel, flags of a larger number stand later
+    hidden: bool = False  # whether it has no flag
+    least: int | None = None  # the smallest number that it may be
+    positive: bool = False  # whether it must be
 
 
 def setting(default: Any, *words: Any, **more: Any) -> Any:
@@ -53,27 +42,17 @@ def setting_of(field: dataclasses.Field[Any]) -> Setting:
 def configuration(kind: Class) -> Class:
     """A frozen dataclass whose docstring ends with its fields."""
     made = dataclasses.dataclass(frozen=True)(kind)
-    lines = [_line(field) for field in dataclasses.fields(made)]
+    said = ((field.name, setting_of(field)) for field in dataclasses.fields(made))
+    lines = [f"    {name}: {a.text}" + (f" None: {a.none}." if a.none else "") for name, a in said]
     made.__doc__ = "\n".join([inspect.cleandoc(kind.__doc__ or ""), "", "Attributes:", *lines])
     return made
 
 
-def _line(field: dataclasses.Field[Any]) -> str:
-    about = setting_of(field)
-    return f"    {field.name}: {about.text}" + (f" None: {about.none}." if about.none else "")
-
-
 def check_ranges(config: Any) -> None:
-    """Refuse what could only fail later.
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
+    """Refuse, with a ValueError, a number out of its range: it could only fail later."""
     for field in dataclasses.fields(config):
         value, about = getattr(config, field.name), setting_of(field)
         if about.least is not None and value < about.least:
             raise ValueError(f"{field.name} must be at least {about.least}, got {value}.")
-        if about.above is not None and not value > about.above:
-            raise ValueError(
-                f"{field.name} must be {f'above {about.above}' if about.above else 'positive'}, got {value}."
-            )
+        if about.positive and not value > 0:
+            raise ValueError(f"{field.name} must be positive, got {value}.")

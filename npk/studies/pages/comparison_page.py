@@ -128,19 +128,18 @@ def _fit_of(result: dict[str, Any], curve: str) -> PowerLaw:
 
 def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
     data, config, rows = result["data"], result["config"], mean_accuracies(result)
-    best = max(row["test_accuracy"] for row in rows.values())
-    seeds, parts = config["gates_seeds"], ("train", "test")
+    best, parts = max(row["test_accuracy"] for row in rows.values()), ("train", "test")
+    slope, interval = slope_words(_fit_of(result, "ii-draw")).split(" ", 1)
     words = {
-        "network": f"{config['network']}, {result['weight_layers']} weight layers",
-        "cards": _cards(result, rows),
-        "inputs": data["ladder"],
-        "seeds": config["seeds"],
-        "train": f"{data['train']:,}",
-        "test": f"{data['test']:,}",
-        "network_accuracy": f"{rows['npk-learned']['network_accuracy']:.1%}",
-        "gates_seeds": seeds,
-        "gates_plural": "" if seeds == 1 else "s",
-        "standard_error": f"{math.sqrt(best * (1 - best) / data['test']):.1%}",
+        "described": f"{config['network']}, {result['weight_layers']} weight layers",
+        "rows": rows,
+        "relu": next(row["errors"] for row in result["flow"] if row["case"] == "ReLU"),
+        "draws_slope": slope,
+        "draws_interval": interval,
+        "gap_slope": slope_words(_fit_of(result, "di-gap")),
+        "gates_plural": "" if config["gates_seeds"] == 1 else "s",
+        "standard_error": math.sqrt(best * (1 - best) / data["test"]),
+        "flow_width": config["flow_width"] or config["widths"][-2],
         "regression_table": table(
             ["kernel", "validation", "test"],
             (
@@ -148,8 +147,6 @@ def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
                 for name, row in rows.items()
             ),
         ),
-        "flow_width": config["flow_width"] or config["widths"][-2],
-        "flow_train": data["flow_train"],
         "flow_table": table(
             ["network", *(f"{name.replace('K^V', 'K<sup>V</sup>')}, {p}" for name in KERNELS.values() for p in parts)],
             (
@@ -158,24 +155,8 @@ def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
             ),
         ),
     }
-    title = "Finite and infinite width: $network on $dataset"
+    title = "Finite and infinite width: {described} on {dataset}"
     return filled("comparison_template.html", title, result, svg, words)
-
-
-def _cards(result: dict[str, Any], rows: dict[str, dict[str, float]]) -> str:
-    draws, gap = _fit_of(result, "ii-draw"), _fit_of(result, "di-gap")
-    relu = next(row for row in result["flow"] if row["case"] == "ReLU")
-    cards = {
-        f"{draws.slope:.2f}".replace("-", "−"): "slope of <i>K</i><sup>V</sup> about <i>d</i>∏<i>σ</i>² <i>H</i>, "
-        f"gates independent; interval {slope_words(draws).split(' ', 1)[1]}",
-        f"{result['limit_gap']:.0%}": "distance that stays between <i>K</i><sup>V</sup> and <i>d</i>∏<i>σ</i>² "
-        f"<i>H</i> where gates are the network's own; slope {slope_words(gap)}",
-        f"{rows['npk-random']['test_accuracy']:.1%} → {rows['npk-learned']['test_accuracy']:.1%}": "test accuracy of "
-        f"<i>H</i> with random → learned gates; infinitely wide {rows['npk-infinite']['test_accuracy']:.1%}",
-        f"{relu['errors']['ntk']['test']:.1%}": "largest error of the ReLU network's predicted test outputs, with "
-        f"<i>K</i>; with <i>d</i>∏<i>σ</i>² <i>H</i> {relu['errors']['npk']['test']:.1%}",
-    }
-    return "\n".join(f'<li><b>{number}</b><span class="what">{text}</span></li>' for number, text in cards.items())
 
 
 def _unit(result: dict[str, Any]) -> str:

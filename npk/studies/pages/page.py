@@ -3,7 +3,6 @@
 import html
 import importlib.resources
 import re
-import string
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,21 @@ def write_page(folder: Path, figures: Mapping[str, Figure], render: Callable[[di
 
 
 def filled(template: str, title: str, run: dict[str, Any], svg: dict[str, str], words: dict[str, Any]) -> str:
-    """The page of a run: a template beside this file, within the frame of all, with its words and figures."""
-    shared = {
+    """The page of a run: a template beside this file, within the frame of all.
+
+    In templates stand places of `str.format`: parts of the run, words, and figure_NAME.
+    """
+    places = {
+        **run,
         "dataset": html.escape(run["data"]["title"]),
         "source": html.escape(run["data"]["source"]),
-        "style": _text("page_style.css"),
         "config_table": pairs({k: v for k, v in run["config"].items() if v is not None}),
         "versions_table": pairs({**run["versions"], **run["machine"]}),
+        **{f"figure_{name}": inline(name, text) for name, text in svg.items()},
+        **words,
     }
-    frame = string.Template(_text("page_frame.html")).safe_substitute(title=title, body=_text(template))
-    figures = {f"figure_{name}": inline(name, text) for name, text in svg.items()}
-    return string.Template(frame).substitute(shared | figures | words)
+    body, title = _text(template).format(**places), title.format(**places)
+    return _text("page_frame.html").format(title=title, body=body, style=_text("page_style.css"), **places)
 
 
 def _text(name: str) -> str:

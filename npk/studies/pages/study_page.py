@@ -165,47 +165,26 @@ the last epoch.{note}</figcaption></figure>
 
 def _render(study: dict[str, Any], svg: dict[str, str]) -> str:
     first, last = study["stages"][0], study["stages"][-1]
-    data, network = study["data"], study["network"]
-    climb, nouns = study["training"]["stages"][-2], _nouns(study)
     words = {
-        "network": html.escape(_network_words(network)),
-        "parameters": f"{network['parameters']:,}",
-        "train": f"{data['train']:,}",
-        "test": f"{data['test']:,}",
-        "samples": f"{data['kernel_samples']:,}",
-        "test_samples": f"{data['kernel_test_samples']:,}",
-        "steps": f"{study['training']['stages'][-1]['step']:,}",
-        "climb_step": f"{climb['step']:,}",
-        "climb_accuracy": f"{climb['train_accuracy']:.0%}",
-        "epochs": study["config"]["epochs"],
-        "beta": f"{study['config']['beta']:g}",
-        "last_stage": last["stage"],
+        "first": first,
+        "last": last,
+        "climb": study["training"]["stages"][-2],
+        "end": study["training"]["stages"][-1],
+        "described": html.escape(_network_words(study["network"])),
         "unfinished": "" if study["finished"] else _unfinished(study),
-        "hadamard": _hadamard(network, nouns),
-        "flips": f"{last['gate_flips']['all']:.0%}",
-        "network_first": f"{first['test_accuracy']:.0%}",
-        "network_last": f"{last['test_accuracy']:.1%}",
-        "ridge_first": f"{first['ridge']['test_accuracy']:.1%}",
-        "ridge_last": f"{last['ridge']['test_accuracy']:.1%}",
-        "pixels_accuracy": f"{study['pixels']['ridge']['test_accuracy']:.1%}",
-        "pixels_alignment": f"{study['pixels']['alignment']:.3f}",
-        "alignment_first": f"{first['alignment']['npk']:.3f}",
-        "alignment_last": f"{last['alignment']['npk']:.3f}",
+        "hadamard": _hadamard(study["network"], _nouns(study)),
         "alignment_moved": _moved(first["alignment"]["npk"], last["alignment"]["npk"], 0.005),
-        "value_first": f"{first['share']['value']:.0%}",
-        "value_last": f"{last['share']['value']:.0%}",
         "value_moved": _moved(first["share"]["value"], last["share"]["value"], 0.005),
-        "rank_first": f"{first['effective_rank']['npk']:.0f}",
-        "rank_last": f"{last['effective_rank']['npk']:.0f}",
         "rank_moved": _moved(first["effective_rank"]["npk"], last["effective_rank"]["npk"], 0.5),
         "regimes_section": _regimes_section(study, svg),
         # A column a stage: so the table fits a page, and a row reads as a story.
         "stages_table": table(
             ["stage", *(str(stage["stage"]) for stage in study["stages"])],
-            ((name, map(show, study["stages"])) for name, show in _ROWS),
+            ((name, [show.format(**stage) for stage in study["stages"]]) for name, show in _ROWS.items()),
         ),
+        **_nouns(study),
     }
-    return filled("report_template.html", "What the gates learned: $network on $dataset", study, svg, words | nouns)
+    return filled("report_template.html", "What the gates learned: {described} on {dataset}", study, svg, words)
 
 
 def _moved(before: float, after: float, tolerance: float) -> str:
@@ -243,20 +222,20 @@ def _unfinished(study: dict[str, Any]) -> str:
     return f"<p class='note'>Unfinished: {done} of {total} stages. Continue with <code>--resume</code>.</p>"
 
 
-_ROWS = (
-    ("gradient steps", lambda s: f"{s['step']:,}"),
-    ("network, training accuracy", lambda s: f"{s['train_accuracy']:.1%}"),
-    ("network, test accuracy", lambda s: f"{s['test_accuracy']:.1%}"),
-    ("ridge with <i>H</i>, test accuracy", lambda s: f"{s['ridge']['test_accuracy']:.1%}"),
-    ("gates flipped", lambda s: f"{s['gate_flips']['all']:.1%}"),
-    ("alignment of <i>H</i>", lambda s: f"{s['alignment']['npk']:.3f}"),
-    ("alignment of <i>K</i><sup>V</sup>", lambda s: f"{s['alignment']['value']:.3f}"),
-    ("alignment of <i>K</i><sup>F</sup>", lambda s: f"{s['alignment']['feature']:.3f}"),
-    ("alignment of <i>K</i><sup>CROSS</sup>", lambda s: f"{s['alignment']['cross']:.3f}"),
-    ("drift of <i>H</i>", lambda s: f"{abs(s['drift']['npk']):.4f}"),
-    ("drift of <i>K</i>", lambda s: f"{abs(s['drift']['ntk']):.4f}"),
-    ("effective rank of <i>H</i>", lambda s: f"{s['effective_rank']['npk']:.1f}"),
-    ("share of <i>K</i><sup>V</sup>", lambda s: f"{s['share']['value']:.1%}"),
-    ("share of <i>K</i><sup>F</sup>", lambda s: f"{s['share']['feature']:.1%}"),
-    ("share of <i>K</i><sup>CROSS</sup>", lambda s: f"{s['share']['cross']:.1%}"),
-)
+_ROWS = {
+    "gradient steps": "{step:,}",
+    "network, training accuracy": "{train_accuracy:.1%}",
+    "network, test accuracy": "{test_accuracy:.1%}",
+    "ridge with <i>H</i>, test accuracy": "{ridge[test_accuracy]:.1%}",
+    "gates flipped": "{gate_flips[all]:.1%}",
+    "alignment of <i>H</i>": "{alignment[npk]:.3f}",
+    "alignment of <i>K</i><sup>V</sup>": "{alignment[value]:.3f}",
+    "alignment of <i>K</i><sup>F</sup>": "{alignment[feature]:.3f}",
+    "alignment of <i>K</i><sup>CROSS</sup>": "{alignment[cross]:.3f}",
+    "drift of <i>H</i>": "{drift[npk]:z.4f}",
+    "drift of <i>K</i>": "{drift[ntk]:z.4f}",
+    "effective rank of <i>H</i>": "{effective_rank[npk]:.1f}",
+    "share of <i>K</i><sup>V</sup>": "{share[value]:.1%}",
+    "share of <i>K</i><sup>F</sup>": "{share[feature]:.1%}",
+    "share of <i>K</i><sup>CROSS</sup>": "{share[cross]:.1%}",
+}
