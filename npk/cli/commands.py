@@ -51,17 +51,17 @@ def _study(result: dict[str, Any]) -> None:
 
     The run folder gets study.json, the arrays, the figures and report.html. Without any flag it takes about a minute.
     """
-    columns = ("stage", "step", "train", "test", "ridge with H", "gates flipped", "alignment of H", "value share")
+    columns = {
+        "stage": "{stage}",
+        "step": "{step}",
+        "train": "{train_accuracy:.1%}",
+        "test": "{test_accuracy:.1%}",
+        "ridge with H": "{ridge[test_accuracy]:.1%}",
+        "gates flipped": "{gate_flips[all]:.1%}",
+        "alignment of H": "{alignment[npk]:.3f}",
+        "value share": "{share[value]:.1%}",
+    }
     stages = table(*columns, left=0)
     for stage in result["stages"]:
-        stages.add_row(
-            str(stage["stage"]),
-            str(stage["step"]),
-            f"{stage['train_accuracy']:.1%}",
-            f"{stage['test_accuracy']:.1%}",
-            f"{stage['ridge']['test_accuracy']:.1%}",
-            f"{stage['gate_flips']['all']:.1%}",
-            f"{stage['alignment']['npk']:.3f}",
-            f"{stage['share']['value']:.1%}",
-        )
+        stages.add_row(*(show.format(**stage) for show in columns.values()))
     stdout.print(stages)

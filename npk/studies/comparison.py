@@ -140,26 +140,12 @@ def run_comparison(
 
     def prepare() -> Callable[[Run], None]:
         data = load_suited(config, data_dir)
-        return lambda run: _fill(_Comparison(config, data, run))
+        return lambda run: _Comparison(config, data, run).fill()
 
     return carry_out("compare", settings, out, _NOTHING, prepare, resume=resume, progress=progress)
 
 
-_NOTHING = {
-    "data": None,
-    "weight_layers": None,
-    "limit_gap": None,
-    "ladder": [],
-    "slopes": {},
-    "regression": [],
-    "flow": [],
-}
-
-
-def _fill(comparison: "_Comparison") -> None:
-    comparison.ladder(0.0, 0.4)
-    comparison.regression(0.4, 0.7)
-    comparison.flow(0.7, 1.0)
+_NOTHING = dict(data=None, weight_layers=None, limit_gap=None, ladder=[], slopes={}, regression=[], flow=[])
 
 
 class _Comparison:
@@ -179,6 +165,11 @@ class _Comparison:
             write_arrays(run.folder / "samples.npz", **self.chosen)
             run.set(data={**described(data), **{name: len(places) for name, places in self.chosen.items()}})
 
+    def fill(self) -> None:
+        self.ladder(self.run.between(0.0, 0.4))
+        self.regression(self.run.between(0.4, 0.7))
+        self.flow(self.run.between(0.7, 1.0))
+
     def part(self, train: str, test: str) -> dict[str, np.ndarray]:
         a, b = self.chosen[train], self.chosen[test]
         data = self.data
@@ -186,7 +177,7 @@ class _Comparison:
 
     # --- how fast ---------------------------------------------------------------------------------
 
-    def ladder(self, start: float, end: float) -> None:
+    def ladder(self, progress: Progress) -> None:
         """Errors of every draw at every width, and the slopes."""
         config, widths = self.config, self.config.ladder
         x = jnp.asarray(self.data.x_train[self.chosen["ladder"]])
@@ -201,7 +192,7 @@ class _Comparison:
             rows = []
             for seed in range(config.seeds):
                 now = costs[i] + (costs[i + 1] - costs[i]) * seed / config.seeds
-                self.run.progress(start + (end - start) * float(now / costs[-1]), f"width {width}, draw {seed + 1}")
+                progress(float(now / costs[-1]), f"width {width}, draw {seed + 1}")
                 begun = time.perf_counter()
                 key = jax.random.fold_in(jax.random.fold_in(self.key, width), seed)
                 kernels = networks_of.kernels(key, x)
@@ -228,15 +219,14 @@ class _Comparison:
 
     # --- how well ---------------------------------------------------------------------------------
 
-    def regression(self, start: float, end: float) -> None:
+    def regression(self, progress: Progress) -> None:
         """Ridge regression with each kernel on the same split."""
         config, data = self.config, self.part("train", "test")
         done = {(row["kernel"], row["seed"]) for row in self.run.content["regression"]}
         count, outputs = 4 + 2 * config.gates_seeds, len(self.data.class_names)
 
         def say(text: str, share: float = 0.0) -> None:
-            at = min(count - 1, len(self.run.content["regression"])) + share
-            self.run.progress(start + (end - start) * at / count, text)
+            progress((min(count - 1, len(self.run.content["regression"])) + share) / count, text)
 
         def add(name: str, seed: int | None, kernel: Any, **more: float) -> None:
             if (name, seed) not in done:
@@ -264,7 +254,7 @@ class _Comparison:
 
     # --- does it predict --------------------------------------------------------------------------
 
-    def flow(self, start: float, end: float) -> None:
+    def flow(self, progress: Progress) -> None:
         """Real gradient descent beside its prediction, of each kind of gates."""
         config = self.config
         done = {row["case"] for row in self.run.content["flow"]}
@@ -273,7 +263,7 @@ class _Comparison:
                 continue
 
             def say(share: float, i: int = i, label: str = label) -> None:
-                self.run.progress(start + (end - start) * (i + 0.1 + 0.9 * share) / len(CASES), f"descent, {label}")
+                progress((i + 0.1 + 0.9 * share) / len(CASES), f"descent, {label}")
 
             say(0.0)
             row = measure(

@@ -14,6 +14,7 @@ from npk.data import Dataset, load, with_validation
 from npk.studies.published import TABLES, Row, Table
 from npk.studies.run_folder import Progress, Run, digest, read_json, surroundings
 from npk.studies.settings import check_ranges, configuration, setting
+from npk.studies.training_study import learning_step
 from npk.training import Network, Regime, RegimeConfig, RegimeRun, train_regime
 
 _FEWEST = 200  # training samples
@@ -221,12 +222,7 @@ def _network(row: Row, table: Table, scale: Scale, outputs: int) -> tuple[Networ
     model = networks.build(name, outputs=outputs, width=width, depth=depth, use_bias=row.use_bias)
     described = f"{name}, width {width}" + ("" if depth is None else f", depth {depth}")
     described += "" if row.use_bias is not False else ", no biases"
-
-    def forward(variables: Any, x: Any) -> tuple[Any, Any]:
-        logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
-        return logits, {**variables, **updated}
-
-    return Network(model.apply, model.init, forward if "bn" in name else None), described
+    return Network(model.apply, model.init, learning_step(model.apply) if "bn" in name else None), described
 
 
 def _entry(row: Row, run: RegimeRun, data: Dataset, network: str) -> dict[str, Any]:

@@ -76,6 +76,10 @@ class Run:
     def folder(self) -> Path:
         return self.path.parent
 
+    def between(self, start: float, end: float) -> Progress:
+        """The progress of a part, whose own fractions run from 0 to 1."""
+        return lambda fraction, text: self.progress(start + (end - start) * fraction, text)
+
     def set(self, **parts: Any) -> None:
         """Replace parts of the content."""
         self.content.update(parts)

@@ -80,7 +80,7 @@ class _Model:
 
     def __init__(self, module: Any, soft_module: Any, variables: Any) -> None:
         self.module, self.variables = module, variables
-        self.logits = jax.jit(module.apply)
+        self.logits, self.forward = jax.jit(module.apply), learning_step(module.apply)
         self.gates = jax.jit(gates(module.apply))
         self.path_kernel = path_kernel(module.apply)
         self._soft_module = soft_module
@@ -95,12 +95,17 @@ class _Model:
         split = split_ntk(lambda params, x: self._soft_module.apply({**frozen, **params}, x))
         return split({"params": variables["params"]}, x)
 
-    def forward(self, variables: Any, x: Any) -> tuple[Any, Any]:
-        """Logits and variables of a training step: batch normalisation by the batch's own statistics."""
+
+def learning_step(apply: Callable[..., Any]) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Logits and variables of a step of training: batch normalisation by the batch's own statistics."""
+
+    def forward(variables: Any, x: Any) -> tuple[Any, Any]:
         if "batch_stats" not in variables:
-            return self.module.apply(variables, x), variables
-        logits, updated = self.module.apply(variables, x, train=True, mutable=["batch_stats"])
+            return apply(variables, x), variables
+        logits, updated = apply(variables, x, train=True, mutable=["batch_stats"])
         return logits, {**variables, **updated}
+
+    return forward
 
 
 def run_study(
