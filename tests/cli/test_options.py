@@ -1,0 +1,95 @@
+"""Flags come from the fields of a configuration, and a configuration gives its flags back."""
+
+import re
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from npk.cli.options import configured, words
+from npk.studies import CompareConfig, Scale, StudyConfig
+from npk.studies.settings import check_ranges, configuration, setting
+
+
+@configuration
+class Tea:
+    """How tea is made."""
+
+    leaf: str
+    grams: float = setting(2.5, "Of leaves.", "Leaves", positive=True)
+    minutes: int = setting(3, "In the pot.", "Water", least=1, late=1)
+    is_hot: bool = setting(True, "Or cold.", "Water", flag="hot")
+    cups: tuple[int, ...] | None = setting(None, "Sizes.", none="one of any size")
+    herbs: tuple[str, ...] | None = setting(None, "May be repeated.", flag="herb")
+    pot: int = setting(1, "Only here.", hidden=True)
+    plain: int | None = None
+
+    def __post_init__(self):
+        check_ranges(self)
+
+
+def asked(config, *arguments):
+    """The configuration that a command gets, or its exit code and error."""
+    got = []
+
+    def command(config: config, more: int = 0) -> None:
+        got.append(config)
+
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(configured(command))
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "120", "TERM": "dumb"})
+    return got[0] if got else (result.exit_code, result.output)
+
+
+FULL = Tea("green", 1.5, 4, False, (1, 2), ("mint", "sage"), plain=7)
+
+
+def test_every_field_is_a_flag_of_its_type_and_default():
+    assert asked(Tea, "--leaf", "black") == Tea("black")
+    flags = "--leaf green --grams 1.5 --minutes 4 --no-hot --cups 1,2 --herb mint --herb sage --plain 7".split()
+    assert asked(Tea, *flags) == FULL
+    assert asked(Tea)[0] == 2 and asked(Tea, "--leaf", "x", "--pot", 2)[0] == 2
+    assert asked(Tea, "--leaf", "x", "--minutes", "long")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (FULL, Tea),
+        (StudyConfig(dataset="digits:4,7", width=8, use_bias=True, learning_rate=0.01, regimes=False), StudyConfig),
+        (CompareConfig(widths=(8, 16, 32), flow_step=0.5, gates_width=3), CompareConfig),
+        (Scale(share=0.5, networks=("mlp", "c4gap"), samples=300), Scale),
+    ],
+)
+def test_the_flags_of_a_configuration_make_it_again(config, kind):
+    assert asked(kind, *words(config)) == config
+
+
+def test_defaults_need_no_flags():
+    assert words(StudyConfig()) == words(CompareConfig()) == words(Scale()) == []
+
+
+def test_help_and_documentation_say_what_a_field_says():
+    code, text = asked(Tea, "--help")
+    assert code == 0
+    assert re.search(r"─ Leaves ─.*--grams .*Of leaves\..*─ Water ─", text, re.DOTALL)
+    assert text.index("--hot") < text.index("--minutes"), "late ones come last"
+    assert "[default: (one of any size)]" in text and "--pot" not in text
+    assert Tea.__doc__.startswith("How tea is made.")
+    assert "    cups: Sizes. None: one of any size." in Tea.__doc__.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--minutes", 0], "Error: minutes must be at least 1, got 0."),
+        (["--grams", 0], "Error: grams must be positive, got 0.0."),
+        (
+            ["--cups", "1,many"],
+            "Error: --cups must be whole numbers with commas between, as in 64,128,256; got '1,many'.",
+        ),
+    ],
+)
+def test_what_a_configuration_refuses_is_one_line(flags, message):
+    code, text = asked(Tea, "--leaf", "black", *flags)
+    assert code == 1 and text.strip() == message
