@@ -1,5 +1,7 @@
 """The registry of architectures: one description each, from which plain JAX functions and the oracle are made."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,6 +184,9 @@ def _apply(layer, name, params, x, relu=jax.nn.relu):
     return x
 
 
+# One architecture is one function, so that what is compiled of it serves every test of a process; of networks drawn
+# at random only the last are kept.
+@functools.lru_cache(maxsize=256)
 def function(network: Network, relu=jax.nn.relu):
     """The network as an ordinary function of parameters and a batch."""
 
@@ -200,10 +205,24 @@ def function(network: Network, relu=jax.nn.relu):
     return lambda params, x: run(network.layers, params, x, lang.Names())
 
 
-def case(network: Network, seed: int = 0, n: int = 3):
-    """(f, integer parameters, integer inputs [n, ...])."""
+def afresh(f):
+    """f as another function, of which nothing is compiled yet: for settings that are read while f is compiled."""
+    return lambda params, x: f(params, x)
+
+
+@functools.lru_cache(maxsize=256)
+def _numbers(network: Network, seed: int, n: int):
     rng = np.random.default_rng(seed)
-    return function(network), parameters(network, rng), rng.integers(-3, 4, (n, *network.input))
+    params, x = parameters(network, rng), rng.integers(-3, 4, (n, *network.input))
+    for array in (*params.values(), x):
+        array.flags.writeable = False
+    return params, x
+
+
+def case(network: Network, seed: int = 0, n: int = 3):
+    """(f, integer parameters, integer inputs [n, ...]); the arrays are for reading."""
+    params, x = _numbers(network, seed, n)
+    return function(network), dict(params), x
 
 
 # ------------------------------------------------------------------------------------ random networks

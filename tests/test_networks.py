@@ -24,13 +24,23 @@ SMALL = {
 }
 
 
+def built(name, activation=jax.nn.relu):
+    return networks.build(name, outputs=3, activation=activation, **SMALL[name][1])
+
+
 @functools.cache
-def small(name, activation=jax.nn.relu):
+def small(name):
     """A small network of that name: module, variables, four samples."""
-    shape, sizes = SMALL[name]
-    net = networks.build(name, outputs=3, activation=activation, **sizes)
-    x = jax.random.normal(jax.random.key(1), (4, *shape))
+    net, x = built(name), jax.random.normal(jax.random.key(1), (4, *SMALL[name][0]))
     return net, jax.jit(net.init)(jax.random.key(0), x), x
+
+
+@functools.cache
+def forward(name):
+    """Its compiled forward pass, and the logits of its samples."""
+    net, variables, x = small(name)
+    apply = jax.jit(net.apply)
+    return apply, apply(variables, x)
 
 
 def identity(q):
@@ -51,9 +61,8 @@ def test_every_network_is_tried():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_logits_have_one_row_a_sample_and_do_not_mix_samples(name):
-    net, variables, x = small(name)
-    apply = jax.jit(net.apply)
-    logits = apply(variables, x)
+    _, variables, x = small(name)
+    apply, logits = forward(name)
     assert logits.shape == (4, 3)
     assert_close(apply(variables, x[2:3]), logits[2:3])
 
@@ -67,14 +76,14 @@ def test_gates_of_every_network_reproduce_it(name, layers):
     net, variables, x = small(name)
     gates = jax.jit(npk.gates(net.apply))(variables, x)
     assert len(gates) == layers
-    assert_close(jax.jit(npk.gated(net.apply))(variables, x, gates), jax.jit(net.apply)(variables, x))
+    assert_close(jax.jit(npk.gated(net.apply))(variables, x, gates), forward(name)[1])
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_activation_is_a_field(name):
-    net, variables, x = small(name)
-    linear, _, _ = small(name, identity)
-    assert not np.allclose(jax.jit(net.apply)(variables, x), jax.jit(linear.apply)(variables, x))
+    _, variables, x = small(name)
+    linear = jax.jit(built(name, identity).apply)
+    assert not np.allclose(forward(name)[1], linear(variables, x))
 
 
 def test_parameter_counts_are_those_of_the_literature():
