@@ -119,7 +119,7 @@ class Tail(nn.Module):
 
 def case(model, image=(4, 5, 2), n=3, dtype=jnp.float32):
     x = jax.random.normal(jax.random.key(0), (n, *image), dtype)
-    params = model.init(jax.random.key(1), x.astype(jnp.float32))
+    params = jax.jit(model.init)(jax.random.key(1), x.astype(jnp.float32))
     return model.apply, jax.tree.map(lambda a: a.astype(dtype), params), x
 
 
@@ -134,7 +134,7 @@ def chain_of(f, params, x, normalize=True):
 
 
 def laid_out(f, params, x):
-    gates = npk.gates(f)(params, x)
+    gates = jax.jit(npk.gates(f))(params, x)
     return x[:, None], tuple(g.reshape(g.shape[0], 1, *g.shape[1:]) for g in gates)
 
 

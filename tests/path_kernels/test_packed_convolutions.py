@@ -113,7 +113,7 @@ def pooled_positions(case):
         return None
     before = case.layers[: case.layers.index(GlobalAvgPool())]
     f, params, x = architectures.case(Network(case.input, (*before, FLATTEN)), 0, 1)
-    units = f(jax.tree.map(lambda a: jnp.asarray(a, float), params), jnp.asarray(x, float)).shape[1]
+    units = jax.eval_shape(f, params, jax.ShapeDtypeStruct(x.shape, float)).shape[1]
     return units // channels_after(before)
 
 
