@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal, variables
 from tolerances import assert_close
 
 import npk
@@ -31,8 +32,8 @@ def built(name, activation=jax.nn.relu):
 @functools.cache
 def small(name):
     """A small network of that name: module, variables, four samples."""
-    net, x = built(name), jax.random.normal(jax.random.key(1), (4, *SMALL[name][0]))
-    return net, jax.jit(net.init)(jax.random.key(0), x), x
+    net, x = built(name), normal(4, *SMALL[name][0])
+    return net, variables(net, x), x
 
 
 @functools.cache

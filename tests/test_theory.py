@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal, variables
 from tolerances import assert_close
 
 import npk
@@ -15,12 +16,8 @@ from npk import networks
 KEY = jax.random.key(0)
 
 
-def normal(*shape, seed=0):
-    return jax.random.normal(jax.random.fold_in(KEY, seed), shape)
-
-
 def model(network, x, seed=1):
-    return network.apply, network.init(jax.random.fold_in(KEY, seed), x)
+    return network.apply, variables(network, x, seed)
 
 
 def mlp(width=8, depth=3, **options):

@@ -4,18 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal, variables
 from tolerances import assert_close
 
 import npk
 from npk import networks
 
-KEYS = jax.random.split(jax.random.key(0), 4)
+KEY = jax.random.key(0)
 
 
 def mlp(width=6, depth=4, **options):
     model = networks.MLP(width=width, depth=depth, outputs=3, **options)
-    x = jax.random.normal(KEYS[0], (5, 4))
-    return model, model.init(KEYS[1], x), model.init(KEYS[2], x), x
+    x = normal(5, 4)
+    return model, variables(model, x), variables(model, x, seed=1), x
 
 
 def sided(feature, value):
@@ -26,8 +27,8 @@ def sided(feature, value):
 def test_one_parameter_set_on_both_sides_is_the_network_itself(name):
     options = {"depth": 8} if name == "resnet" else {}
     model = networks.build(name, outputs=3, width=4, **options)
-    x = jax.random.normal(KEYS[0], (3, 8, 8, 1))
-    params = model.init(KEYS[1], x)
+    x = normal(3, 8, 8, 1)
+    params = variables(model, x)
     np.testing.assert_array_equal(npk.DGN(model.apply)(sided(params, params), x), model.apply(params, x))
 
 
@@ -62,9 +63,9 @@ def test_dlgn_gates_come_from_the_deep_linear_network():
 
 def test_shallow_gates_are_one_linear_map_of_the_input_each():
     model = networks.C4GAP(channels=2, outputs=3)
-    x = jax.random.normal(KEYS[0], (4, 5, 5, 2))
-    value = model.init(KEYS[1], x)
-    maps = npk.shallow_features(model.apply)(KEYS[2], value, x)
+    x = normal(4, 5, 5, 2)
+    value = variables(model, x)
+    maps = npk.shallow_features(model.apply)(KEY, value, x)
     assert [m["kernel"].shape for m in maps] == [(50, 5, 5, 2)] * 4
     flat = np.asarray(x).reshape(4, -1)
     for gate, one in zip(npk.gates(npk.DLGN_SF(model.apply))(sided(maps, value), x), maps, strict=True):
@@ -94,7 +95,7 @@ def test_permuted_layers_take_each_others_gates():
 def test_a_feature_network_of_another_architecture_may_make_the_gates():
     model, _, value, x = mlp(width=6, depth=3)
     other = lambda p, x: jax.nn.relu(jax.nn.relu(jnp.sin(x) @ p) @ jnp.ones((6, 6)))  # noqa: E731
-    feature = jax.random.normal(KEYS[3], (4, 6))
+    feature = normal(4, 6)
     network = npk.DGN(model.apply, feature=other)
     expected = npk.gated(model.apply)(value, x, npk.gates(other)(feature, x))
     np.testing.assert_array_equal(network(sided(feature, value), x), expected)
@@ -112,20 +113,20 @@ def test_what_does_not_fit_is_said():
         npk.DGN(model.apply)(value, x)
     wider, *_ = mlp(width=7)
     with pytest.raises(ValueError, match=r"gates\[0\] must have shape \[5, 6\]"):
-        npk.DGN(model.apply, feature=wider.apply)(sided(wider.init(KEYS[1], x), value), x)
+        npk.DGN(model.apply, feature=wider.apply)(sided(variables(wider, x), value), x)
     pooled = lambda p, x: jax.nn.relu(x @ p).reshape(-1, 2, 2).max(-1)  # noqa: E731
     with pytest.raises(ValueError, match="max-pooling"):
         npk.DLGN(pooled)(sided(square, square), x)
     with pytest.raises(ValueError, match="max-pooling"):
-        npk.shallow_features(pooled)(KEYS[0], square, x)
+        npk.shallow_features(pooled)(KEY, square, x)
 
 
 @pytest.mark.parametrize("compose", [npk.DGN, npk.DLGN])
 @pytest.mark.standard_dtypes
 def test_batch_norm_in_both_networks_trains_with_its_own_statistics(compose):
     model = networks.build("resnet-bn", outputs=3, width=4, depth=8)
-    x = jax.random.normal(KEYS[0], (6, 8, 8, 1))
-    feature, value = model.init(KEYS[1], x), model.init(KEYS[2], x)
+    x = normal(6, 8, 8, 1)
+    feature, value = variables(model, x), variables(model, x, seed=1)
 
     def forward(variables, x):
         return model.apply(variables, x, train=True, mutable=["batch_stats"])

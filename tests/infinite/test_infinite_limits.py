@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal, variables
 from tolerances import assert_close
 
 import npk
@@ -12,10 +13,6 @@ import npk.infinite
 
 KEY = jax.random.key(0)
 REGIMES = ("FR-II", "DLGN", "DLGN-SF")
-
-
-def normal(*shape, seed=0):
-    return jax.random.normal(jax.random.fold_in(KEY, seed), shape)
 
 
 def within_standard_errors(sample, expected, draws, errors=4.5):
@@ -71,7 +68,7 @@ MEANS += [pytest.param(*more, marks=pytest.mark.slow) for more in MORE]
 def test_path_kernel_is_the_mean_over_gates_of_wide_networks(case, regime, constant):
     model, shape = CASES[case]
     x = normal(*shape)
-    f, params = model.apply, model.init(KEY, x)
+    f, params = model.apply, variables(model, x)
     kernel = npk.path_kernel(f)
 
     def draw(key):
@@ -86,7 +83,7 @@ def test_path_kernel_is_the_mean_over_gates_of_wide_networks(case, regime, const
 def test_path_kernel_of_a_dense_network_is_a_product_of_angles():
     """DESIGN, statement 4: ⟨x, x'⟩ / d · Π (1 - θ / π) / 2, θ by the arc-cosine recursion or of the inputs."""
     model, x = Dense(8), normal(5, 6)
-    params = model.init(KEY, x)
+    params = variables(model, x)
     x64 = np.asarray(x, np.float64)
     norms = np.linalg.norm(x64, axis=1)
     cosine = np.clip(x64 @ x64.T / np.outer(norms, norms), -1, 1)

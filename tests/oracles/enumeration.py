@@ -8,6 +8,7 @@ fractions (exact) when the inputs are integers, else float64.
 
 import dataclasses
 import fractions
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -66,6 +67,7 @@ def taps(n: int, kernel: int, stride: int, dilation: int, padding) -> list[list[
     return rows
 
 
+@functools.lru_cache(maxsize=256)
 def windows(shape: tuple[int, ...], kernel, stride, dilation, padding) -> np.ndarray:
     """[*outputs, *kernel] → tuple of input positions or None, for all axes of `shape`."""
     each = [padding] * len(shape) if isinstance(padding, str) else padding
@@ -75,6 +77,7 @@ def windows(shape: tuple[int, ...], kernel, stride, dilation, padding) -> np.nda
         for tap in itertools.product(*(range(k) for k in kernel)):
             place = tuple(axis[o][t] for axis, o, t in zip(axes, out, tap, strict=True))
             result[(*out, *tap)] = None if None in place else place
+    result.flags.writeable = False
     return result
 
 

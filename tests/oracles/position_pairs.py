@@ -50,10 +50,9 @@ class Moment:
         moment = np.einsum("pcqc->pq", k)
         summed = np.zeros((outputs, outputs))
         for tap in range(taps):
-            for o, p in enumerate(flat[:, tap]):
-                for o2, q in enumerate(flat[:, tap]):
-                    if p >= 0 and q >= 0:
-                        summed[o, o2] += moment[p, q]
+            inside = np.flatnonzero(flat[:, tap] >= 0)
+            read = flat[inside, tap]
+            summed[np.ix_(inside, inside)] += moment[np.ix_(read, read)]
         return self.weights(summed, layer.out, taps * shape[-1], layer.bias), (*counts, layer.out)
 
     def relu(self, layer, k, shape):

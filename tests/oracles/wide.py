@@ -179,11 +179,10 @@ class Wide:
         for name, m in value.moments.items():
             s, outputs = m.shape[0], len(taps)
             total = np.zeros((s, outputs, s, outputs))
-            for o in range(outputs):
-                for q in range(outputs):
-                    for a, b in zip(taps[o], taps[q], strict=True):
-                        if a is not None and b is not None:
-                            total[:, o, :, q] += m[:, a, :, b]
+            for under in zip(*taps, strict=True):  # what every output reads at one tap
+                inside = [o for o, a in enumerate(under) if a is not None]
+                read = [under[o] for o in inside]
+                total[np.ix_(range(s), inside, range(s), inside)] += m[np.ix_(range(s), read, range(s), read)]
             moments[name] = total / len(taps[0])
         for name in ("nngp", "linear", "ntk", "value"):
             moments[name] = self.weight * moments[name]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal, variables
 from tolerances import assert_close
 
 import npk
@@ -118,8 +119,8 @@ class Tail(nn.Module):
 
 
 def case(model, image=(4, 5, 2), n=3, dtype=jnp.float32):
-    x = jax.random.normal(jax.random.key(0), (n, *image), dtype)
-    params = jax.jit(model.init)(jax.random.key(1), x.astype(jnp.float32))
+    x = normal(n, *image, dtype=dtype)
+    params = variables(model, x.astype(jnp.float32))
     return model.apply, jax.tree.map(lambda a: a.astype(dtype), params), x
 
 

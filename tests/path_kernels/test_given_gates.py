@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal, variables
 from tolerances import assert_close
 
 import npk
@@ -12,8 +13,8 @@ from npk import networks
 
 def dense() -> tuple:
     model = networks.MLP(width=5, depth=3, outputs=2)
-    x = jax.random.normal(jax.random.key(0), (5, 6), jnp.float64)
-    params = model.init(jax.random.key(1), x.astype(jnp.float32))
+    x = normal(5, 6)
+    params = variables(model, x.astype(jnp.float32))
     return model.apply, jax.tree.map(lambda a: a.astype(jnp.float64), params), x
 
 
@@ -29,9 +30,7 @@ def pooling() -> tuple:
         return jax.nn.relu(convolution(x, p["c"])).mean((1, 2)) @ p["d"]
 
     shapes = {"a": (3, 3, 1, 2), "b": (2,), "c": (2, 2, 2, 3), "d": (3, 2)}
-    keys = jax.random.split(jax.random.key(2), len(shapes))
-    params = {n: jax.random.normal(k, s, jnp.float64) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
-    return f, params, jax.random.normal(jax.random.key(3), (4, 4, 4, 1), jnp.float64)
+    return f, {name: normal(*shape) for name, shape in shapes.items()}, normal(4, 4, 4, 1)
 
 
 def composed(case: tuple, constant: bool, soft: bool) -> tuple:
@@ -47,7 +46,7 @@ def composed(case: tuple, constant: bool, soft: bool) -> tuple:
     def g(p, x):
         return npk.gated(f)(p["value"], start(x), gates(p["feature"], x))
 
-    value = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(4), a.shape, a.dtype), feature)
+    value = jax.tree.map(lambda a: a + 0.1 * normal(*a.shape, seed=1), feature)
     return g, {"feature": feature, "value": value}, x, start(x), gates(feature, x)
 
 
