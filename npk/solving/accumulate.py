@@ -8,6 +8,7 @@ spend longer in waking a library's own threads than in multiplying.
 import concurrent.futures
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,12 +59,46 @@ def _columns(out: np.ndarray, tile: np.ndarray, v: np.ndarray, start: int, stop:
         part += wide.T @ v[low : low + len(wide)]
 
 
+class _Single:
+    """The BLAS of the process, held at one thread from the first pass that begins until the last that ends.
+
+    The setting belongs to the process: a pass that set and restored it by itself would take the one thread of another
+    pass, which overlaps it in another thread of Python, for what there was before.
+    """
+
+    def __init__(self):
+        self._lock, self._passes = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._passes == 0:
+                self._limit = _libraries().limit(limits=1, user_api="blas")
+                _let_others_set()
+            self._passes += 1
+
+    def __exit__(self, *error: Any) -> None:
+        with self._lock:
+            self._passes -= 1
+            if self._passes == 0:
+                self._limit.restore_original_limits()
+                _let_others_set()
+
+
+def _let_others_set() -> None:
+    """From threadpoolctl 3.8 on the thread that has set a limit is the only one that can, until it says so."""
+    for library in _libraries().lib_controllers:
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread()
+
+
+_single = _Single()
+
+
 @contextlib.contextmanager
 def threads() -> Iterator[Threads]:
     """As many workers as this process may use cores, for the length of a pass."""
     number = cores()
-    single = _libraries().limit(limits=1, user_api="blas")
-    with single, concurrent.futures.ThreadPoolExecutor(number) as pool:
+    with _single, concurrent.futures.ThreadPoolExecutor(number) as pool:
         yield Threads(pool, number)
 
 
