@@ -17,10 +17,11 @@ from jaxtyping import Array, Float, UInt32
 from numpy.typing import ArrayLike
 
 from npk.programs import concrete, finite, in_blocks, known_true
+from npk.solving import threads
 
 # Samples a side of a block of standard errors: its float32 numbers stay in the cache while all draws pass.
 _SIDE = 256
-# Numbers of features held in float64 at a time.
+# Numbers of features of a block on the host.
 _BLOCK_NUMBERS = 1 << 22
 
 
@@ -176,7 +177,7 @@ class KernelSketch:
         Returns:
             The diagonal [N] in float64.
         """
-        return np.concatenate([(z * z).sum(1) for _, z in _rows(self)]) / len(self.draws)
+        return np.concatenate([(z * z).sum(1) for z in _rows(self)]) / len(self.draws)
 
     def against(self, other: "KernelSketch") -> "SketchBetween":
         """The kernel between two sets of samples as an operator.
@@ -294,8 +295,11 @@ class SketchBetween:
         v = np.asarray(v, np.float64)
         if v.ndim != 2 or v.shape[0] != self.shape[1]:
             raise ValueError(f"v must be of shape [{self.shape[1]}, K], one row a column, got {list(v.shape)}.")
-        inner = sum(z.T @ v[rows] for rows, z in _rows(self.right))
-        return np.concatenate([z @ inner for _, z in _rows(self.left)]) / len(self.left.draws)
+        inner = np.zeros((math.prod(self.right.features.shape[1:]), v.shape[1]))
+        with threads() as pool:
+            for rows, z in _blocks(self.right):
+                pool.add_transposed_product(inner, z, v[rows])
+        return self._from_the_left(inner)
 
     def columns(self, places: ArrayLike) -> Float[np.ndarray, "n1 r"]:
         """K̂[:, places] [N1, r] in float64."""
@@ -304,8 +308,14 @@ class SketchBetween:
             raise ValueError(f"places must be whole numbers [r], got {places.dtype}{list(places.shape)}.")
         if places.size and not (0 <= places.min() and places.max() < self.shape[1]):
             raise ValueError(f"places must lie between 0 and {self.shape[1] - 1}, got {places.min()} … {places.max()}.")
-        chosen = np.asarray(self.right.features[places], np.float64).reshape(len(places), -1).T
-        return np.concatenate([z @ chosen for _, z in _rows(self.left)]) / len(self.left.draws)
+        return self._from_the_left(np.asarray(self.right.features[places], np.float64).reshape(len(places), -1).T)
+
+    def _from_the_left(self, inner: np.ndarray) -> np.ndarray:
+        out = np.zeros((self.shape[0], inner.shape[1]))
+        with threads() as pool:
+            for rows, z in _blocks(self.left):
+                pool.add_product(out[rows], z, inner)
+        return out / len(self.left.draws)
 
 
 # ----------------------------------------------------------------------------------------- its numbers
@@ -328,13 +338,18 @@ def _agree(one: KernelSketch, two: KernelSketch, axes: tuple[int, ...], what: st
         raise ValueError(f"the sketches must agree in their numbers of {what}, got {sizes[0]} and {sizes[1]}.")
 
 
-def _rows(sketch: KernelSketch) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of features [n, D·K] in float64, and which samples they are of."""
+def _blocks(sketch: KernelSketch) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of features [n, D·K] on the host, and which samples they are of."""
     n, *rest = sketch.features.shape
     size = max(1, _BLOCK_NUMBERS // math.prod(rest))
     for start in range(0, n, size):
         rows = slice(start, min(start + size, n))
-        yield rows, np.asarray(sketch.features[rows], np.float64).reshape(rows.stop - start, -1)
+        yield rows, np.asarray(sketch.features[rows]).reshape(rows.stop - start, -1)
+
+
+def _rows(sketch: KernelSketch) -> Iterator[np.ndarray]:
+    """Blocks of features [n, D·K] in float64."""
+    return (z.astype(np.float64) for _, z in _blocks(sketch))
 
 
 @jax.jit
@@ -362,10 +377,10 @@ def _draw_products(sketch: KernelSketch) -> tuple[np.ndarray, np.ndarray]:
     squared, a block at a time.
     """
     n, draws, k = sketch.features.shape
-    blocks = [z for _, z in _rows(sketch)] if n * draws * k <= _BLOCK_NUMBERS else None
+    blocks = list(_rows(sketch)) if n * draws * k <= _BLOCK_NUMBERS else None
 
     def rows() -> Iterator[np.ndarray]:
-        return iter(blocks) if blocks else (z for _, z in _rows(sketch))
+        return iter(blocks) if blocks else _rows(sketch)
 
     each = (z.reshape(len(z), draws, k) for z in rows())
     own = np.square(sum(np.einsum("ndk,ndl->dkl", z, z) for z in each)).sum((1, 2))

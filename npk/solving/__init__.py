@@ -6,6 +6,7 @@ and `spectrum_of` estimate traces and spectra with intervals; `alignment`, `cka`
 measure a kernel that is an array; `gradient_flow` predicts what training with a frozen kernel does.
 """
 
+from npk.solving.accumulate import threads as threads
 from npk.solving.classification import Ridge as Ridge
 from npk.solving.classification import accuracy as accuracy
 from npk.solving.classification import choose_regularization as choose_regularization

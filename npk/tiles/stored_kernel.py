@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from npk.solving import threads
 from npk.tiles.plan import Tile, mirrored
 from npk.tiles.store import Record, TileArray
 
 _AHEAD = 3  # tiles that are read while one is used
-_SLAB = 1 << 22  # numbers converted to float64 at a time, in 32 MiB that are used again; few and large BLAS calls
 _FEW = 16  # of as many rows or columns at most one is asked for: reading what is between would take longer
 
 
@@ -113,24 +113,17 @@ class StoredKernel:
             ValueError: the shapes do not match, or a tile is missing or damaged.
         """
         self._check_matrix("product")
-        v = np.ascontiguousarray(v, np.float64)
+        v = np.asarray(v, np.float64)
         if v.ndim != 2 or len(v) != self.shape[1]:
             raise ValueError(f"v must be [{self.shape[1]}, K], got shape {list(v.shape)}.")
         result = np.zeros((self.shape[0], v.shape[1]))
         plan = self._tiles.plan
-        step = min(plan.tile[0], max(1, _SLAB // plan.tile[1]))
-        memory = np.empty(step * plan.tile[1])
-        for tile, block in read_ahead(self._tiles, plan.tiles()):
-            rows, columns = plan.places(tile)
-            mirror = plan.symmetric and tile[0] != tile[1]
-            for start in range(0, len(block), step):
-                numbers = block[start : start + step]
-                slab = memory[: numbers.size].reshape(numbers.shape)
-                slab[...] = numbers
-                part = slice(rows.start + start, rows.start + start + len(slab))
-                result[part] += slab @ v[columns]
-                if mirror:
-                    result[columns] += slab.T @ v[part]
+        with threads() as pool:
+            for tile, block in read_ahead(self._tiles, plan.tiles()):
+                rows, columns = plan.places(tile)
+                pool.add_product(result[rows], block, v[columns])
+                if plan.symmetric and tile[0] != tile[1]:
+                    pool.add_transposed_product(result[columns], block, v[rows])
         return result
 
     def columns(self, places: Int[np.ndarray, " r"]) -> np.ndarray:
