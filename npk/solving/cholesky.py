@@ -1,17 +1,21 @@
-"""Regularised systems (K + λI) X = B by Cholesky, in the memory of one float64 matrix."""
+"""Regularised systems (K + λI) X = B by Cholesky, in the memory of one float64 matrix, in place and in blocks.
+
+LAPACK is never given more than 8,192 rows: the factorization of OpenBLAS 0.3.30, which comes with SciPy, writes beyond
+its memory and ends the process where two threads work on some 16,000 rows.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.linalg
 
-from npk.solving import factoring
+from npk.solving.checks import Passes, check_symmetry, epsilon, finite, probes
 from npk.solving.conjugate_gradients import worst
-from npk.solving.operator_checks import epsilon, finite
 from npk.solving.operators import KernelOperator
-from npk.solving.passes import Passes, check_symmetry, probes
 
-# Part of a matrix's columns that are asked for together.
-_PARTS = 16
+_WHOLE = 8192  # rows that LAPACK factors at once
+_BLOCK = 2048  # else: a square of float64 is 32 MiB, and products of such run at the rate of any
+_PARTS = 16  # parts in which a matrix's columns are asked for
 
 
 class Indefinite(ArithmeticError):
@@ -24,7 +28,7 @@ class Indefinite(ArithmeticError):
 
 def needed_memory(n: int, outputs: int) -> int:
     """Bytes: the matrix, a part of it in float64 on its way there or being factored, and a few arrays [N, K]."""
-    return 8 * (n * n + 8 * n * outputs) + max(8 * n * -(-n // _PARTS), factoring.needed_memory(n))
+    return 8 * (n * n + 8 * n * outputs) + max(8 * n * -(-n // _PARTS), _beside(n))
 
 
 def solve(
@@ -44,12 +48,12 @@ def solve(
             _mirror(matrix)
         np.fill_diagonal(matrix, diagonal + shift)
         try:
-            factoring.factor(matrix)
+            factor(matrix)
         except np.linalg.LinAlgError as error:
             raise Indefinite(number) from error
         solution, left = np.zeros_like(right), right
         while worst(left) > tolerance:
-            corrected = solution + factoring.solve(matrix, left)
+            corrected = solution + substituted(matrix, left)
             remains = right - passes(corrected) - shift * corrected
             before = worst(left)
             if not worst(remains) < before:
@@ -80,3 +84,40 @@ def _mirror(matrix: np.ndarray) -> None:
         square = np.triu(matrix[start:stop, start:stop], 1)
         matrix[start:stop, start:stop] = square + square.T
         matrix[stop:, start:stop] = matrix[start:stop, stop:].T
+
+
+def factor(matrix: np.ndarray, block: int | None = None) -> None:
+    """L of K = L Lᵀ takes the place of the lower triangle of K [n, n]; what is above the diagonal stays.
+
+    Raises:
+        numpy.linalg.LinAlgError: K is not positive definite, or holds numbers that are not finite.
+    """
+    n = len(matrix)
+    block = block or (n if n <= _WHOLE else _BLOCK)
+    (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (matrix,))
+    for start in range(0, n, block):
+        own, done = slice(start, start + block), slice(start)
+        for first in range(start, n, block) if start else ():
+            rows = slice(first, first + block)
+            product = matrix[rows, done] @ matrix[own, done].T
+            matrix[rows, own] -= np.tril(product) if first == start else product
+        square, info = potrf(matrix[own, own], lower=1, clean=0, overwrite_a=1)
+        if info > 0:
+            raise np.linalg.LinAlgError(f"the leading minor of order {start + info} is not positive")
+        if not np.isfinite(square.diagonal()).all():  # LAPACK lets them through; all that is in a row ends there
+            raise np.linalg.LinAlgError(f"rows {start} to {start + len(square)} hold numbers that are not finite")
+        matrix[own, own] = square
+        for first in range(start + block, n, block):
+            rows = slice(first, first + block)
+            right = matrix[rows, own].T
+            matrix[rows, own] = scipy.linalg.solve_triangular(square, right, lower=True, check_finite=False).T
+
+
+def _beside(n: int) -> int:
+    """Bytes beside the matrix itself, where it is in Fortran's order."""
+    return 0 if n <= _WHOLE else 4 * 8 * _BLOCK**2
+
+
+def substituted(factored: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """X of L Lᵀ X = `right` [n, K], L being the lower triangle of `factored`."""
+    return scipy.linalg.cho_solve((factored, True), right, check_finite=False)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from npk.solving import factoring
+from npk.solving import cholesky
 
 CANDIDATES = tuple(10.0**e for e in range(-7, 2))
 
@@ -110,13 +110,13 @@ def ridge(kernel: ArrayLike, targets: ArrayLike, *, regularization: float = 1e-3
     system = np.array(kernel, order="F")
     system[np.diag_indices(len(system))] += regularization * _mean_diagonal(kernel)
     try:
-        factoring.factor(system)
+        cholesky.factor(system)
     except np.linalg.LinAlgError as error:
         raise ValueError(
             f"the kernel is not positive definite at regularization {regularization:g} "
             "(rounding, or no kernel at all): raise the regularization."
         ) from error
-    return Ridge(factoring.solve(system, targets - mean), mean, float(regularization))
+    return Ridge(cholesky.substituted(system, targets - mean), mean, float(regularization))
 
 
 def choose_regularization(

@@ -1,16 +1,95 @@
-"""Several regularised systems (K + λI) X = B of one kernel, solved side by side: a pass over K serves them all."""
+"""Preconditioned conjugate gradients for several regularised systems (K + λI) X = B of one kernel, side by side.
+
+A pass over K serves all systems and all columns of B. K right-hand sides with a matrix that is expensive to multiply
+with are solved in the sum of their Krylov spaces: the best approximation in K times as many directions as a single one
+has after as many products. The recursion keeps the residuals as an orthonormal basis times small coefficients, which
+stays stable where residuals become dependent.
+
+Source: O'Leary 1980; Dubrulle 2001, algorithm BCGrQ.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy.linalg
 
-from npk.solving import block_cg
-from npk.solving.block_cg import State
-from npk.solving.passes import Passes
-from npk.solving.preconditioner import Preconditioner
+from npk.solving.checks import Passes
 
 OnStep = Callable[["Progress"], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Preconditioner:
+    """S = (I + F Fᵀ/μ)^(-1/2) = I + F · down · Fᵀ, and its inverse I + F · up · Fᵀ; without a factor, I.
+
+    It makes K + λI nearly a multiple of the identity, F Fᵀ being a low-rank approximation of K. μ is λ plus the mean
+    eigenvalue of what F Fᵀ leaves of K. With μ = λ, and a kernel that decays slowly, the small eigenvalues that the
+    preconditioner does not know would become the largest, and passes more instead of fewer.
+    """
+
+    factor: np.ndarray | None = None
+    down: np.ndarray | None = None
+    up: np.ndarray | None = None
+
+    def apply(self, v: np.ndarray) -> np.ndarray:
+        """S v."""
+        return v if self.factor is None else v + self.factor @ (self.down @ (self.factor.T @ v))
+
+    def invert(self, v: np.ndarray) -> np.ndarray:
+        """S⁻¹ v."""
+        return v if self.factor is None else v + self.factor @ (self.up @ (self.factor.T @ v))
+
+
+def preconditioners(factor: np.ndarray | None, shifts: Sequence[float]) -> list[Preconditioner]:
+    """One for each μ; they share F and one eigendecomposition of FᵀF [r, r] (Woodbury's identity)."""
+    if factor is None or factor.shape[1] == 0:
+        return [Preconditioner() for _ in shifts]
+    values, vectors = np.linalg.eigh(factor.T @ factor)
+    values = np.maximum(values, np.finfo(np.float64).eps * values[-1])
+    found = []
+    for shift in shifts:
+        half = 0.5 * np.log1p(values / shift)
+        down, up = ((vectors * (np.expm1(power) / values)) @ vectors.T for power in (-half, half))
+        found.append(Preconditioner(factor, down, up))
+    return found
+
+
+class _Indefinite(ArithmeticError):
+    """A direction p with pᵀAp ≤ 0: the matrix is not positive definite."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class State:
+    """After some steps: the solution, directions P, and residuals B - A X = basis · coefficients."""
+
+    solution: np.ndarray
+    directions: np.ndarray
+    basis: np.ndarray
+    coefficients: np.ndarray
+
+
+def _begun(right: np.ndarray) -> State:
+    """Before the first step, for A X = right [N, K]; X = 0."""
+    basis, sizes, rotation = np.linalg.svd(right, full_matrices=False)
+    # Targets that sum to zero are dependent, and more targets than samples are.
+    kept = sizes > 4 * np.finfo(np.float64).eps * sizes.max(initial=0.0)
+    basis = np.ascontiguousarray(basis[:, kept])
+    return State(np.zeros_like(right), basis, basis, sizes[kept, None] * rotation[kept])
+
+
+def _advanced(state: State, product: np.ndarray) -> State:
+    """One step, given product = A · state.directions."""
+    p = state.directions
+    gram = p.T @ product
+    try:
+        factor = scipy.linalg.cho_factor((gram + gram.T) / 2)
+    except scipy.linalg.LinAlgError as error:
+        raise _Indefinite from error
+    solution = state.solution + p @ scipy.linalg.cho_solve(factor, state.coefficients)
+    steps = scipy.linalg.cho_solve(factor, np.eye(len(gram)))
+    basis, shrink = np.linalg.qr(state.basis - product @ steps)
+    return State(solution, basis + p @ shrink.T, basis, shrink @ state.coefficients)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +145,7 @@ class Systems:
     def begun(self, progress: Progress, tolerance: float) -> Progress:
         """A recursion for every system whose residual is above the tolerance."""
         states = tuple(
-            block_cg.begin(p.apply(residual)) if worst(residual) > tolerance else None
+            _begun(p.apply(residual)) if worst(residual) > tolerance else None
             for p, residual in zip(self.preconditioners, progress.residuals)
         )
         return dataclasses.replace(progress, states=states)
@@ -79,8 +158,8 @@ class Systems:
         for i, state in going.items():
             p = self.preconditioners[i]
             try:
-                states[i] = new = block_cg.advance(state, p.apply(images[i]))
-            except block_cg.Indefinite as error:
+                states[i] = new = _advanced(state, p.apply(images[i]))
+            except _Indefinite as error:
                 raise Breakdown(i, progress) from error
             residuals[i] = p.invert(new.basis) @ new.coefficients
         return dataclasses.replace(progress, states=tuple(states), residuals=tuple(residuals))

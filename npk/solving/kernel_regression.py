@@ -20,12 +20,11 @@ from numpy.typing import ArrayLike
 
 from npk.programs import available_memory
 from npk.solving import cholesky, conjugate_gradients
+from npk.solving.checks import Passes, diagonal_of, vectors
 from npk.solving.classification import CANDIDATES, Ridge, accuracy, held_out, one_hot
+from npk.solving.conjugate_gradients import Preconditioner, preconditioners
 from npk.solving.low_rank import LowRank, pivoted_cholesky
-from npk.solving.operator_checks import diagonal_of, vectors
 from npk.solving.operators import KernelOperator, operator_of, part_of
-from npk.solving.passes import Passes
-from npk.solving.preconditioner import Preconditioner, preconditioners
 from npk.solving.solved import Iterate, NotConverged, NotPositiveDefinite, Solved
 
 Method = Literal["auto", "cholesky", "cg"]

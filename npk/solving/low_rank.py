@@ -12,7 +12,7 @@ import scipy.linalg
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from npk.solving.operator_checks import diagonal_of, epsilon, finite, indices
+from npk.solving.checks import diagonal_of, epsilon, finite, indices
 from npk.solving.operators import KernelOperator, operator_of
 
 # Columns that are asked for together.

@@ -15,8 +15,7 @@ from jaxtyping import Float, Int, PyTree, Shaped
 from numpy.typing import ArrayLike
 
 from npk.solving.accumulate import threads
-from npk.solving.batch_blocks import Side, side_of
-from npk.solving.operator_checks import check_symmetric, finite, indices, square, vectors
+from npk.solving.checks import check_symmetric, finite, indices, square, vectors
 
 # Bytes of an array that are read at a time: what a pass over an array on disk holds.
 _BAND = 1 << 26
@@ -131,12 +130,45 @@ def operator_of(kernel: Any, *, symmetric: bool = False) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class _Batch:
+    """A batch cut into blocks of equal size, the last one filled up with its last sample: one shape to compile."""
+
+    batch: PyTree
+    size: int
+    block: int
+
+    def blocks(self) -> Iterator[tuple[slice, PyTree]]:
+        for start in range(0, self.size, self.block):
+            yield slice(start, min(start + self.block, self.size)), self.samples(start)
+
+    def samples(self, start: int) -> PyTree:
+        if start + self.block > self.size:
+            return self.taken(np.minimum(np.arange(start, start + self.block), self.size - 1))
+        return jax.tree_util.tree_map(lambda a: a[start : start + self.block], self.batch)
+
+    def taken(self, places: np.ndarray) -> PyTree:
+        return jax.tree_util.tree_map(lambda a: a[places], self.batch)
+
+
+def _batch_of(batch: PyTree, tile: int, name: str) -> _Batch:
+    """The batch, in blocks of at most `tile` samples."""
+    leaves = jax.tree_util.tree_leaves(batch)
+    if any(np.ndim(leaf) == 0 for leaf in leaves):
+        raise ValueError(f"{name} must hold arrays [N, ...], got a scalar.")
+    sizes = {len(leaf) for leaf in leaves}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"{name} must hold arrays of one leading axis N > 0, got lengths {sorted(sizes)}.")
+    (size,) = sizes
+    return _Batch(batch, size, -(-size // -(-size // tile)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Recomputed:
     """A kernel of two batches, computed tile by tile at every use."""
 
     kernel: Callable[[PyTree, PyTree], Any]
-    one: Side
-    two: Side
+    one: _Batch
+    two: _Batch
     given_diagonal: Any
 
     @property
@@ -261,8 +293,8 @@ def kernel_operator(
     """
     if tile < 1:
         raise ValueError(f"tile must be at least 1, got {tile}.")
-    left = side_of(one, tile, "one")
-    right = left if two is None else side_of(two, tile, "two")
+    left = _batch_of(one, tile, "one")
+    right = left if two is None else _batch_of(two, tile, "two")
     if diagonal is not None and np.shape(diagonal) != (left.size,):
         raise ValueError(f"diagonal must have shape [{left.size}], got {list(np.shape(diagonal))}.")
     return _Recomputed(kernel, left, right, diagonal)

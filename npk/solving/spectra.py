@@ -19,9 +19,8 @@ from numpy.typing import ArrayLike
 
 from npk.programs import available_memory
 from npk.solving import lanczos
-from npk.solving.operator_checks import diagonal_of, square
+from npk.solving.checks import Passes, diagonal_of, square
 from npk.solving.operators import operator_of
-from npk.solving.passes import Passes
 
 # Weights of a rule that are rounding.
 _NO_WEIGHT = 1e-14

@@ -44,7 +44,7 @@ class Paused:
 
 @pytest.fixture
 def three_threads():
-    """The process as on a machine of three cores; set by a thread that has ended, which keeps nobody from changing it."""
+    """As on a machine of three cores; set by a thread that has ended, which keeps no other from changing it."""
 
     def done(task, *args, **options):
         with concurrent.futures.ThreadPoolExecutor(1) as worker:

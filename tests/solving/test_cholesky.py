@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npk.solving.factoring import factor, solve
+from npk.solving.cholesky import factor, substituted
 
 
 def positive(n, seed, order="F"):
@@ -28,7 +28,7 @@ def test_solutions_solve(n, block, outputs):
     kernel, right = positive(n, 1), np.random.default_rng(2).normal(size=(n, outputs))
     matrix = kernel.copy(order="F")
     factor(matrix, block)
-    np.testing.assert_allclose(kernel @ solve(matrix, right), right, atol=1e-10)
+    np.testing.assert_allclose(kernel @ substituted(matrix, right), right, atol=1e-10)
 
 
 @pytest.mark.parametrize("place", [0, 2, 3, 7])
@@ -56,4 +56,4 @@ def test_sixteen_thousand_rows_do_not_end_the_process():
     matrix[np.diag_indices(n)] += n
     factor(matrix)
     right = np.ones((n, 1))
-    np.testing.assert_allclose(solve(matrix, right), right / (2 * n), rtol=1e-10)
+    np.testing.assert_allclose(substituted(matrix, right), right / (2 * n), rtol=1e-10)
