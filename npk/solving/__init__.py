@@ -7,18 +7,18 @@ measure a kernel that is an array; `gradient_flow` predicts what training with a
 """
 
 from npk.solving.accumulate import threads as threads
-from npk.solving.classification import Ridge as Ridge
 from npk.solving.classification import accuracy as accuracy
-from npk.solving.classification import choose_regularization as choose_regularization
+from npk.solving.classification import choose_ridge as choose_ridge
 from npk.solving.classification import classify as classify
 from npk.solving.classification import held_out as held_out
 from npk.solving.classification import one_hot as one_hot
-from npk.solving.classification import ridge as ridge
 from npk.solving.flow import GradientFlow as GradientFlow
 from npk.solving.flow import gradient_flow as gradient_flow
-from npk.solving.kernel_regression import choose_ridge as choose_ridge
+from npk.solving.kernel_regression import Iterate as Iterate
+from npk.solving.kernel_regression import NotConverged as NotConverged
+from npk.solving.kernel_regression import NotPositiveDefinite as NotPositiveDefinite
+from npk.solving.kernel_regression import Ridge as Ridge
 from npk.solving.kernel_regression import kernel_ridge as kernel_ridge
-from npk.solving.kernel_regression import kernel_ridges as kernel_ridges
 from npk.solving.low_rank import LowRank as LowRank
 from npk.solving.low_rank import nystrom as nystrom
 from npk.solving.low_rank import pivoted_cholesky as pivoted_cholesky
@@ -37,10 +37,6 @@ from npk.solving.operators import KernelOperator as KernelOperator
 from npk.solving.operators import joined as joined
 from npk.solving.operators import kernel_operator as kernel_operator
 from npk.solving.operators import operator_of as operator_of
-from npk.solving.solved import Iterate as Iterate
-from npk.solving.solved import NotConverged as NotConverged
-from npk.solving.solved import NotPositiveDefinite as NotPositiveDefinite
-from npk.solving.solved import Solved as Solved
 from npk.solving.spectra import Estimate as Estimate
 from npk.solving.spectra import Moments as Moments
 from npk.solving.spectra import Spectrum as Spectrum
@@ -58,12 +54,10 @@ __all__ = [
     "NotPositiveDefinite",
     "PowerLaw",
     "Ridge",
-    "Solved",
     "Spectrum",
     "accuracy",
     "alignment",
     "center",
-    "choose_regularization",
     "choose_ridge",
     "cka",
     "classify",
@@ -75,7 +69,6 @@ __all__ = [
     "joined",
     "kernel_operator",
     "kernel_ridge",
-    "kernel_ridges",
     "label_kernel",
     "moments",
     "nystrom",
@@ -83,7 +76,6 @@ __all__ = [
     "pivoted_cholesky",
     "power_law",
     "relative_error",
-    "ridge",
     "spectrum",
     "spectrum_of",
 ]

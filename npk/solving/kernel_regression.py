@@ -1,9 +1,8 @@
 """Kernel ridge regression for kernels of any size: exact Cholesky while it fits, else conjugate gradients.
 
-The same regression as `npk.solving.ridge`, for kernels that need not fit into memory: of a kernel operator
-(`operators`) only products, columns and the diagonal are asked for. Conjugate gradients run on all outputs, and on
-several regularizations, side by side, so that a pass over the kernel serves them all; a low-rank approximation of the
-kernel makes the passes few. Whatever the method, residuals are computed from the kernel once more at the end.
+Of a kernel (`operators`) only products, columns and the diagonal are asked for. Conjugate gradients run on all outputs,
+and on several regularizations, side by side, so that a pass over the kernel serves them all; a low-rank approximation
+of the kernel makes the passes few. Whatever the method, residuals are computed from the kernel once more at the end.
 
 Why not a library's solver: SciPy's `cg` takes one right-hand side, and all outputs stacked into one share a step
 length but no directions, which takes several times the passes; lineax's needs JAX 0.10 and computes in JAX's dtype,
@@ -13,19 +12,18 @@ float32 unless x64 is enabled.
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from npk.programs import available_memory
 from npk.solving import cholesky, conjugate_gradients
 from npk.solving.checks import Passes, diagonal_of, vectors
-from npk.solving.classification import CANDIDATES, Ridge, accuracy, held_out, one_hot
 from npk.solving.conjugate_gradients import Preconditioner, preconditioners
 from npk.solving.low_rank import LowRank, pivoted_cholesky
-from npk.solving.operators import KernelOperator, operator_of, part_of
-from npk.solving.solved import Iterate, NotConverged, NotPositiveDefinite, Solved
+from npk.solving.operators import KernelOperator, operator_of
 
 Method = Literal["auto", "cholesky", "cg"]
 
@@ -33,42 +31,120 @@ Method = Literal["auto", "cholesky", "cg"]
 _SHARE = 0.8
 
 
-def kernel_ridge(kernel: Any, targets: ArrayLike, *, regularization: float = 1e-3, **options: Any) -> Solved:
-    """Fit (K + r·k̄·I) dual = targets - mean, with k̄ the mean diagonal of K.
+class NotConverged(UserWarning):
+    """Conjugate gradients have stopped before the wanted residual; the result says where they are."""
 
-    Args:
-        kernel: of the training samples, an operator or array of shape (N, N).
-        targets: of shape (N, K), e.g. from `npk.solving.one_hot`; centred here.
-        regularization: r > 0, relative to the mean diagonal, so that it means the same for every kernel.
-        options: as of `kernel_ridges`.
 
-    Returns:
-        A `Solved`.
+class NotPositiveDefinite(ValueError):
+    """K + r·k̄·I is not positive definite: there is no regression.
 
-    Raises:
-        ValueError: as `kernel_ridges`.
+    Attributes:
+        regularization: r.
+        iterate: what conjugate gradients had when they found out, or None.
+    """
+
+    def __init__(self, regularization: float, iterate: "Iterate | None" = None):
+        super().__init__(regularization, iterate)
+        self.regularization, self.iterate = regularization, iterate
+
+    def __str__(self) -> str:
+        return (
+            f"the kernel is not positive definite at regularization {self.regularization:g} "
+            "(rounding, or no kernel at all): raise the regularization."
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Iterate:
+    """What conjugate gradients have after some passes; pickled, it is a checkpoint.
+
+    Attributes:
+        products: passes over the kernel so far.
+        regularizations: as they were given.
+        duals: coefficients of the training samples, one array [N, K] a regularization.
+        residuals: by recursion, ‖b - A x‖/‖b‖ of every output, one array [K] a regularization.
+        progress: what `start` needs to continue as if never interrupted.
 
     Example:
         >>> import numpy as np
-        >>> from npk.solving import kernel_operator
-        >>> from npk.solving import one_hot
         >>> from npk.solving import kernel_ridge
-        >>> x = np.random.default_rng(0).normal(size=(40, 5))
-        >>> kernel = kernel_operator(lambda a, b: (1 + a @ b.T) ** 2, x, tile=16)
-        >>> solved = kernel_ridge(kernel, one_hot(np.arange(40) % 2), method="cg", rank=10)
-        >>> solved.converged, solved.fit.dual.shape
-        (True, (40, 2))
-
-    Source: Rasmussen & Williams 2006, algorithm 2.1; Díaz, Epperly, Frangella, Tropp & Webber 2023.
+        >>> seen = []
+        >>> fit = kernel_ridge(np.diag([1.0, 2, 3]), np.eye(3), method="cg", rank=0, callback=seen.append)
+        >>> seen[0].products, seen[0].duals[0].shape
+        (1, (3, 3))
     """
-    return kernel_ridges(kernel, targets, regularizations=(regularization,), **options)[0]
+
+    products: int
+    regularizations: tuple[float, ...]
+    duals: tuple[np.ndarray, ...]
+    residuals: tuple[np.ndarray, ...]
+    progress: conjugate_gradients.Progress
 
 
-def kernel_ridges(
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ridge:
+    """A fitted kernel ridge regression, and how well it was fitted.
+
+    Attributes:
+        dual: coefficients of the training samples, of shape (N, K).
+        mean: mean target, of shape (K,): what a sample is given that resembles none.
+        regularization: r, relative to the kernel's mean diagonal k̄.
+        residuals: ‖b - (K + r·k̄·I) dual‖ / ‖b‖ of every output, computed from the kernel at the end, of shape (K,).
+        converged: whether none is above the tolerance.
+        method: "cholesky" or "cg".
+        why: the reason for the method: memory needed and available.
+        products: passes over the kernel, those that checked residuals included.
+        rank: columns of the preconditioner.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.solving import kernel_ridge, one_hot
+        >>> fit = kernel_ridge(np.eye(2), one_hot([0, 1]), regularization=1e-6)
+        >>> fit.method, fit.converged, fit.predict(np.eye(2)).argmax(axis=1).tolist()
+        ('cholesky', True, [0, 1])
+    """
+
+    dual: Float[np.ndarray, "n k"]
+    mean: Float[np.ndarray, " k"]
+    regularization: float
+    residuals: Float[np.ndarray, " k"]
+    converged: bool
+    method: str
+    why: str
+    products: int
+    rank: int
+
+    def predict(self, kernel: Any) -> Float[np.ndarray, "m k"]:
+        """Targets of new samples: K(new, training) · dual + mean, in one pass.
+
+        Args:
+            kernel: kernel of new samples with those of training, an operator or array of shape (M, N).
+
+        Returns:
+            Scores, of shape (M, K).
+
+        Raises:
+            ValueError: the kernel does not have one column a training sample.
+        """
+        operator = operator_of(kernel)
+        if operator.shape[1] != len(self.dual):
+            raise ValueError(
+                f"kernel must be [new samples, {len(self.dual)} training samples], got shape {list(operator.shape)}."
+            )
+        return operator.product(self.dual) + self.mean
+
+
+@overload
+def kernel_ridge(kernel: Any, targets: ArrayLike, *, regularization: float = 1e-3, **options: Any) -> Ridge: ...
+@overload
+def kernel_ridge(
+    kernel: Any, targets: ArrayLike, *, regularization: Sequence[float], **options: Any
+) -> tuple[Ridge, ...]: ...
+def kernel_ridge(
     kernel: Any,
     targets: ArrayLike,
     *,
-    regularizations: Sequence[float],
+    regularization: float | Sequence[float] = 1e-3,
     method: Method = "auto",
     tolerance: float = 1e-6,
     rank: int | None = None,
@@ -78,16 +154,17 @@ def kernel_ridges(
     callback: Callable[[Iterate], None] | None = None,
     memory: int | None = None,
     seed: int = 0,
-) -> tuple[Solved, ...]:
-    """`kernel_ridge` for several regularizations; conjugate gradients share their passes over the kernel.
+) -> Ridge | tuple[Ridge, ...]:
+    """Fit (K + r·k̄·I) dual = targets - mean, with k̄ the mean diagonal of K.
 
     Cholesky holds the kernel in float64, 8N² bytes; whether that fits is found out before anything is computed.
-    Conjugate gradients hold the preconditioner's factor, 8·N·rank bytes, and about 10 arrays [N, K] a regularization.
+    Conjugate gradients hold the preconditioner's factor, 8·N·rank bytes, and about 10 arrays [N, K] a regularization;
+    several regularizations share their passes over the kernel.
 
     Args:
         kernel: of the training samples, an operator or array of shape (N, N).
-        targets: of shape (N, K), e.g. from `npk.solving.one_hot`; centred here.
-        regularizations: values of r > 0, relative to the mean diagonal.
+        targets: of shape (N, K), e.g. from `one_hot`; centred here.
+        regularization: r > 0, relative to the mean diagonal, so that it means the same for every kernel; or several.
         method: "cholesky", "cg", or "auto": Cholesky if it fits.
         tolerance: for ‖b - A x‖/‖b‖ of every output, b its centred targets.
         rank: of the preconditioner, a randomly pivoted Cholesky factor; 0 for none, None for 10√N or what a quarter of
@@ -101,8 +178,8 @@ def kernel_ridges(
         seed: of the pivots.
 
     Returns:
-        One `Solved` a regularization. If its `converged` is False, the limit was reached or rounding allows no smaller
-        residual: a `NotConverged` warning says so, and it holds the best there is.
+        A `Ridge`, or one for each of several regularizations. If its `converged` is False, the limit was reached or
+        rounding allows no smaller residual: a `NotConverged` warning says so, and it holds the best there is.
 
     Raises:
         ValueError: shapes do not match, an entry is not finite, r is not positive, the kernel is not symmetric, or
@@ -111,8 +188,13 @@ def kernel_ridges(
 
     Example:
         >>> import numpy as np
-        >>> from npk.solving import kernel_ridges
-        >>> [round(float(s.fit.dual[0, 0]), 3) for s in kernel_ridges(np.eye(2), np.eye(2), regularizations=(1.0, 3.0))]
+        >>> from npk.solving import kernel_operator, kernel_ridge, one_hot
+        >>> x, y = np.random.default_rng(0).normal(size=(40, 5)), one_hot(np.arange(40) % 2)
+        >>> kernel = kernel_operator(lambda a, b: (1 + a @ b.T) ** 2, x, tile=16)
+        >>> fit = kernel_ridge(kernel, y, method="cg", rank=10)
+        >>> fit.converged, fit.dual.shape
+        (True, (40, 2))
+        >>> [round(float(fit.dual[0, 0]), 3) for fit in kernel_ridge(np.eye(2), np.eye(2), regularization=(1.0, 3.0))]
         [0.25, 0.125]
 
     Source: Rasmussen & Williams 2006, algorithm 2.1; Díaz, Epperly, Frangella, Tropp & Webber 2023.
@@ -120,14 +202,18 @@ def kernel_ridges(
     operator = operator_of(kernel)
     diagonal = diagonal_of(operator)
     targets = vectors(targets, len(diagonal), "targets")
+    several = np.ndim(regularization) > 0
+    regularizations = tuple(map(float, np.atleast_1d(regularization)))
     _check_options(regularizations, method, tolerance, limit)
-    problem = _Problem(operator, targets, tuple(map(float, regularizations)), float(diagonal.mean()), tolerance)
+    problem = _Problem(operator, targets, regularizations, float(diagonal.mean()), tolerance)
     memory = int(_SHARE * available_memory()) if memory is None else memory
     chosen, why = _choice(method, problem, memory)
     if chosen == "cholesky":
-        return _exact(problem, why)
-    approximation = _approximation(operator, rank, preconditioner, memory, seed)
-    return _iterative(problem, approximation, why, limit, start, callback)
+        fits = _exact(problem, why)
+    else:
+        approximation = _approximation(operator, rank, preconditioner, memory, seed)
+        fits = _iterative(problem, approximation, why, limit, start, callback)
+    return fits if several else fits[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,21 +254,21 @@ class _Problem:
             for r, x, left in zip(self.regularizations, solutions, residuals)
         )
 
-    def _one(self, r: float, solution: np.ndarray, residuals: np.ndarray, rest: dict[str, Any]) -> Solved:
+    def _one(self, r: float, solution: np.ndarray, residuals: np.ndarray, rest: dict[str, Any]) -> Ridge:
         converged = bool((residuals <= self.tolerance).all())
         if not converged:
             warnings.warn(
                 f"{rest['method']} at regularization {r:g}: the largest residual is {residuals.max():.2e} after "
                 f"{rest['products']} passes over the kernel, not {self.tolerance:.0e} or less.",
                 NotConverged,
-                stacklevel=5,
+                stacklevel=6,
             )
-        return Solved(Ridge(self.dual(solution), self.mean, r), residuals, converged, **rest)
+        return Ridge(self.dual(solution), self.mean, r, residuals, converged, **rest)
 
 
-def _check_options(regularizations: Sequence[float], method: str, tolerance: float, limit: int) -> None:
-    if not len(regularizations) or not all(0 < r < np.inf for r in regularizations):
-        raise ValueError(f"regularization must be positive, got {list(regularizations)}.")
+def _check_options(regularizations: tuple[float, ...], method: str, tolerance: float, limit: int) -> None:
+    if not regularizations or not all(0 < r < np.inf for r in regularizations):
+        raise ValueError(f"regularization must be positive, got {', '.join(map(str, regularizations)) or 'none'}.")
     if method not in ("auto", "cholesky", "cg"):
         raise ValueError(f"method must be 'auto', 'cholesky' or 'cg', got {method!r}.")
     if not tolerance > 0:
@@ -223,11 +309,11 @@ def _approximation(
         raise
 
 
-def _exact(problem: _Problem, why: str) -> tuple[Solved, ...]:
+def _exact(problem: _Problem, why: str) -> tuple[Ridge, ...]:
     try:
         solutions, residuals, count = cholesky.solve(problem.operator, problem.shifts, problem.right, problem.tolerance)
     except cholesky.Indefinite as error:
-        raise _indefinite(problem.regularizations[error.shift]) from error
+        raise NotPositiveDefinite(problem.regularizations[error.shift]) from error
     return problem.solved(solutions, residuals, method="cholesky", why=why, products=count, rank=0)
 
 
@@ -238,7 +324,7 @@ def _iterative(
     limit: int,
     start: Any,
     callback: Callable[[Iterate], None] | None,
-) -> tuple[Solved, ...]:
+) -> tuple[Ridge, ...]:
     passes = Passes(problem.operator)
     prepared = _prepared(approximation, problem.shifts)
     systems = conjugate_gradients.Systems(passes, problem.shifts, prepared, problem.right)
@@ -252,9 +338,7 @@ def _iterative(
     try:
         found = conjugate_gradients.solve(systems, _started(systems, problem, start), problem.tolerance, limit, on_step)
     except conjugate_gradients.Breakdown as error:
-        failure = _indefinite(problem.regularizations[error.system])
-        failure.iterate = iterate(error.progress)
-        raise failure from error
+        raise NotPositiveDefinite(problem.regularizations[error.system], iterate(error.progress)) from error
     rank = 0 if approximation is None else approximation.factor.shape[1]
     return problem.solved(found.bases, found.residuals, method="cg", why=why, products=passes.count, rank=rank)
 
@@ -281,63 +365,3 @@ def _started(systems: conjugate_gradients.Systems, problem: _Problem, start: Any
             f"{problem.regularizations} and {list(problem.targets.shape)}."
         )
     return start.progress
-
-
-def _indefinite(regularization: float) -> NotPositiveDefinite:
-    return NotPositiveDefinite(
-        f"the kernel is not positive definite at regularization {regularization:g} "
-        "(rounding, or no kernel at all): raise the regularization."
-    )
-
-
-def choose_ridge(
-    kernel: Any,
-    labels: ArrayLike,
-    *,
-    candidates: Sequence[float] = CANDIDATES,
-    validation: float = 0.25,
-    seed: int = 0,
-    **options: Any,
-) -> tuple[float, dict[float, float]]:
-    """The regularization that classifies a held-out part of the training samples best.
-
-    As `npk.solving.choose_regularization`, with the same held-out part, for kernels of any size: all candidates are
-    fitted side by side on the other samples, which takes the passes of the smallest, and one more that predicts.
-
-    Args:
-        kernel: of the training samples, an operator or array of shape (N, N).
-        labels: class numbers, of shape (N,).
-        candidates: values of r, relative to the mean diagonal of the whole kernel.
-        validation: fraction of samples held out, split within each class.
-        seed: of the split.
-        options: as of `kernel_ridges`. A tolerance of 1e-3 is enough to tell candidates apart.
-
-    Returns:
-        The best candidate (of equals the largest: the smoothest), and the validation accuracy of each.
-
-    Raises:
-        ValueError: as `kernel_ridges`, or the split leaves a side empty.
-
-    Example:
-        >>> from npk.solving import label_kernel
-        >>> from npk.solving import choose_ridge
-        >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
-        >>> choose_ridge(label_kernel(labels), labels, candidates=(0.1, 10.0))[0]
-        10.0
-    """
-    operator, targets, labels = operator_of(kernel), one_hot(labels), np.asarray(labels)
-    scale = diagonal_of(operator).mean()
-    if len(labels) != operator.shape[0]:
-        raise ValueError(f"labels must be [{operator.shape[0]}], one a sample, got shape {list(labels.shape)}.")
-    held = held_out(labels, validation, seed)
-    fitted, left = np.flatnonzero(~held), np.flatnonzero(held)
-    part = part_of(operator, fitted)
-    ordered = sorted(map(float, candidates))
-    relative = [r * scale / diagonal_of(part).mean() for r in ordered]
-    solved = kernel_ridges(part, targets[fitted], regularizations=relative, **options)
-    scores = part_of(operator, left, fitted).product(np.hstack([s.fit.dual for s in solved]))
-    accuracies = {
-        r: accuracy(score + s.fit.mean, labels[left])
-        for r, s, score in zip(ordered, solved, np.split(scores, len(solved), axis=1))
-    }
-    return max(accuracies, key=lambda r: (accuracies[r], r)), accuracies

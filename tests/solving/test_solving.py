@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import npk
 from npk import solving
 from npk.data import load
-from npk.solving import kernel_operator, kernel_ridge, kernel_ridges
+from npk.solving import kernel_operator, kernel_ridge
 from npk.solving.cholesky import solve
 from npk.solving.operators import operator_of
 
@@ -86,12 +86,12 @@ def test_path_kernel_of_digits(digits, regularization, options):
     dual, system = by_numpy(kernel, y, regularization)
     assert kernel.dtype == np.float32 and solved.converged
     assert solved.products == operator.products and solved.method == options["method"]
-    true = residuals(system, y, solved.fit.dual)
+    true = residuals(system, y, solved.dual)
     assert true.max() <= 1.01e-8
     np.testing.assert_allclose(solved.residuals, true, rtol=0.05, atol=1e-11)
     expected = new.astype(np.float64) @ dual + y.mean(0)
     np.testing.assert_allclose(solved.predict(new), expected, atol=2e-5)
-    np.testing.assert_allclose(solved.fit.predict(new), solved.predict(new), atol=1e-12)
+    np.testing.assert_allclose(new.astype(np.float64) @ solved.dual + solved.mean, solved.predict(new), atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["cholesky", "cg"])
@@ -103,7 +103,7 @@ def test_a_kernel_that_is_symmetric_up_to_rounding_is_solved(method):
     solved = kernel_ridge(operator, y, method=method, regularization=1e-4, tolerance=1e-9, limit=2000)
     _, system = by_numpy(kernel, y, 1e-4)
     assert (kernel != kernel.T).any() and solved.converged and solved.products == operator.products
-    assert residuals(system, y, solved.fit.dual).max() <= 1.01e-9
+    assert residuals(system, y, solved.dual).max() <= 1.01e-9
 
 
 def test_a_correction_that_helps_by_less_than_half_is_the_last_and_is_kept():
@@ -141,7 +141,7 @@ def test_many_outputs_share_passes_and_need_fewer():
     alone = [kernel_ridge(kernel, y[:, i : i + 1], **options) for i in range(3)]
     assert together.products < min(s.products for s in alone) / 2
     for i, one in enumerate(alone):
-        np.testing.assert_allclose(together.fit.dual[:, i], one.fit.dual[:, 0], atol=1e-4 * np.abs(one.fit.dual).max())
+        np.testing.assert_allclose(together.dual[:, i], one.dual[:, 0], atol=1e-4 * np.abs(one.dual).max())
 
 
 @settings(max_examples=15)
@@ -152,7 +152,7 @@ def test_any_shape(seed, n, k, rank):
     for options in ({"method": "cholesky"}, {"method": "cg", "rank": rank}):
         solved = kernel_ridge(kernel, y, regularization=1e-2, tolerance=1e-9, **options)
         assert solved.converged
-        np.testing.assert_allclose(solved.fit.dual, dual, atol=1e-6 * (1 + np.abs(dual).max()))
+        np.testing.assert_allclose(solved.dual, dual, atol=1e-6 * (1 + np.abs(dual).max()))
 
 
 def test_dependent_and_constant_outputs():
@@ -162,10 +162,10 @@ def test_dependent_and_constant_outputs():
     for method in ("cholesky", "cg"):
         solved = kernel_ridge(kernel, y, method=method, tolerance=1e-9)
         assert solved.converged and not solved.residuals[[3, 5]].any()
-        assert not solved.fit.dual[:, [3, 5]].any()
-        np.testing.assert_allclose(solved.fit.predict(kernel)[:, 3], 0.1, rtol=1e-14)
-        np.testing.assert_allclose(solved.fit.dual[:, 4] * 1e9, solved.fit.dual[:, 1], rtol=1e-5, atol=1e-6)
-        assert residuals(system, y, solved.fit.dual)[[0, 1, 2, 4]].max() < 1.1e-9
+        assert not solved.dual[:, [3, 5]].any()
+        np.testing.assert_allclose(solved.predict(kernel)[:, 3], 0.1, rtol=1e-14)
+        np.testing.assert_allclose(solved.dual[:, 4] * 1e9, solved.dual[:, 1], rtol=1e-5, atol=1e-6)
+        assert residuals(system, y, solved.dual)[[0, 1, 2, 4]].max() < 1.1e-9
 
 
 def test_one_sample():
@@ -182,22 +182,22 @@ def test_a_rank_deficient_kernel_with_copies(dtype):
     for options in ({"method": "cholesky"}, {"method": "cg"}, {"method": "cg", "rank": 0}):
         solved = kernel_ridge(kernel, y, regularization=1e-5, tolerance=1e-8, **options)
         assert solved.converged
-        np.testing.assert_allclose(solved.fit.dual, dual, rtol=1e-4, atol=1e-6 * np.abs(dual).max())
+        np.testing.assert_allclose(solved.dual, dual, rtol=1e-4, atol=1e-6 * np.abs(dual).max())
 
 
 def test_several_regularizations_share_the_passes_of_the_hardest():
     kernel, y = gaussian(150), targets(150)
     levels = (1e-5, 1e-3, 1e-1, 10.0)
     operator = Counted(kernel)
-    found = kernel_ridges(operator, y, regularizations=levels, method="cg", rank=20)
+    found = kernel_ridge(operator, y, regularization=levels, method="cg", rank=20)
     alone = [kernel_ridge(kernel, y, regularization=r, method="cg", rank=20) for r in levels]
     assert operator.products == found[0].products == max(s.products for s in alone)
     for r, one, other in zip(levels, found, alone):
-        assert one.converged and one.fit.regularization == r
-        np.testing.assert_allclose(one.fit.dual, other.fit.dual, atol=1e-9 * np.abs(other.fit.dual).max())
-    exact = kernel_ridges(kernel, y, regularizations=levels, method="cholesky")
+        assert one.converged and one.regularization == r
+        np.testing.assert_allclose(one.dual, other.dual, atol=1e-9 * np.abs(other.dual).max())
+    exact = kernel_ridge(kernel, y, regularization=levels, method="cholesky")
     for r, one in zip(levels, exact):
-        np.testing.assert_allclose(one.fit.dual, by_numpy(kernel, y, r)[0], rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(one.dual, by_numpy(kernel, y, r)[0], rtol=1e-6, atol=1e-8)
 
 
 def test_what_does_not_converge_is_said_and_kept():
@@ -206,8 +206,8 @@ def test_what_does_not_converge_is_said_and_kept():
     with pytest.warns(solving.NotConverged, match=r"largest residual is .* after 20 passes over the kernel, not 1e-06"):
         solved = kernel_ridge(kernel, y, regularization=1e-6, method="cg", rank=0, limit=20)
     assert not solved.converged and solved.products == 20
-    np.testing.assert_allclose(solved.residuals, residuals(system, y, solved.fit.dual), rtol=1e-6)
-    again = kernel_ridge(kernel, y, regularization=1e-6, method="cg", rank=0, limit=2000, start=solved.fit.dual)
+    np.testing.assert_allclose(solved.residuals, residuals(system, y, solved.dual), rtol=1e-6)
+    again = kernel_ridge(kernel, y, regularization=1e-6, method="cg", rank=0, limit=2000, start=solved.dual)
     assert again.converged
 
 
@@ -221,20 +221,20 @@ def test_a_residual_that_rounding_forbids_is_not_claimed():
 
 def test_an_interrupted_run_continues_to_the_same_bits(digits):
     kernel, _, labels = digits
-    y, options = solving.one_hot(labels[:400]), {"regularizations": (1e-4, 1e-2), "method": "cg", "rank": 30}
+    y, options = solving.one_hot(labels[:400]), {"regularization": (1e-4, 1e-2), "method": "cg", "rank": 30}
     seen = []
-    whole = kernel_ridges(kernel, y, callback=seen.append, **options)
+    whole = kernel_ridge(kernel, y, callback=seen.append, **options)
     assert [i.products for i in seen] == list(range(1, whole[0].products))
     middle = pickle.loads(pickle.dumps(seen[len(seen) // 2]))
-    rest = kernel_ridges(kernel, y, start=middle, **options)
+    rest = kernel_ridge(kernel, y, start=middle, **options)
     for one, other in zip(whole, rest):
-        np.testing.assert_array_equal(one.fit.dual, other.fit.dual)
+        np.testing.assert_array_equal(one.dual, other.dual)
     assert rest[0].products == whole[0].products - middle.products
     for one, dual, norms in zip(whole, seen[-1].duals, seen[-1].residuals):
-        np.testing.assert_array_equal(one.fit.dual, dual)
+        np.testing.assert_array_equal(one.dual, dual)
         np.testing.assert_allclose(one.residuals, norms, rtol=1e-3, atol=1e-10)
     # The solution as a start costs one pass, which checks it.
-    assert kernel_ridge(kernel, y, regularization=1e-4, method="cg", rank=0, start=whole[0].fit.dual).products == 1
+    assert kernel_ridge(kernel, y, regularization=1e-4, method="cg", rank=0, start=whole[0].dual).products == 1
 
 
 def test_a_continued_run_multiplies_as_the_one_it_continues():
@@ -255,12 +255,12 @@ def test_a_continued_run_multiplies_as_the_one_it_continues():
             return self.kernel.diagonal().copy()
 
     operator, iterates = Widths(), []
-    options = {"regularizations": (1e-3, 1.0), "method": "cg", "rank": 0}
-    kernel_ridges(operator, targets(60), callback=iterates.append, **options)
+    options = {"regularization": (1e-3, 1.0), "method": "cg", "rank": 0}
+    kernel_ridge(operator, targets(60), callback=iterates.append, **options)
     whole = operator.seen.copy()
     for iterate in iterates[:: len(iterates) // 3]:
         operator.seen.clear()
-        kernel_ridges(operator, targets(60), start=iterate, **options)
+        kernel_ridge(operator, targets(60), start=iterate, **options)
         assert operator.seen == whole[iterate.products :]
 
 
@@ -315,12 +315,36 @@ def test_a_recomputed_kernel_is_solved_and_predicts_tile_by_tile():
 
 
 @pytest.mark.parametrize("method", ["cholesky", "cg"])
-def test_the_choice_is_that_of_the_dense_regression(digits, method):
+def test_the_choice_is_that_of_the_spectrum_of_the_fitted_part(digits, method):
+    """Every candidate in closed form, from one eigendecomposition."""
     kernel, _, labels = digits
-    candidates = (1e-4, 1e-2, 1.0)
-    expected = solving.choose_regularization(kernel, labels[:400], candidates=candidates, seed=2)
-    found = solving.choose_ridge(kernel, labels[:400], candidates=candidates, seed=2, method=method)
-    assert found == expected
+    kernel, labels, candidates = kernel.astype(np.float64), labels[:400], (1e-4, 1e-2, 1.0)
+    held = solving.held_out(labels, 0.25, 2)
+    values, vectors = np.linalg.eigh(kernel[np.ix_(~held, ~held)])
+    y = np.eye(10)[labels[~held]]
+    rotated, cross = vectors.T @ (y - y.mean(0)), kernel[np.ix_(held, ~held)] @ vectors
+    expected = {}
+    for r in candidates:
+        scores = cross @ (rotated / (values + r * np.trace(kernel) / 400)[:, None]) + y.mean(0)
+        expected[r] = np.mean(scores.argmax(1) == labels[held])
+    best, found = solving.choose_ridge(digits[0], labels, candidates=candidates, seed=2, method=method)
+    assert found == expected and best == max(r for r in candidates if found[r] == max(found.values()))
+
+
+@pytest.mark.parametrize("options", [{"method": "cholesky"}, {"method": "cg", "rank": 0}])
+def test_candidates_at_which_there_is_no_regression_are_out_of_the_choice(options):
+    vectors = np.linalg.qr(targets(60, 60))[0]
+    kernel = (vectors * np.r_[-3.0, np.linspace(0.5, 2, 59)]) @ vectors.T
+    kernel, labels = (kernel + kernel.T) / 2, np.arange(60) % 2
+    best, found = solving.choose_ridge(kernel, labels, candidates=(10.0, 1e-3, 0.1, 5.0), **options)
+    assert list(found) == [5.0, 10.0] and best in found
+    with pytest.raises(solving.NotPositiveDefinite, match="not positive definite at regularization"):
+        solving.choose_ridge(kernel, labels, candidates=(0.1, 1e-3), **options)
+
+
+def test_what_is_not_positive_definite_survives_pickling():
+    error = solving.NotPositiveDefinite(0.25)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) and "at regularization 0.25 (" in str(error)
 
 
 @pytest.mark.parametrize("options", [{"method": "cholesky"}, {"method": "cg"}, {"method": "cg", "rank": 0}])
@@ -364,7 +388,7 @@ EYE = np.eye(3)
         (lambda: kernel_ridge(-EYE, EYE), "mean diagonal must be positive"),
         (lambda: kernel_ridge(1e308 * EYE, EYE), "trace leaves the range of float64"),
         (lambda: kernel_ridge(EYE, EYE, regularization=0.0), "regularization must be positive, got"),
-        (lambda: kernel_ridges(EYE, EYE, regularizations=()), "regularization must be positive"),
+        (lambda: kernel_ridge(EYE, EYE, regularization=()), "regularization must be positive"),
         (lambda: kernel_ridge(EYE, EYE, tolerance=0.0), "tolerance must be positive"),
         (lambda: kernel_ridge(EYE, EYE, limit=1), "limit must be at least 2 passes"),
         (lambda: kernel_ridge(EYE, EYE, method="cg", rank=-1), "rank must not be negative, got -1"),

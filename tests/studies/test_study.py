@@ -112,7 +112,7 @@ def test_the_numbers_are_those_of_the_parameters(finished):
     assert last["drift"]["npk"] > 0 and result["stages"][0]["drift"]["npk"] == pytest.approx(0, abs=1e-12)
     assert last["test_accuracy"] == solving.accuracy(f(params, data.x_test), data.y_test)
     assert last["train_accuracy"] == pytest.approx(solving.accuracy(f(params, data.x_train), data.y_train))
-    fit = solving.ridge(saved["npk"], np.eye(10)[labels], regularization=last["ridge"]["regularization"])
+    fit = solving.kernel_ridge(saved["npk"], np.eye(10)[labels], regularization=last["ridge"]["regularization"])
     assert last["ridge"]["test_accuracy"] == solving.accuracy(fit.predict(saved["npk_test"]), test_labels)
     assert sum(last["share"].values()) == pytest.approx(1.0, abs=1e-6)
     assert_close(saved["npk_test"], npk.path_kernel(f)(params, x_test, x))
