@@ -1,9 +1,10 @@
 """Linear algebra of a kernel, given as an array or as an operator that computes it tile by tile.
 
-`kernel_operator(kernel, x)` stands for K of all of x without storing it; `kernel_ridge(K, y, ridge)` solves
-(K + ridge·I) α = y, by Cholesky or by block conjugate gradients with `pivoted_cholesky` in front of it. `moments`
-and `spectrum_of` estimate traces and spectra with intervals; `alignment`, `cka`, `drift` and `effective_rank`
-measure a kernel that is an array; `gradient_flow` predicts what training with a frozen kernel does.
+`kernel_operator(kernel, x)` stands for K of all of x without storing it; `kernel_ridge(K, y)` solves
+(K + r·k̄·I) α = y, by Cholesky or by block conjugate gradients with `pivoted_cholesky` in front of it; `choose_ridge`
+and `classify` do so for class labels. `moments`, `spectrum` and `alignment` measure a kernel: an array exactly, an
+operator with intervals; `cka`, `drift` and `relative_error` compare two arrays. `gradient_flow` predicts what training
+with a frozen kernel does.
 """
 
 from npk.solving.accumulate import threads as threads
@@ -27,12 +28,10 @@ from npk.solving.measures import alignment as alignment
 from npk.solving.measures import center as center
 from npk.solving.measures import cka as cka
 from npk.solving.measures import drift as drift
-from npk.solving.measures import effective_rank as effective_rank
 from npk.solving.measures import gate_flips as gate_flips
 from npk.solving.measures import label_kernel as label_kernel
 from npk.solving.measures import power_law as power_law
 from npk.solving.measures import relative_error as relative_error
-from npk.solving.measures import spectrum as spectrum
 from npk.solving.operators import KernelOperator as KernelOperator
 from npk.solving.operators import joined as joined
 from npk.solving.operators import kernel_operator as kernel_operator
@@ -41,7 +40,7 @@ from npk.solving.spectra import Estimate as Estimate
 from npk.solving.spectra import Moments as Moments
 from npk.solving.spectra import Spectrum as Spectrum
 from npk.solving.spectra import moments as moments
-from npk.solving.spectra import spectrum_of as spectrum_of
+from npk.solving.spectra import spectrum as spectrum
 
 __all__ = [
     "Estimate",
@@ -62,7 +61,6 @@ __all__ = [
     "cka",
     "classify",
     "drift",
-    "effective_rank",
     "gate_flips",
     "gradient_flow",
     "held_out",
@@ -73,9 +71,9 @@ __all__ = [
     "moments",
     "nystrom",
     "one_hot",
+    "operator_of",
     "pivoted_cholesky",
     "power_law",
     "relative_error",
     "spectrum",
-    "spectrum_of",
 ]

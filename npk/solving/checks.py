@@ -11,11 +11,11 @@ def epsilon(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else float(np.finfo(np.float64).eps)
 
 
-def square(operator: Any) -> int:
+def square(operator: Any, name: str = "kernel") -> int:
     """The N of a square kernel."""
     n1, n2 = operator.shape
     if n1 != n2:
-        raise ValueError(f"kernel must be square [N, N], got shape {[n1, n2]}.")
+        raise ValueError(f"{name} must be square [N, N], got shape {[n1, n2]}.")
     return n1
 
 
@@ -40,8 +40,33 @@ def indices(places: Any, size: int) -> np.ndarray:
 def finite(array: np.ndarray, name: str) -> np.ndarray:
     """The array, every number of which is finite."""
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, but holds NaN or infinite entries.")
+        bad = int((~np.isfinite(array)).sum())
+        raise ValueError(f"{name} must be finite, but holds {bad} NaN or infinite entries.")
     return array
+
+
+def matrix(value: Any, name: str) -> np.ndarray:
+    """A finite float64 matrix that is not empty."""
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"{name} must have two axes and not be empty, got shape {list(array.shape)}.")
+    return finite(array, name)
+
+
+def gram(value: Any, name: str = "kernel") -> np.ndarray:
+    """A square `matrix`."""
+    array = matrix(value, name)
+    square(array, name)
+    return array
+
+
+def symmetric_part(value: Any) -> np.ndarray:
+    """(K + Kᵀ)/2 of an array that is symmetric up to rounding: that of float32 at the least, which it may come from."""
+    eps = max(epsilon(np.asarray(value).dtype), epsilon(np.float32))
+    array = gram(value)
+    pair = probes(len(array))
+    check_symmetry(pair, array @ pair, eps)
+    return (array + array.T) / 2
 
 
 def diagonal_of(operator: Any) -> np.ndarray:

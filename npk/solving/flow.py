@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from npk.solving.checks import epsilon, matrix
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GradientFlow:
@@ -126,19 +128,17 @@ def gradient_flow(
 
     Source: Jacot et al. 2018, section 5; Lee et al. 2019, equations 9-11.
     """
-    given = np.asarray(kernel)
-    dtype = given.dtype if np.issubdtype(given.dtype, np.floating) else np.dtype(np.float64)
-    kernel, targets = _matrix(given, "kernel"), _matrix(targets, "targets")
+    eps = epsilon(np.asarray(kernel).dtype)
+    kernel, targets = matrix(kernel, "kernel"), matrix(targets, "targets")
     n, k = targets.shape
     _expect(kernel, (n, n), "kernel must be square, one row a row of the targets")
-    tolerance = n * float(np.finfo(dtype).eps) if rounding is None else rounding
-    values, vectors = _positive(kernel, tolerance, float(np.finfo(dtype).eps))
+    values, vectors = _positive(kernel, n * eps if rounding is None else rounding, eps)
     initial = _outputs(initial, (n, k), "initial")
     if test_kernel is None:
         if test_initial is not None:
             raise ValueError("test_initial needs a test_kernel.")
         return GradientFlow(values, vectors, targets, initial)
-    cross = _matrix(test_kernel, "test_kernel")
+    cross = matrix(test_kernel, "test_kernel")
     _expect(cross, (len(cross), n), "test_kernel must have one column a training sample")
     return GradientFlow(
         values, vectors, targets, initial, cross @ vectors, _outputs(test_initial, (len(cross), k), "test_initial")
@@ -167,23 +167,14 @@ def _times(t: ArrayLike | float | int) -> np.ndarray:
     return times
 
 
-def _matrix(value: ArrayLike, name: str) -> np.ndarray:
-    matrix = np.asarray(value, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"{name} must have two axes and not be empty, got shape {list(matrix.shape)}.")
-    if not np.isfinite(matrix).all():
-        raise ValueError(f"{name} must be finite, but holds NaN or infinite entries.")
-    return matrix
-
-
-def _expect(matrix: np.ndarray, shape: tuple[int, ...], what: str) -> None:
-    if matrix.shape != shape:
-        raise ValueError(f"{what}: expected shape {list(shape)}, got {list(matrix.shape)}.")
+def _expect(found: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+    if found.shape != shape:
+        raise ValueError(f"{what}: expected shape {list(shape)}, got {list(found.shape)}.")
 
 
 def _outputs(value: ArrayLike | None, shape: tuple[int, int], name: str) -> np.ndarray:
     if value is None:
         return np.zeros(shape)
-    matrix = _matrix(value, name)
-    _expect(matrix, shape, f"{name} must have one row a sample and one column an output")
-    return matrix
+    found = matrix(value, name)
+    _expect(found, shape, f"{name} must have one row a sample and one column an output")
+    return found

@@ -1,7 +1,7 @@
-"""What a kernel matrix says: alignment with the labels, similarity of two kernels, spectrum, drift.
+"""What kernels say about labels, about each other and about widths: alignment, similarity, drift, slopes, gate flips.
 
-Plain arrays in, float64 numbers out, computed on the host: these are statistics of a finished Gram
-matrix [N, N] (symmetric, rows and columns in the same order), not part of a network.
+Computed on the host in float64: these are statistics of a finished Gram matrix [N, N] (symmetric, rows and columns in
+the same order), not part of a network.
 """
 
 import dataclasses
@@ -13,16 +13,9 @@ import scipy.special
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-
-def _gram(kernel: Any, name: str = "kernel") -> np.ndarray:
-    kernel = np.asarray(kernel, dtype=np.float64)
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] == 0:
-        raise ValueError(f"{name} must be a square matrix [N, N] with N > 0, got shape {list(kernel.shape)}.")
-    if not np.isfinite(kernel).all():
-        raise ValueError(
-            f"{name} must be finite, but holds {int((~np.isfinite(kernel)).sum())} NaN or infinite entries."
-        )
-    return kernel
+from npk.solving.checks import gram, indices, square, vectors
+from npk.solving.operators import KernelOperator, is_operator
+from npk.solving.spectra import Estimate, known, moments
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -30,26 +23,62 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.vdot(a, b) / scale) if scale > 0 else 0.0
 
 
-def center(kernel: ArrayLike) -> Float[np.ndarray, "n n"]:
+def center(kernel: Any) -> Any:
     """The kernel of the same features with their mean taken off: (I - 11ᵀ/N) K (I - 11ᵀ/N).
 
     Args:
-        kernel: Gram matrix, of shape (N, N).
+        kernel: Gram matrix, an operator or array of shape (N, N).
 
     Returns:
-        The centred matrix, of shape (N, N); its rows and columns sum to zero.
+        The centred matrix, of shape (N, N), whose rows and columns sum to zero; of an operator an operator, whose
+        products and columns take a pass, as its diagonal does.
 
     Raises:
         ValueError: not a finite square matrix.
 
     Example:
         >>> import numpy as np
-        >>> from npk.solving import center
+        >>> from npk.solving import center, operator_of
         >>> center(np.eye(2)).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
+        >>> center(operator_of(np.eye(2))).product(np.array([[1.0], [0.0]])).tolist()
+        [[0.5], [-0.5]]
     """
-    kernel = _gram(kernel)
+    if is_operator(kernel):
+        square(kernel)
+        return _Centred(kernel)
+    kernel = gram(kernel)
     return kernel - kernel.mean(axis=0, keepdims=True) - kernel.mean(axis=1, keepdims=True) + kernel.mean()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Centred:
+    """A symmetric operator, centred."""
+
+    whole: KernelOperator
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.whole.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.whole.dtype
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        v = vectors(v, self.shape[1])
+        out = self.whole.product(v - v.mean(axis=0))
+        return out - out.mean(axis=0)
+
+    def columns(self, places: np.ndarray) -> np.ndarray:
+        places = indices(places, self.shape[1])
+        chosen = np.zeros((self.shape[1], len(places)))
+        chosen[places, np.arange(len(places))] = 1.0
+        return self.product(chosen)
+
+    def diagonal(self) -> np.ndarray:
+        means = self.whole.product(np.full((self.shape[1], 1), 1 / self.shape[1]))[:, 0]
+        return np.asarray(self.whole.diagonal(), np.float64) - 2 * means + means.mean()
 
 
 def label_kernel(labels: ArrayLike) -> Float[np.ndarray, "n n"]:
@@ -69,37 +98,56 @@ def label_kernel(labels: ArrayLike) -> Float[np.ndarray, "n n"]:
         >>> label_kernel([0, 1, 0]).tolist()
         [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
     """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.size == 0:
-        raise ValueError(f"labels must be class numbers [N] with N > 0, got shape {list(labels.shape)}.")
-    return (labels[:, None] == labels[None, :]).astype(np.float64)
+    numbers = _class_numbers(labels)
+    return (numbers[:, None] == numbers[None, :]).astype(np.float64)
 
 
-def alignment(kernel: ArrayLike, labels: ArrayLike, *, centered: bool = True) -> float:
+def _class_numbers(labels: ArrayLike) -> np.ndarray:
+    numbers = np.asarray(labels)
+    if numbers.ndim != 1 or numbers.size == 0:
+        raise ValueError(f"labels must be class numbers [N] with N > 0, got shape {list(numbers.shape)}.")
+    return numbers
+
+
+def alignment(kernel: Any, labels: ArrayLike, *, centered: bool = True, **options: Any) -> Estimate:
     """Kernel-target alignment ⟨K, YYᵀ⟩ / (‖K‖ ‖YYᵀ‖) in Frobenius norms, for any number of classes.
 
     Args:
-        kernel: Gram matrix, of shape (N, N).
+        kernel: Gram matrix, an operator or array of shape (N, N). Of an array the alignment is exact; of an operator
+            ‖K‖ is estimated, in three passes.
         labels: class numbers, of shape (N,).
         centered: whether both matrices are centred first. Without it a constant kernel already scores above 0.
+        options: of the estimate: sketch, probes, confidence and seed, as of `moments`.
 
     Returns:
-        A number in [-1, 1] (in [0, 1] for a positive semi-definite kernel); 0 where a matrix vanishes.
+        An `Estimate` in [-1, 1] (in [0, 1] for a positive semi-definite kernel); 0 where a matrix vanishes.
 
     Raises:
         ValueError: the kernel is not a finite square matrix, or the labels are not one a row.
 
     Example:
         >>> from npk.solving import alignment, label_kernel
-        >>> round(alignment(label_kernel([0, 0, 1, 2]), [0, 0, 1, 2]), 6)
+        >>> round(alignment(label_kernel([0, 0, 1, 2]), [0, 0, 1, 2]).value, 6)
         1.0
 
     Source: Cristianini et al. 2001 (plain); Cortes, Mohri & Rostamizadeh 2012 (centred).
     """
-    kernel, target = _gram(kernel), label_kernel(labels)
-    if kernel.shape != target.shape:
-        raise ValueError(f"labels must have one entry a row of the kernel ({len(kernel)}), got {len(target)}.")
-    return _cosine(center(kernel), center(target)) if centered else _cosine(kernel, target)
+    kernel = kernel if is_operator(kernel) else gram(kernel)
+    classes = np.unique(_class_numbers(labels), return_inverse=True)[1]
+    if square(kernel) != len(classes):
+        raise ValueError(f"labels must have one entry a row of the kernel ({kernel.shape[0]}), got {len(classes)}.")
+    kernel = center(kernel) if centered else kernel
+    if not is_operator(kernel):
+        target = label_kernel(labels)
+        return known(_cosine(kernel, center(target) if centered else target))
+    targets = np.eye(classes.max() + 1)[classes]
+    targets = targets - targets.mean(axis=0) if centered else targets
+    share, length = np.vdot(targets, kernel.product(targets)), np.linalg.norm(targets.T @ targets)
+    norm = moments(kernel, use_diagonal=False, **options).frobenius_norm
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.nan_to_num(share / (length * np.array([norm.value, norm.low, norm.high])))
+    value, *ends = np.clip(found, -1.0, 1.0).tolist()
+    return Estimate(value, min(ends), max(ends))
 
 
 def cka(kernel1: ArrayLike, kernel2: ArrayLike) -> float:
@@ -238,61 +286,10 @@ def power_law(x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95) -> PowerL
 
 
 def _pair(kernel1: ArrayLike, kernel2: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    first, second = _gram(kernel1, "the first kernel"), _gram(kernel2, "the second kernel")
+    first, second = gram(kernel1, "the first kernel"), gram(kernel2, "the second kernel")
     if first.shape != second.shape:
         raise ValueError(f"the kernels must have one shape, got {list(first.shape)} and {list(second.shape)}.")
     return first, second
-
-
-def spectrum(kernel: ArrayLike) -> Float[np.ndarray, " n"]:
-    """Eigenvalues of a symmetric kernel, largest first.
-
-    Args:
-        kernel: Gram matrix, of shape (N, N); its symmetric part is used.
-
-    Returns:
-        Eigenvalues, of shape (N,). Those below zero by rounding are not cut off.
-
-    Raises:
-        ValueError: not a finite square matrix.
-
-    Example:
-        >>> import numpy as np
-        >>> from npk.solving import spectrum
-        >>> spectrum(np.diag([1.0, 3.0, 2.0])).tolist()
-        [3.0, 2.0, 1.0]
-    """
-    kernel = _gram(kernel)
-    return np.linalg.eigvalsh((kernel + kernel.T) / 2)[::-1]
-
-
-def effective_rank(eigenvalues: ArrayLike) -> float:
-    """The number of directions that carry a spectrum: exp of the entropy of the normalised eigenvalues.
-
-    Args:
-        eigenvalues: as from `spectrum`, of shape (N,); those below zero count as zero.
-
-    Returns:
-        Between 1 (one direction) and N (all alike).
-
-    Raises:
-        ValueError: no eigenvalue is positive, or the array has more than one axis.
-
-    Example:
-        >>> from npk.solving import effective_rank
-        >>> round(effective_rank([2.0, 2.0, 0.0]), 6)
-        2.0
-
-    Source: Roy & Vetterli 2007.
-    """
-    values = np.asarray(eigenvalues, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"eigenvalues must be one axis [N], got shape {list(values.shape)}.")
-    values = values[values > 0]
-    if values.size == 0:
-        raise ValueError("effective_rank needs at least one positive eigenvalue.")
-    share = values / values.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def gate_flips(gates: Sequence[ArrayLike], reference: Sequence[ArrayLike]) -> list[float]:

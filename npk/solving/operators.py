@@ -95,6 +95,11 @@ class _Array:
         return np.asarray(self.array[places, places])
 
 
+def is_operator(kernel: Any) -> bool:
+    """Whether it multiplies by itself; else it is an array, or nothing."""
+    return callable(getattr(kernel, "product", None))
+
+
 def operator_of(kernel: Any, *, symmetric: bool = False) -> Any:
     """A kernel operator of an array; an operator is returned as it is.
 
@@ -114,7 +119,7 @@ def operator_of(kernel: Any, *, symmetric: bool = False) -> Any:
         >>> operator_of(np.array([[2.0, 1.0], [1.0, 2.0]])).product(np.ones((2, 1))).tolist()
         [[3.0], [3.0]]
     """
-    if callable(getattr(kernel, "product", None)):
+    if is_operator(kernel):
         return kernel
     array = kernel if isinstance(kernel, np.ndarray | jax.Array) else np.asarray(kernel)
     real = array.dtype.kind in "fiub" or jax.numpy.issubdtype(array.dtype, jax.numpy.floating)

@@ -1,11 +1,11 @@
-"""Trace, norm, effective rank, log-determinant and eigenvalue counts of a kernel, without forming it.
+"""Trace, norm, effective rank, log-determinant and eigenvalue counts of a kernel: exact, or without forming it.
 
-Each is a trace tr f(K). A few directions Q, found by one pass, take the largest eigenvalues out of it, and their share
-is computed as it is; of the rest, random probes estimate the mean. Intervals are Student's over the probes, corrected
-for skewness (Hall 1992), and where functions of K are computed by Lanczos they also hold what that leaves uncertain.
+Of an array they are exact. Of an operator each is a trace tr f(K), estimated: a few directions Q, found by one pass, take
+the largest eigenvalues out of it, and their share is computed as it is; of the rest, random probes estimate the mean.
+Intervals are Student's over the probes, corrected for skewness (Hall 1992), and where functions of K are computed by
+Lanczos they also hold what that leaves uncertain.
 
-`measures` has the same quantities of a matrix that is there. For the host's operators, in float64, Lanczos is ours:
-matfree computes in JAX's dtype, float32 unless x64 is enabled.
+For the host's operators, in float64, Lanczos is ours: matfree computes in JAX's dtype, float32 unless x64 is enabled.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 
 from npk.programs import available_memory
 from npk.solving import lanczos
-from npk.solving.checks import Passes, diagonal_of, square
-from npk.solving.operators import operator_of
+from npk.solving.checks import Passes, diagonal_of, finite, square, symmetric_part
+from npk.solving.operators import is_operator, operator_of
 
 # Weights of a rule that are rounding.
 _NO_WEIGHT = 1e-14
@@ -30,12 +30,12 @@ _ROUNDING = 1e-13
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number and its confidence interval.
+    """A number and its confidence interval; of what is known exactly both ends are the number.
 
     Attributes:
         value: the estimate.
         low: lower end of the interval.
-        high: upper end. Where nothing was left to chance both are the value.
+        high: upper end.
 
     Example:
         >>> from npk.solving import Estimate
@@ -78,11 +78,11 @@ def moments(
     seed: int = 0,
     use_diagonal: bool = True,
 ) -> Moments:
-    """Trace, Frobenius norm and participation ratio by Hutch++, in two passes over the kernel.
+    """Trace, Frobenius norm and participation ratio: of an array exactly, of an operator by Hutch++ in two passes.
 
     Args:
-        kernel: symmetric and positive semi-definite, an operator or array of shape (N, N). An operator without a
-            `diagonal` will do.
+        kernel: an array of shape (N, N), symmetric; or an operator, symmetric and positive semi-definite, which needs
+            no `diagonal`. `operator_of` makes an operator of an array. What follows is of operators alone.
         sketch: directions that are taken out of the spectrum; 0 is Hutchinson's estimate.
         probes: random vectors for the rest, at least 2.
         confidence: of the intervals, in (0, 1).
@@ -93,17 +93,25 @@ def moments(
         `Moments`.
 
     Raises:
-        ValueError: the kernel is not square, finite or symmetric; sketch, probes or confidence are out of range.
+        ValueError: the kernel is not square, finite or symmetric; sketch, probes or confidence are out of range; an
+            array does not fit into memory.
 
     Example:
         >>> import numpy as np
-        >>> from npk.solving import moments
-        >>> found = moments(np.diag([3.0, 4.0]), sketch=2)
-        >>> round(found.trace.value, 6), round(found.frobenius_norm.value, 6)
-        (7.0, 5.0)
+        >>> from npk.solving import kernel_operator, moments
+        >>> x = np.array([[1.0, 0.0], [0.0, 2.0]])
+        >>> moments(x @ x.T).trace
+        Estimate(value=5.0, low=5.0, high=5.0)
+        >>> norm = moments(kernel_operator(lambda a, b: a @ b.T, x, tile=1)).frobenius_norm
+        >>> round(norm.value, 6), round(17**0.5, 6)
+        (4.123106, 4.123106)
 
     Source: Meyer, Musco, Musco & Woodruff 2021; Epperly, Tropp & Webber 2024 (probes of equal length).
     """
+    if not is_operator(kernel):
+        matrix = _in_memory(kernel)
+        norm = float(np.linalg.norm(matrix))
+        return Moments(*map(known, (np.trace(matrix), norm, _ratio(np.trace(matrix), norm**2))))
     operator = operator_of(kernel)
     product = Passes(operator)
     starts = _starts(product, sketch, probes, confidence, seed)
@@ -113,9 +121,7 @@ def moments(
     second = np.square(images).sum(axis=0)
     # The two intervals of the ratio hold together with the wanted confidence.
     both = confidence if exact else (1 + confidence) / 2
-    traces = (
-        [_known(diagonal_of(operator).sum())] * 2 if exact else [starts.total(first, c) for c in (confidence, both)]
-    )
+    traces = [known(diagonal_of(operator).sum())] * 2 if exact else [starts.total(first, c) for c in (confidence, both)]
     squares = [starts.total(second, c) for c in (confidence, both)]
     norm = Estimate(*np.sqrt([squares[0].value, squares[0].low, squares[0].high]).tolist())
     ratio = Estimate(
@@ -130,8 +136,20 @@ def _ratio(trace: float, square: float) -> float:
     return float(trace**2 / square) if square > 0 else 0.0
 
 
-def _known(value: Any) -> Estimate:
+def known(value: Any) -> Estimate:
+    """A number of which nothing is left to chance."""
     return Estimate(*[float(value)] * 3)
+
+
+def _in_memory(kernel: Any) -> np.ndarray:
+    """The symmetric part of an array, beside which there is room for what is made of it."""
+    needed, free = 4 * 8 * np.size(kernel), available_memory()
+    if needed > free:
+        raise ValueError(
+            f"exact numbers of this array take {needed / 2**30:.3g} GiB of {free / 2**30:.3g} GiB available: give "
+            "operator_of(kernel), of which they are estimated."
+        )
+    return symmetric_part(kernel)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,18 +210,19 @@ def _starts(product: Passes, sketch: int, probes: int, confidence: float, seed: 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Spectrum:
-    """What Lanczos has found out about a kernel's eigenvalues; made by `spectrum_of`.
+    """A kernel's eigenvalues, or what Lanczos has found out about them; made by `spectrum`.
 
     Attributes:
         size: N.
         trace: Σ λ.
-        nodes: of the Gauss rules, of shape (starts, steps).
-        weights: their weights, so that zᵀ f(K) z ≈ Σ weights · f(nodes) for every start z.
+        nodes: of the Gauss rules, of shape (starts, steps); where the spectrum is exact the eigenvalues, (1, N).
+        weights: their weights, so that zᵀ f(K) z ≈ Σ weights · f(nodes) for every start z; or ones.
+        exact: whether the nodes are the eigenvalues.
 
     Example:
         >>> import numpy as np
-        >>> from npk.solving import spectrum_of
-        >>> found = spectrum_of(np.diag([1.0, 2.0, 3.0, 4.0]))
+        >>> from npk.solving import spectrum
+        >>> found = spectrum(np.diag([1.0, 2.0, 3.0, 4.0]))
         >>> round(found.log_determinant(0.0).value, 6), round(float(np.log(24)), 6)
         (3.178054, 3.178054)
     """
@@ -212,9 +231,41 @@ class Spectrum:
     trace: Estimate
     nodes: Float[np.ndarray, "starts steps"]
     weights: Float[np.ndarray, "starts steps"]
+    exact: bool
     _starts: _Starts
     _radau: tuple[np.ndarray, np.ndarray]
     _ended: np.ndarray
+
+    @classmethod
+    def of(cls, eigenvalues: ArrayLike) -> "Spectrum":
+        """The exact spectrum of eigenvalues that are known.
+
+        Args:
+            eigenvalues: in any order, of shape (N,).
+
+        Returns:
+            A `Spectrum`.
+
+        Raises:
+            ValueError: they are not one axis of finite numbers.
+        """
+        values = np.sort(np.asarray(eigenvalues, dtype=np.float64))
+        if values.ndim != 1 or values.size == 0:
+            raise ValueError(f"eigenvalues must be one axis [N], got shape {list(values.shape)}.")
+        rule = finite(values, "eigenvalues")[None], np.ones((1, len(values)))
+        starts = _Starts(np.empty((len(values), 0)), sketch=1, confidence=1.0)
+        return cls(len(values), known(values.sum()), *rule, True, starts, rule, np.array([True]))
+
+    @property
+    def eigenvalues(self) -> Float[np.ndarray, " n"]:
+        """All N of an exact spectrum, largest first. Those below zero by rounding are not cut off.
+
+        Raises:
+            ValueError: they are estimated, and not known one by one.
+        """
+        if not self.exact:
+            raise ValueError("eigenvalues are known one by one of an array alone; ask for counts or trace_of.")
+        return self.nodes[0, ::-1]
 
     def trace_of(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
         """Σ f(λ) over all eigenvalues λ.
@@ -264,15 +315,19 @@ class Spectrum:
         return self.trace_of(lambda values: np.log(values + shift))
 
     def effective_rank(self) -> Estimate:
-        """The number of directions that carry the spectrum, exp of its entropy: `npk.solving.effective_rank`.
+        """The number of directions that carry the spectrum: exp of the entropy of the normalised eigenvalues.
+
+        Eigenvalues below zero count as zero.
 
         Returns:
-            An `Estimate`, between 1 and N.
+            An `Estimate`, between 1 (one direction) and N (all alike).
 
         Raises:
             ValueError: no eigenvalue is positive.
+
+        Source: Roy & Vetterli 2007.
         """
-        trace = self.trace.value
+        trace = self.trace.value + self.trace_of(lambda values: np.maximum(-values, 0.0)).value
         if not trace > 0:
             raise ValueError("effective_rank needs at least one positive eigenvalue.")
 
@@ -313,7 +368,7 @@ class Spectrum:
         rules = zip(self.nodes, self.weights, self._ended)
         bounds = np.array([_above(nodes, weights, level, bool(ended)) for nodes, weights, ended in rules])
         (least, low, _), (most, _, high) = (self._starts.spread(side) for side in bounds.T)
-        value, rounding = (least + most) / 2, _ROUNDING * self.size
+        value, rounding = (least + most) / 2, 0.0 if self.exact else _ROUNDING * self.size
         ends = value, low - rounding, high + rounding
         return Estimate(*(float(np.clip(v, 0, self.size)) for v in ends))
 
@@ -329,16 +384,17 @@ def _above(nodes: np.ndarray, weights: np.ndarray, level: float, ended: bool) ->
     return total - sums[min(below + 1, len(nodes))], total - sums[max(below - 1, 0)]
 
 
-def spectrum_of(
+def spectrum(
     kernel: Any, *, steps: int = 30, sketch: int = 16, probes: int = 16, confidence: float = 0.95, seed: int = 0
 ) -> Spectrum:
-    """Stochastic Lanczos quadrature: the spectrum of a kernel in `steps` + 1 passes.
+    """The spectrum of a kernel: of an array exactly, of an operator by stochastic Lanczos quadrature.
 
-    Holds 8·N·steps·(sketch + probes) bytes: all vectors are kept, and made orthogonal to each other.
+    That takes `steps` + 1 passes and holds 8·N·steps·(sketch + probes) bytes: all vectors are kept, and made orthogonal
+    to each other.
 
     Args:
-        kernel: symmetric and positive semi-definite, an operator or array of shape (N, N). An operator without a
-            `diagonal` will do.
+        kernel: an array of shape (N, N), symmetric; or an operator, symmetric and positive semi-definite, which needs
+            no `diagonal`. `operator_of` makes an operator of an array. What follows is of operators alone.
         steps: of Lanczos; more tell small eigenvalues apart.
         sketch: directions that are taken out of the spectrum.
         probes: random vectors for the rest, at least 2.
@@ -349,17 +405,21 @@ def spectrum_of(
         A `Spectrum`, which answers questions about the eigenvalues without further passes.
 
     Raises:
-        ValueError: the kernel is not square, finite or symmetric; a number is out of range, or the vectors do not fit
-            into memory.
+        ValueError: the kernel is not square, finite or symmetric; a number is out of range, or the vectors or the array
+            do not fit into memory.
 
     Example:
         >>> import numpy as np
-        >>> from npk.solving import spectrum_of
-        >>> [round(c.value) for c in spectrum_of(np.eye(5)).counts([0.5, 1.5])]
+        >>> from npk.solving import operator_of, spectrum
+        >>> spectrum(np.diag([1.0, 3.0, 2.0])).eigenvalues.tolist()
+        [3.0, 2.0, 1.0]
+        >>> [round(c.value) for c in spectrum(operator_of(np.eye(5))).counts([0.5, 1.5])]
         [5, 0]
 
     Source: Ubaru, Chen & Saad 2017; Chen, Trogdon & Ubaru 2021 (counts); Meyer et al. 2021 (the directions).
     """
+    if not is_operator(kernel):
+        return Spectrum.of(np.linalg.eigvalsh(_in_memory(kernel)))
     operator = operator_of(kernel)
     n, product = square(operator), Passes(operator)
     if steps < 1:
@@ -376,5 +436,5 @@ def spectrum_of(
     largest = float(np.abs(nodes).max())
     radau = lanczos.radau(matrix, min(0.0, float(nodes.min())) - 1e-12 * max(largest, np.finfo(np.float64).tiny))
     exact = hasattr(operator, "diagonal")
-    trace = _known(diagonal_of(operator).sum()) if exact else starts.total((nodes * weights).sum(axis=1))
-    return Spectrum(n, trace, nodes, weights, starts, radau, (matrix.below == 0).any(axis=1))
+    trace = known(diagonal_of(operator).sum()) if exact else starts.total((nodes * weights).sum(axis=1))
+    return Spectrum(n, trace, nodes, weights, False, starts, radau, (matrix.below == 0).any(axis=1))

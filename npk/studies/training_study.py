@@ -283,7 +283,7 @@ def _pixels(data: Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
     x_train, x_test = x_train.reshape(len(x_train), -1), x_test.reshape(len(x_test), -1)
     kernel = np.asarray(gram(x_train))
     return {
-        "alignment": solving.alignment(kernel, chosen["train_labels"]),
+        "alignment": solving.alignment(kernel, chosen["train_labels"]).value,
         "ridge": _ridge(kernel, np.asarray(gram(x_test, x_train)), chosen),
     }
 
@@ -306,9 +306,10 @@ def _stage(
         **{name: np.asarray(getattr(split, name)) for name in ("value", "feature", "cross")},
         "ntk": np.asarray(split.total),
     }
-    spectra = {f"{name}_spectrum": solving.spectrum(arrays[name]) for name in ("npk", "value", "feature", "ntk")}
+    spectra = {name: solving.spectrum(arrays[name]) for name in ("npk", "value", "feature", "ntk")}
     folder = run.folder / "kernels"
-    write_arrays(folder / f"stage-{stage}.npz", **arrays, **spectra)
+    eigenvalues = {f"{name}_spectrum": found.eigenvalues for name, found in spectra.items()}
+    write_arrays(folder / f"stage-{stage}.npz", **arrays, **eigenvalues)
     with np.load(folder / "stage-0.npz") as first:
         drift = {name: solving.drift(arrays[name], first[name]) for name in KERNELS}
     now, before = model.gates(variables, x), model.gates(stages[0], x)
@@ -320,12 +321,12 @@ def _stage(
         "stage": stage,
         "test_accuracy": _accuracy(model.logits, variables, data.x_test, data.y_test),
         "gate_flips": {"all": float(np.average(flips, weights=sizes)), "layers": flips},
-        "alignment": {name: solving.alignment(arrays[name], chosen["train_labels"]) for name in KERNELS},
+        "alignment": {name: solving.alignment(arrays[name], chosen["train_labels"]).value for name in KERNELS},
         "alignment_uncentered": {
-            name: solving.alignment(arrays[name], chosen["train_labels"], centered=False) for name in KERNELS
+            name: solving.alignment(arrays[name], chosen["train_labels"], centered=False).value for name in KERNELS
         },
         "drift": drift,
-        "effective_rank": {n.removesuffix("_spectrum"): solving.effective_rank(v) for n, v in spectra.items()},
+        "effective_rank": {name: found.effective_rank().value for name, found in spectra.items()},
         "share": {
             name: float(np.trace(arrays[name], dtype=np.float64)) / trace for name in ("value", "feature", "cross")
         },

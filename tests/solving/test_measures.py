@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,21 +33,55 @@ def test_alignment_is_the_cosine_of_its_definition(seed, centered):
     h = centering(12) if centered else np.eye(12)
     a, b = h @ kernel @ h, h @ target @ h
     expected = np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b))
-    assert solving.alignment(kernel, labels, centered=centered) == pytest.approx(expected, abs=1e-12)
+    assert solving.alignment(kernel, labels, centered=centered).value == pytest.approx(expected, abs=1e-12)
 
 
 @given(seeds, st.floats(0.1, 10), st.floats(0, 10))
 def test_centred_alignment_and_cka_ignore_scale_and_offset(seed, scale, offset):
     kernel, labels = gram(seed), np.repeat([0, 1, 2], 4)
     changed = scale * kernel + offset
-    assert solving.alignment(changed, labels) == pytest.approx(solving.alignment(kernel, labels), abs=1e-9)
+    assert solving.alignment(changed, labels).value == pytest.approx(solving.alignment(kernel, labels).value, abs=1e-9)
     assert solving.cka(kernel, changed) == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_alignment_of_an_operator_is_estimated_with_a_calibrated_interval(centered):
+    features = np.random.default_rng(3).normal(size=(90, 40)) / np.arange(1, 41) + 0.3
+    kernel, labels, draws = features @ features.T, np.arange(90) % 4 // 2, 100
+    truth = solving.alignment(kernel, labels, centered=centered).value
+    operator, hits = solving.operator_of(kernel), 0
+    for seed in range(draws):
+        found = solving.alignment(operator, labels, centered=centered, sketch=4, probes=12, seed=seed)
+        assert found.low <= found.value <= found.high and found.low < found.high
+        hits += found.low <= truth <= found.high
+    assert hits >= scipy.stats.binom.ppf(1e-3, draws, 0.95)
+    every = solving.alignment(operator, labels, centered=centered, sketch=90)
+    assert every.low == pytest.approx(truth, rel=1e-9) and every.high == pytest.approx(truth, rel=1e-9)
+
+
+def test_an_operator_is_centred_as_its_matrix_is():
+    kernel = gram(5) + 3
+    found, dense = solving.center(solving.operator_of(kernel)), solving.center(kernel)
+    assert isinstance(found, solving.KernelOperator) and found.shape == (12, 12) and found.dtype == np.float64
+    v, places = np.random.default_rng(0).normal(size=(12, 2)), np.array([11, 0, 11])
+    for ours, expected in (
+        (found.product(v), dense @ v),
+        (found.columns(places), dense[:, places]),
+        (found.diagonal(), np.diag(dense)),
+    ):
+        np.testing.assert_allclose(ours, expected, atol=1e-12)
+
+
+def test_nothing_aligns_with_one_class_or_with_no_kernel():
+    zero = solving.operator_of(np.zeros((4, 4)))
+    assert solving.alignment(zero, [0, 0, 1, 1]).value == solving.alignment(np.zeros((4, 4)), [0, 0, 1, 1]).value == 0.0
+    assert solving.alignment(solving.operator_of(gram(1)), np.zeros(12, int)).value == 0.0
 
 
 def test_uncentred_alignment_rewards_a_constant_kernel_and_the_centred_does_not():
     labels = np.repeat([0, 1], 5)
-    assert solving.alignment(np.ones((10, 10)), labels, centered=False) == pytest.approx(np.sqrt(0.5))
-    assert solving.alignment(np.ones((10, 10)), labels) == 0.0
+    assert solving.alignment(np.ones((10, 10)), labels, centered=False).value == pytest.approx(np.sqrt(0.5))
+    assert solving.alignment(np.ones((10, 10)), labels).value == 0.0
 
 
 @given(seeds, seeds)
@@ -60,16 +95,17 @@ def test_drift_and_cka_lie_between_nothing_and_one_for_gram_matrices(seed1, seed
 @given(seeds)
 def test_spectrum_and_effective_rank(seed):
     kernel = gram(seed)
-    values = solving.spectrum(kernel)
+    spectrum = solving.spectrum(kernel)
+    values = spectrum.eigenvalues
     assert (np.diff(values) <= 0).all()
     assert values.sum() == pytest.approx(np.trace(kernel))
     assert np.abs(values[5:]).max() < 1e-10
-    assert 1.0 <= solving.effective_rank(values) <= 5.0 + 1e-6
+    assert 1.0 <= spectrum.effective_rank().value <= 5.0 + 1e-6
 
 
 @pytest.mark.parametrize(("values", "rank"), [([4, 0, 0], 1.0), ([1, 1, 1, 1], 4.0), ([1, 1, -1e-9], 2.0)])
 def test_effective_rank_counts_directions(values, rank):
-    assert solving.effective_rank(values) == pytest.approx(rank)
+    assert solving.Spectrum.of(values).effective_rank().value == pytest.approx(rank)
 
 
 def test_gate_flips_by_layer():
@@ -84,15 +120,17 @@ BAD = np.array([[1.0, np.nan], [0.0, 1.0]])
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: solving.center(np.ones((2, 3))), r"kernel must be a square matrix .* got shape \[2, 3\]"),
-        (lambda: solving.center(np.ones((0, 0))), "N > 0"),
+        (lambda: solving.center(np.ones((2, 3))), r"kernel must be square \[N, N\], got shape \[2, 3\]"),
+        (lambda: solving.center(np.ones((0, 0))), "not be empty"),
         (lambda: solving.spectrum(BAD), "holds 1 NaN or infinite entries"),
         (lambda: solving.alignment(np.eye(3), [0, 1]), r"one entry a row of the kernel \(3\), got 2"),
+        (lambda: solving.alignment(solving.operator_of(np.eye(3)), [0, 1]), r"one entry a row of the kernel \(3\)"),
+        (lambda: solving.center(solving.operator_of(np.ones((2, 3)))), r"kernel must be square \[N, N\]"),
         (lambda: solving.label_kernel([]), r"class numbers \[N\] with N > 0"),
         (lambda: solving.cka(np.eye(2), np.eye(3)), r"must have one shape, got \[2, 2\] and \[3, 3\]"),
         (lambda: solving.drift(np.eye(2), BAD), "the second kernel must be finite"),
-        (lambda: solving.effective_rank([0.0, -1.0]), "at least one positive eigenvalue"),
-        (lambda: solving.effective_rank(np.eye(2)), "must be one axis"),
+        (lambda: solving.Spectrum.of([0.0, -1.0]).effective_rank(), "at least one positive eigenvalue"),
+        (lambda: solving.Spectrum.of(np.eye(2)), "must be one axis"),
         (lambda: solving.gate_flips((np.ones(2),), ()), "as many gate arrays, got 1 and 0"),
         (lambda: solving.gate_flips((np.ones(2),), (np.ones(3),)), r"gate arrays 0 must have one shape"),
     ],

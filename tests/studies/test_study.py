@@ -108,7 +108,7 @@ def test_the_numbers_are_those_of_the_parameters(finished):
     assert_close(saved["value"] + saved["feature"] + saved["cross"], split.total)
     flips = solving.gate_flips(npk.gates(f)(params, x), npk.gates(f)(first, x))
     assert last["gate_flips"]["layers"] == pytest.approx(flips)
-    assert last["alignment"]["npk"] == pytest.approx(solving.alignment(kernel, labels), abs=1e-6)
+    assert last["alignment"]["npk"] == pytest.approx(solving.alignment(kernel, labels).value, abs=1e-6)
     assert last["drift"]["npk"] > 0 and result["stages"][0]["drift"]["npk"] == pytest.approx(0, abs=1e-12)
     assert last["test_accuracy"] == solving.accuracy(f(params, data.x_test), data.y_test)
     assert last["train_accuracy"] == pytest.approx(solving.accuracy(f(params, data.x_train), data.y_train))
