@@ -12,7 +12,7 @@ float32 unless x64 is enabled.
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from jaxtyping import Float
@@ -134,11 +134,27 @@ class Ridge:
         return operator.product(self.dual) + self.mean
 
 
-@overload
-def kernel_ridge(kernel: Any, targets: ArrayLike, *, regularization: float = 1e-3, **options: Any) -> Ridge: ...
+class _Options(TypedDict, total=False):
+    """Of `kernel_ridge`, whatever it returns."""
+
+    method: Method
+    tolerance: float
+    rank: int | None
+    preconditioner: LowRank | None
+    limit: int
+    start: ArrayLike | Iterate | None
+    callback: Callable[[Iterate], None] | None
+    memory: int | None
+    seed: int
+
+
 @overload
 def kernel_ridge(
-    kernel: Any, targets: ArrayLike, *, regularization: Sequence[float], **options: Any
+    kernel: Any, targets: ArrayLike, *, regularization: float = 1e-3, **options: Unpack[_Options]
+) -> Ridge: ...
+@overload
+def kernel_ridge(
+    kernel: Any, targets: ArrayLike, *, regularization: Sequence[float], **options: Unpack[_Options]
 ) -> tuple[Ridge, ...]: ...
 def kernel_ridge(
     kernel: Any,

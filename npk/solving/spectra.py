@@ -1,9 +1,9 @@
 """Trace, norm, effective rank, log-determinant and eigenvalue counts of a kernel: exact, or without forming it.
 
-Of an array they are exact. Of an operator each is a trace tr f(K), estimated: a few directions Q, found by one pass, take
-the largest eigenvalues out of it, and their share is computed as it is; of the rest, random probes estimate the mean.
-Intervals are Student's over the probes, corrected for skewness (Hall 1992), and where functions of K are computed by
-Lanczos they also hold what that leaves uncertain.
+Of an array they are exact. Of an operator each is a trace tr f(K), estimated: a few directions Q, found by one pass,
+take the largest eigenvalues out of it, and their share is computed as it is; of the rest, random probes estimate the
+mean. Intervals are Student's over the probes, corrected for skewness (Hall 1992), and where functions of K are computed
+by Lanczos they also hold what that leaves uncertain.
 
 For the host's operators, in float64, Lanczos is ours: matfree computes in JAX's dtype, float32 unless x64 is enabled.
 """
