@@ -36,11 +36,11 @@ from npk.solving.operators import KernelOperator as KernelOperator
 from npk.solving.operators import joined as joined
 from npk.solving.operators import kernel_operator as kernel_operator
 from npk.solving.operators import operator_of as operator_of
-from npk.solving.spectra import Estimate as Estimate
 from npk.solving.spectra import Moments as Moments
 from npk.solving.spectra import Spectrum as Spectrum
 from npk.solving.spectra import moments as moments
 from npk.solving.spectra import spectrum as spectrum
+from npk.solving.traces import Estimate as Estimate
 
 __all__ = [
     "Estimate",

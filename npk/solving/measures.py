@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 
 from npk.solving.checks import gram, indices, square, vectors
 from npk.solving.operators import KernelOperator, is_operator
-from npk.solving.spectra import Estimate, known, moments
+from npk.solving.spectra import moments
+from npk.solving.traces import Estimate, known
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -13,39 +13,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.special
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from npk.programs import available_memory
-from npk.solving import lanczos
 from npk.solving.checks import Passes, diagonal_of, finite, square, symmetric_part
 from npk.solving.operators import is_operator, operator_of
+from npk.solving.traces import NO_WEIGHT, Estimate, Starts, above, gauss, known, lanczos, radau, starts_of
 
-# Weights of a rule that are rounding.
-_NO_WEIGHT = 1e-14
 # Of a sum of weights, relative to the number of eigenvalues: what an interval must hold besides chance.
 _ROUNDING = 1e-13
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A number and its confidence interval; of what is known exactly both ends are the number.
-
-    Attributes:
-        value: the estimate.
-        low: lower end of the interval.
-        high: upper end.
-
-    Example:
-        >>> from npk.solving import Estimate
-        >>> Estimate(2.0, 1.5, 2.5).high
-        2.5
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +91,7 @@ def moments(
         return Moments(*map(known, (np.trace(matrix), norm, _ratio(np.trace(matrix), norm**2))))
     operator = operator_of(kernel)
     product = Passes(operator)
-    starts = _starts(product, sketch, probes, confidence, seed)
+    starts = starts_of(product, sketch, probes, confidence, seed)
     images = product(starts.vectors)
     exact = use_diagonal and hasattr(operator, "diagonal")
     first = np.einsum("ns,ns->s", starts.vectors, images)
@@ -136,11 +113,6 @@ def _ratio(trace: float, square: float) -> float:
     return float(trace**2 / square) if square > 0 else 0.0
 
 
-def known(value: Any) -> Estimate:
-    """A number of which nothing is left to chance."""
-    return Estimate(*[float(value)] * 3)
-
-
 def _in_memory(kernel: Any) -> np.ndarray:
     """The symmetric part of an array, beside which there is room for what is made of it."""
     needed, free = 4 * 8 * np.size(kernel), available_memory()
@@ -150,62 +122,6 @@ def _in_memory(kernel: Any) -> np.ndarray:
             "operator_of(kernel), of which they are estimated."
         )
     return symmetric_part(kernel)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Starts:
-    """Directions Q, then probes orthogonal to them, all of length √(N - sketch): [N, sketch + probes]."""
-
-    vectors: np.ndarray
-    sketch: int
-    confidence: float
-
-    def total(self, values: np.ndarray, confidence: float | None = None) -> Estimate:
-        """A trace from vᵀ f(K) v of every start; f(K) is positive semi-definite, so that Q's share is the least."""
-        value, low, high = self.spread(values, confidence)
-        return Estimate(value, max(low, float(values[: self.sketch].sum())), high)
-
-    def spread(self, values: np.ndarray, confidence: float | None = None) -> tuple[float, float, float]:
-        """The same of any f: the estimate, and the ends of its interval."""
-        certain, samples = float(values[: self.sketch].sum()), values[self.sketch :]
-        low, high = _interval(samples, self.confidence if confidence is None else confidence)
-        middle = float(samples.mean()) if samples.size else 0.0
-        return certain + middle, certain + low, certain + high
-
-
-def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Of the mean of few samples, which may be skewed: where few eigenvalues matter, a probe gives nearly a χ²."""
-    number = len(samples)
-    spread = float(np.std(samples, ddof=1)) if number else 0.0
-    middle = float(samples.mean()) if number else 0.0
-    if spread <= 1e-14 * abs(middle):
-        return middle, middle
-    skew = float(np.mean((samples - middle) ** 3)) / spread**3
-    reach, root = float(scipy.special.stdtrit(number - 1, (1 + confidence) / 2)), np.sqrt(number)
-    below, above = (_unskewed(side - skew / (6 * root), skew / root) for side in (reach, -reach))
-    return middle - below * spread / root, middle - above * spread / root
-
-
-def _unskewed(u: float, slope: float) -> float:
-    """Hall's transformation, turned around: t of u = t + slope t²/3 + slope² t³/27."""
-    return u if abs(slope) < 1e-6 else float(3 / slope * (np.cbrt(1 + slope * u) - 1))
-
-
-def _starts(product: Passes, sketch: int, probes: int, confidence: float, seed: int) -> _Starts:
-    n = square(product.operator)
-    if sketch < 0 or probes < 2:
-        raise ValueError(f"sketch must not be negative and probes at least 2, got {sketch} and {probes}.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
-    random, sketch = np.random.default_rng(seed), min(sketch, n)
-    directions = np.linalg.qr(product(random.normal(size=(n, sketch))))[0] if sketch else np.empty((n, 0))
-    if sketch == n:
-        return _Starts(directions, sketch, confidence)
-    rest = random.normal(size=(n, probes))
-    for _ in range(2):
-        rest = rest - directions @ (directions.T @ rest)
-    rest *= np.sqrt(n - sketch) / np.linalg.norm(rest, axis=0)
-    return _Starts(np.hstack([directions, rest]), sketch, confidence)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -232,7 +148,7 @@ class Spectrum:
     nodes: Float[np.ndarray, "starts steps"]
     weights: Float[np.ndarray, "starts steps"]
     exact: bool
-    _starts: _Starts
+    _starts: Starts
     _radau: tuple[np.ndarray, np.ndarray]
     _ended: np.ndarray
 
@@ -253,7 +169,7 @@ class Spectrum:
         if values.ndim != 1 or values.size == 0:
             raise ValueError(f"eigenvalues must be one axis [N], got shape {list(values.shape)}.")
         rule = finite(values, "eigenvalues")[None], np.ones((1, len(values)))
-        starts = _Starts(np.empty((len(values), 0)), sketch=1, confidence=1.0)
+        starts = Starts(np.empty((len(values), 0)), sketch=1, confidence=1.0)
         return cls(len(values), known(values.sum()), *rule, True, starts, rule, np.array([True]))
 
     @property
@@ -292,7 +208,7 @@ class Spectrum:
         for nodes, weights in ((self.nodes, self.weights), self._radau):
             with np.errstate(all="ignore"):
                 values = np.asarray(function(nodes), dtype=np.float64)
-            carried = weights > _NO_WEIGHT * weights.sum(axis=1, keepdims=True)
+            carried = weights > NO_WEIGHT * weights.sum(axis=1, keepdims=True)
             if not np.isfinite(values[carried]).all():
                 raise ValueError("the function must be finite on the spectrum, but is NaN or infinite at a node.")
             found.append(np.where(carried, weights * np.where(carried, values, 0.0), 0.0).sum(axis=1))
@@ -366,22 +282,11 @@ class Spectrum:
 
     def _count(self, level: float) -> Estimate:
         rules = zip(self.nodes, self.weights, self._ended)
-        bounds = np.array([_above(nodes, weights, level, bool(ended)) for nodes, weights, ended in rules])
+        bounds = np.array([above(nodes, weights, level, bool(ended)) for nodes, weights, ended in rules])
         (least, low, _), (most, _, high) = (self._starts.spread(side) for side in bounds.T)
         value, rounding = (least + most) / 2, 0.0 if self.exact else _ROUNDING * self.size
         ends = value, low - rounding, high + rounding
         return Estimate(*(float(np.clip(v, 0, self.size)) for v in ends))
-
-
-def _above(nodes: np.ndarray, weights: np.ndarray, level: float, ended: bool) -> tuple[float, float]:
-    """Bounds of the weight above a level that a Gauss rule allows; where Lanczos ended the nodes are eigenvalues."""
-    total = weights.sum()
-    carried = weights > _NO_WEIGHT * total
-    nodes, sums = nodes[carried], np.r_[0.0, np.cumsum(weights[carried])]
-    below = int(np.searchsorted(nodes, level, side="right"))
-    if ended:
-        return total - sums[below], total - sums[below]
-    return total - sums[min(below + 1, len(nodes))], total - sums[max(below - 1, 0)]
 
 
 def spectrum(
@@ -430,11 +335,11 @@ def spectrum(
             f"Lanczos would hold {needed / 2**30:.3g} GiB of {free / 2**30:.3g} GiB available: ask for fewer steps, a "
             "smaller sketch or fewer probes."
         )
-    starts = _starts(product, sketch, probes, confidence, seed)
-    matrix = lanczos.lanczos(product, starts.vectors, min(steps, n))
-    nodes, weights = lanczos.gauss(matrix)
+    starts = starts_of(product, sketch, probes, confidence, seed)
+    matrix = lanczos(product, starts.vectors, min(steps, n))
+    nodes, weights = gauss(matrix)
     largest = float(np.abs(nodes).max())
-    radau = lanczos.radau(matrix, min(0.0, float(nodes.min())) - 1e-12 * max(largest, np.finfo(np.float64).tiny))
+    lower = radau(matrix, min(0.0, float(nodes.min())) - 1e-12 * max(largest, np.finfo(np.float64).tiny))
     exact = hasattr(operator, "diagonal")
     trace = known(diagonal_of(operator).sum()) if exact else starts.total((nodes * weights).sum(axis=1))
-    return Spectrum(n, trace, nodes, weights, False, starts, radau, (matrix.below == 0).any(axis=1))
+    return Spectrum(n, trace, nodes, weights, False, starts, lower, (matrix.below == 0).any(axis=1))
