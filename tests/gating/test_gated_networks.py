@@ -67,6 +67,8 @@ def test_shallow_gates_are_one_linear_map_of_the_input_each():
     value = variables(model, x)
     maps = npk.shallow_features(model.apply)(KEY, value, x)
     assert [m["kernel"].shape for m in maps] == [(50, 5, 5, 2)] * 4
+    drawn = [np.asarray(m["kernel"]).ravel() for m in maps]
+    assert max(abs(np.corrcoef(a, b)[0, 1]) for i, a in enumerate(drawn) for b in drawn[:i]) < 0.2, "each its own key"
     flat = np.asarray(x).reshape(4, -1)
     for gate, one in zip(npk.gates(npk.DLGN_SF(model.apply))(sided(maps, value), x), maps, strict=True):
         q = flat @ np.asarray(one["kernel"]).reshape(50, -1)

@@ -95,3 +95,16 @@ def test_value_and_feature_part_are_of_the_two_parameter_sets(composition):
     assert_close(split.feature, kernel(jacobian["feature"]))
     assert (np.asarray(split.cross) == 0).all()
     assert soft == bool((np.asarray(split.feature) != 0).any())
+
+
+@pytest.mark.usefixtures("x64")
+def test_two_sets_of_gates_of_one_batch_are_two_sides():
+    """H of x under gates1 with the same x under gates2, not symmetric: Σ ⊙ ∏ G₁ G₂ᵀ."""
+    x, *params = jax.random.normal(jax.random.key(5), (4, 5, 5), jnp.float64)
+    one, two = (
+        tuple(jax.random.bernoulli(jax.random.key(7 + i), 0.6, (2, 5, 5)).astype(jnp.float64)) for i in range(2)
+    )
+    f = lambda w, x: jax.nn.relu(jax.nn.relu(x @ w[0]) @ w[1]) @ w[2][:, :1]  # noqa: E731
+    found = npk.path_kernel(f)(params, x, gates1=one, gates2=two, normalize=False)
+    assert_close(found, (x @ x.T) * (one[0] @ two[0].T) * (one[1] @ two[1].T))
+    assert not np.array_equal(found, found.T)

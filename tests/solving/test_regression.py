@@ -61,9 +61,9 @@ def test_choice_equals_fitting_every_candidate(seed):
 
 
 def test_the_held_out_part_is_stratified_and_repeatable():
-    labels = np.repeat([0, 1, 2], [40, 20, 3])
+    labels = np.repeat([0, 1, 2, 3], [40, 20, 3, 1])
     held = solving.held_out(labels, 0.25, 0)
-    assert [int(held[labels == c].sum()) for c in range(3)] == [10, 5, 1]
+    assert [int(held[labels == c].sum()) for c in range(4)] == [10, 5, 1, 0], "each class is kept in part"
     assert np.array_equal(held, solving.held_out(labels, 0.25, 0))
     assert not np.array_equal(held, solving.held_out(labels, 0.25, 1))
 

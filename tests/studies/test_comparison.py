@@ -1,28 +1,42 @@
 """`npk compare`: kernels at finite width tend to their limits, and the run folder keeps what it has."""
 
 import dataclasses
+import html
 import json
+import re
+import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.stats
+from oracles import dense
 from typer.testing import CliRunner
 
+from npk import networks
 from npk.cli import app
+from npk.data import load
 from npk.studies import CompareConfig, run_comparison
 from npk.studies.pages.comparison_page import write_comparison_report
+from npk.studies.regression import LABELS, fixed_kernels
+from npk.training import redraw
 
 pytestmark = pytest.mark.standard_dtypes
 
 TINY = CompareConfig(
     depth=3,
-    widths=(8, 16, 32),
+    widths=(8, 16),
     seeds=2,
     inputs=8,
     samples=60,
-    test_samples=30,
+    test_samples=300,
     gates_width=12,
     gates_seeds=1,
     epochs=2,
+    batch_size=20,
+    learning_rate=0.02,
     flow_width=12,
     flow_samples=12,
     flow_steps=8,
@@ -49,13 +63,183 @@ def finished(tmp_path_factory):
 def test_a_comparison_holds_every_draw_kernel_and_prediction(finished):
     folder, result = finished
     assert json.loads((folder / "compare.json").read_text(encoding="utf-8")) == result
-    assert [(row["width"], row["seed"]) for row in result["ladder"]] == [(w, s) for w in (8, 16, 32) for s in (0, 1)]
-    assert all(low["low"] <= low["slope"] <= low["high"] for low in result["slopes"].values())
-    kernels = {row["kernel"] for row in result["regression"]}
-    assert {"npk-random", "npk-learned", "npk-infinite", "ntk-infinite", "nngp-infinite"} <= kernels
-    assert all(0 <= row["test_accuracy"] <= 1 for row in result["regression"])
-    errors = [error for row in result["flow"] for error in row["errors"].values()]
-    assert len(result["flow"]) == 3 and all(np.isfinite(list(error.values())).all() for error in errors)
+    assert [(row["width"], row["seed"]) for row in result["ladder"]] == [(w, s) for w in (8, 16) for s in (0, 1)]
+    names = ["pixels", "npk-infinite", "ntk-infinite", "nngp-infinite", "npk-random", "npk-learned"]
+    assert [(row["kernel"], row["seed"]) for row in result["regression"]] == [
+        (name, None if number < 4 else 0) for number, name in enumerate(names)
+    ]
+    assert [row["case"] for row in result["flow"]] == ["FR-II", "ReLU", "soft"]
+
+
+def he_weights(key, width, outputs):
+    """What a draw of this key is: one key a layer, He's variance."""
+    shapes = [(64, width), (width, width), (width, outputs)]
+    layers = {str(number): jax.ShapeDtypeStruct(shape, jnp.float32) for number, shape in enumerate(shapes)}
+    return [np.asarray(w, np.float64) for w in redraw(layers, key, "he").values()]
+
+
+def inputs(folder, part):
+    """Flattened images of a part of the comparison, and their classes."""
+    data = load("digits")
+    with np.load(folder / "samples.npz") as samples:
+        places = samples[part]
+    x, y = (data.x_test, data.y_test) if "test" in part else (data.x_train, data.y_train)
+    return x[places].reshape(len(places), -1).astype(np.float64), y[places]
+
+
+def distance(kernel, reference):
+    return np.linalg.norm(kernel - reference) / np.linalg.norm(reference)
+
+
+def test_the_errors_of_every_draw_are_those_of_its_weights_by_hand(finished):
+    """Weights from the keys (width, draw) of the seed; kernels and limits from their formulas, in NumPy."""
+    folder, result = finished
+    x, _ = inputs(folder, "ladder")
+    limits = dense.limits(3, x, x)
+    with np.load(folder / "limits.npz") as saved:
+        for name, kernel in (*limits.items(), ("FR-DI", limits["ntk"])):
+            np.testing.assert_allclose(saved[name], kernel, rtol=1e-4)
+    gap = distance(limits["ntk"], limits["npk"])
+    assert result["limit_gap"] == pytest.approx(gap, rel=1e-4) and result["weight_layers"] == 3
+    for row in result["ladder"]:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), row["width"]), row["seed"])
+        value, feature = (he_weights(k, row["width"], 1) for k in jax.random.split(key))
+        own, other = dense.gates(value, x), dense.gates(feature, x)
+        tangents = dense.tangents(value, x, dense.hard)
+        frozen = dense.tangents(value, x, dense.given(other))
+        ntk, value_part = dense.gram(tangents, tangents), dense.gram(frozen, frozen)
+        npk = dense.path_kernel(x, x, other, other)
+        expected = {
+            "ntk": distance(ntk, limits["ntk"]),
+            "nngp": distance(dense.gram(tangents[-1:], tangents[-1:]), limits["nngp"]),
+            "npk": distance(npk, limits["npk"]),
+            "ii-draw": distance(value_part, npk),
+            "ii": distance(value_part, limits["npk"]),
+            "di": distance(ntk, limits["ntk"]),
+            "di-gap": distance(ntk, dense.path_kernel(x, x, own, own)),
+        }
+        assert row["errors"] == pytest.approx(expected, rel=1e-3)
+        if row["seed"] == 0:
+            with np.load(folder / "kernels" / f"width-{row['width']}.npz") as saved:
+                np.testing.assert_allclose(saved["K^V, FR-II"], value_part, rtol=1e-3)
+
+
+def test_slopes_are_least_squares_of_the_logarithms_with_students_interval(finished):
+    rows = finished[1]["ladder"]
+    for name, slope in finished[1]["slopes"].items():
+        fit = scipy.stats.linregress(*np.log([(row["width"], row["errors"][name]) for row in rows]).T)
+        reach = scipy.stats.t.ppf(0.975, len(rows) - 2) * fit.stderr
+        found = [slope[number] for number in ("slope", "low", "high", "factor")]
+        expected = [fit.slope, fit.slope - reach, fit.slope + reach, np.exp(fit.intercept)]
+        assert found == pytest.approx(expected), name
+        assert slope["expected"] == (0.0 if name == "di-gap" else -0.5)
+
+
+def test_the_fixed_kernels_are_the_limits_that_their_names_say():
+    data = load("digits")
+    x, x_test = data.x_train[:5], data.x_test[:3]
+    flat, flat_test = (batch.reshape(len(batch), -1).astype(np.float64) for batch in (x, x_test))
+    expected = {f"{name}-infinite": kernel for name, kernel in dense.limits(2, flat_test, flat).items()}
+    found = {name: np.asarray(kernel(x_test, x)) for name, kernel in fixed_kernels("mlp", 2, {"x": x})}
+    assert found.keys() == {"pixels", *expected}
+    factor = 2 * 2**2  # d·∏σ² with He's variances, of which H has none
+    np.testing.assert_allclose(factor * found.pop("npk-infinite"), expected.pop("npk-infinite"), rtol=2e-4)
+    pixels = found.pop("pixels")
+    np.testing.assert_allclose(pixels / pixels[0, 0], flat_test @ flat.T / (flat_test[0] @ flat[0]), rtol=1e-5)
+    for name, kernel in expected.items():
+        np.testing.assert_allclose(found[name], kernel, rtol=2e-4)
+
+
+def test_the_accuracies_are_those_of_kernels_by_hand(finished):
+    """Limits by their formulas; gates of a network that is drawn and trained here by plain Optax."""
+    folder, result = finished
+    (x, y), (x_test, y_test) = inputs(folder, "train"), inputs(folder, "test")
+    kernels = {"pixels": (x @ x.T, x_test @ x.T)}
+    for name, kernel in dense.limits(3, x, x).items():
+        kernels[f"{name}-infinite"] = kernel, dense.limits(3, x_test, x)[name]
+    module = networks.MLP(width=12, depth=3, outputs=10, use_bias=False)
+    start, order = jax.random.split(jax.random.key(0))
+    params, optimizer = module.init(start, jnp.asarray(x[:1], jnp.float32)), optax.adam(0.02)
+
+    @jax.jit
+    def step(params, state, batch, labels):
+        def loss(p):
+            return optax.softmax_cross_entropy_with_integer_labels(module.apply(p, batch), labels).mean()
+
+        change, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, change), state
+
+    trained, state = params, optimizer.init(params)
+    for epoch in range(2):
+        for batch in np.asarray(jax.random.permutation(jax.random.fold_in(order, epoch), 60)).reshape(3, 20):
+            trained, state = step(trained, state, jnp.asarray(x[batch], jnp.float32), y[batch])
+    for name, tree in (("npk-random", params), ("npk-learned", trained)):
+        weights = [np.asarray(tree["params"][f"Dense_{i}"]["kernel"], np.float64) for i in range(3)]
+        gates, test_gates = dense.gates(weights, x), dense.gates(weights, x_test)
+        kernels[name] = dense.path_kernel(x, x, gates, gates), dense.path_kernel(x_test, x, test_gates, gates)
+    rows = {row["kernel"]: row for row in result["regression"]}
+    assert rows.keys() == kernels.keys()
+    for name, (own, cross) in kernels.items():
+        scores = dense.ridge(own, cross, y, rows[name]["regularization"])
+        assert rows[name]["test_accuracy"] == (scores.argmax(1) == y_test).mean(), name
+    accuracy = (dense.outputs(weights, x_test, dense.hard).argmax(1) == y_test).mean()
+    assert rows["npk-learned"]["network_accuracy"] == accuracy and "network_accuracy" not in rows["npk-random"]
+    assert rows["npk-learned"]["test_accuracy"] != rows["npk-random"]["test_accuracy"], "this test tells them apart"
+
+
+@pytest.mark.parametrize("case", ["FR-II", "ReLU", "soft"])
+def test_descents_and_their_predictions_are_those_by_hand(finished, case):
+    """The same network descended in NumPy, and ė = -K e solved for kernels by their formulas."""
+    folder, result = finished
+    row = next(row for row in result["flow"] if row["case"] == case)
+    (x, labels), (x_test, test_labels) = inputs(folder, "flow_train"), inputs(folder, "flow_test")
+    y, y_test = np.eye(10)[labels] - 0.1, np.eye(10)[test_labels] - 0.1
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 1_000_000))
+    weights, feature = (he_weights(key, 12, 10) for key in keys)
+    gate, slope = dense.soft(4.0) if case == "soft" else (dense.hard, dense.hard)
+    gates = [dense.gates(feature if case == "FR-II" else weights, one, gate) for one in (x, x_test)]
+    both, train = np.concatenate([x, x_test]), slice(len(x))
+    if case == "FR-II":
+        gate = slope = dense.given([np.concatenate(pair) for pair in zip(*gates, strict=True)])
+        known = slope_known = dense.given(gates[0])
+    else:
+        known, slope_known = gate, slope
+    tangents, fixed = dense.tangents(weights, both, gate, slope), dense.tangents(weights, both, gate)
+    kernels = {
+        "ntk": dense.gram(tangents, [part[train] for part in tangents]),
+        "value": dense.gram(fixed, [part[train] for part in fixed]),
+        "npk": np.concatenate([dense.path_kernel(a, x, g, gates[0]) for a, g in zip((x, x_test), gates, strict=True)]),
+    }
+    step = 0.3 / np.linalg.eigvalsh(kernels["ntk"][train])[-1]
+    assert row["step"] == pytest.approx(step, rel=1e-4)
+    assert row["times"] == pytest.approx(step * np.array([0, 1, 2, 3, 4, 5, 6, 7, 8]), rel=1e-4)
+    real, now = [dense.outputs(weights, both, gate)], weights
+    for _ in range(8):
+        now = dense.descended(now, x, y, step, known, slope_known)
+        real.append(dense.outputs(now, both, gate))
+    real, targets = np.array(real), np.concatenate([y, y_test])
+
+    def curves(outputs):
+        loss = 0.5 * np.square(outputs[:, train] - y).sum(2).mean(1)
+        return loss, (outputs[:, len(x) :].argmax(2) != test_labels).mean(1)
+
+    def agree(found, outputs):
+        loss, wrong = curves(outputs)
+        assert found["train_loss"] == pytest.approx(loss, rel=1e-3)
+        assert found["test_error"] == pytest.approx(wrong)
+
+    agree(row["real"], real)
+    for name, kernel in kernels.items():
+        values, vectors = np.linalg.eigh(kernel[train])
+        gone = -np.expm1(-np.array(row["times"])[:, None] * values)
+        gap = vectors.T @ (y - real[0, train])
+        moved = (vectors / values) @ (gone[..., None] * gap)
+        predicted = real[0] + kernel @ moved
+        agree(row["predicted"][name], predicted)
+        for part, of in (("train", train), ("test", slice(len(x), None))):
+            far = np.linalg.norm((predicted - real)[:, of], axis=(1, 2)).max()
+            size = np.linalg.norm(targets[of] - real[0, of])
+            assert row["errors"][name][part] == pytest.approx(far / size, rel=2e-3), (name, part)
 
 
 def test_only_where_gates_learn_is_the_tangent_kernel_more_than_its_value_part(finished):
@@ -67,17 +251,17 @@ def test_only_where_gates_learn_is_the_tangent_kernel_more_than_its_value_part(f
 
 def test_a_killed_comparison_continues_to_the_same_numbers(finished, tmp_path):
     def stop(fraction, text):
-        if text.startswith("width 32"):
+        if text.startswith("width 16"):
             raise Interrupted
 
     with pytest.raises(Interrupted):
         run_comparison(TINY, tmp_path / "run", progress=stop)
     kept = json.loads((tmp_path / "run" / "compare.json").read_text(encoding="utf-8"))
-    assert not kept["finished"] and {row["width"] for row in kept["ladder"]} == {8, 16}
+    assert not kept["finished"] and {row["width"] for row in kept["ladder"]} == {8}
     with pytest.raises(FileExistsError, match="an unfinished comparison: continue it with --resume"):
         run_comparison(TINY, tmp_path / "run")
     result = run_comparison(TINY, tmp_path / "run", resume=True)
-    assert result["ladder"][:4] == kept["ladder"], "what was finished is not done again"
+    assert result["ladder"][:2] == kept["ladder"], "what was finished is not done again"
     assert numbers(result) == numbers(finished[1])
 
 
@@ -90,12 +274,30 @@ def test_a_comparison_is_not_mixed_with_another(finished, tmp_path):
         run_comparison(TINY, tmp_path)
 
 
-def test_the_report_is_one_page(finished):
-    folder, result = finished
-    page = write_comparison_report(folder).read_text(encoding="utf-8")
+def test_the_report_is_one_page_with_each_number_by_its_name_and_what_it_is_told_as_text(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    result, told = json.loads((tmp_path / "run" / "compare.json").read_text(encoding="utf-8")), "<b>a & 'b'</b>"
+    for number, row in enumerate(result["regression"]):
+        row |= {"test_accuracy": 0.1 + number / 100, "validation_accuracy": 0.2 + number / 100}
+    for row in result["flow"]:
+        for number, error in enumerate(row["errors"].values()):
+            error |= {"train": 0.3 + number / 100, "test": 0.4 + number / 100}
+    result["data"] |= {"title": told, "source": told + "!"}
+    result["config"]["dataset"] = result["versions"]["jax"] = told
+    (tmp_path / "run" / "compare.json").write_text(json.dumps(result), encoding="utf-8")
+    page = write_comparison_report(tmp_path / "run").read_text(encoding="utf-8")
     assert page.count("<figure") == 4 == page.count("<svg") and "$" not in page.split("<svg")[0]
-    assert f"{len(result['ladder']) // 3} draws a width" in page
-    assert {path.name for path in (folder / "figures").glob("*.png")} >= {"limits.png", "regimes.png"}
+    assert f"{len(result['ladder']) // 2} draws a width" in page
+    assert {path.name for path in (tmp_path / "run" / "figures").glob("*.png")} >= {"limits.png", "regimes.png"}
+    assert "<b>a" not in page and page.count(html.escape(told)) >= 4
+    cells = {
+        head: re.findall("<td>(.*?)</td>", row) for head, row in re.findall("<tr><th[^>]*>(.*?)</th>(.*?)</tr>", page)
+    }
+    for number, row in enumerate(result["regression"]):
+        assert cells[LABELS[row["kernel"]]] == [f"{20 + number}.00%", f"{10 + number}.00%"]
+    assert cells["ReLU"] == ["30.0%", "40.0%", "31.0%", "41.0%", "32.0%", "42.0%"]
+    kinds = {"npk": "H", "ntk": "NTK", "nngp": "NNGP"}
+    assert all(LABELS[f"{kind}-infinite"] == f"{shown}, infinite width" for kind, shown in kinds.items())
 
 
 @pytest.mark.parametrize(

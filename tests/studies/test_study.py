@@ -1,4 +1,5 @@
 import dataclasses
+import html
 import json
 import re
 import shutil
@@ -16,6 +17,8 @@ from npk.data import load
 from npk.studies import StudyConfig, read_study, run_study
 from npk.studies import training_study as study
 from npk.studies.pages.study_page import write_report
+from npk.studies.study_regimes import compared
+from npk.training import Network, RegimeConfig, RegimeRun, train_regime
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -92,8 +95,8 @@ def test_the_numbers_are_those_of_the_parameters(finished):
     with np.load(folder / "samples.npz") as samples:
         train, labels = samples["train"], samples["train_labels"]
         test, test_labels = samples["test"], samples["test_labels"]
-    with np.load(folder / "kernels" / "stage-3.npz") as arrays:
-        saved = dict(arrays)
+    with np.load(folder / "kernels" / "stage-3.npz") as arrays, np.load(folder / "kernels" / "stage-0.npz") as initial:
+        saved, begun = dict(arrays), dict(initial)
     x, x_test = jnp.asarray(data.x_train[train]), jnp.asarray(data.x_test[test])
     f, soft = (
         networks.MLP(width=12, depth=3, outputs=10, use_bias=False, activation=a).apply
@@ -109,7 +112,19 @@ def test_the_numbers_are_those_of_the_parameters(finished):
     flips = solving.gate_flips(npk.gates(f)(params, x), npk.gates(f)(first, x))
     assert last["gate_flips"]["layers"] == pytest.approx(flips)
     assert last["alignment"]["npk"] == pytest.approx(solving.alignment(kernel, labels).value, abs=1e-6)
-    assert last["drift"]["npk"] > 0 and result["stages"][0]["drift"]["npk"] == pytest.approx(0, abs=1e-12)
+    for name in ("npk", "value", "feature", "cross", "ntk"):
+        now, then = saved[name].astype(np.float64), begun[name].astype(np.float64)
+        cosine = (now * then).sum() / np.sqrt((now**2).sum() * (then**2).sum())
+        assert last["drift"][name] == pytest.approx(1 - cosine, abs=1e-9), "from the first stage"
+        assert result["stages"][0]["drift"][name] == pytest.approx(0, abs=1e-12)
+    for name in ("npk", "value", "feature", "ntk"):
+        values = np.linalg.eigvalsh(saved[name].astype(np.float64))
+        share = values[values > 0] / values[values > 0].sum()
+        assert last["effective_rank"][name] == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-6)
+    trace = {name: np.trace(saved[name]) for name in ("value", "feature", "cross")}
+    assert last["share"] == pytest.approx({name: part / np.trace(saved["ntk"]) for name, part in trace.items()})
+    flat = np.asarray(x, np.float64).reshape(40, -1)
+    assert result["pixels"]["alignment"] == pytest.approx(solving.alignment(flat @ flat.T, labels).value, abs=1e-6)
     assert last["test_accuracy"] == solving.accuracy(f(params, data.x_test), data.y_test)
     assert last["train_accuracy"] == pytest.approx(solving.accuracy(f(params, data.x_train), data.y_train))
     fit = solving.kernel_ridge(saved["npk"], np.eye(10)[labels], regularization=last["ridge"]["regularization"])
@@ -270,15 +285,17 @@ def test_the_report_can_be_written_of_an_unfinished_study(tmp_path):
     assert "Unfinished: 2 of 4 stages" in write_report(tmp_path / "run").read_text(encoding="utf-8")
 
 
-def test_a_report_on_data_that_are_no_images_speaks_of_points(finished, tmp_path):
-    folder, _ = finished
+def test_a_report_speaks_of_points_where_there_are_no_images_and_shows_what_it_is_told_as_text(finished, tmp_path):
+    folder, told = finished[0], "<b>a & 'b'</b>"
     shutil.copytree(folder, tmp_path / "run")
     result = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    result["data"]["shape"] = [64]
+    result["data"] |= {"shape": [64], "title": told, "source": told + "!"}
+    result["network"]["kind"] = result["config"]["dataset"] = result["machine"]["device"] = told
     (tmp_path / "run" / "study.json").write_text(json.dumps(result), encoding="utf-8")
     page = re.sub(r"<svg.*?</svg>", "", write_report(tmp_path / "run").read_text(encoding="utf-8"), flags=re.DOTALL)
     words = re.findall("image|pixel|point|coordinate", page)
     assert "coordinate" in words and not {"image", "pixel"} & set(words)
+    assert "<b>a" not in page and page.count(html.escape(told)) >= 5
 
 
 def test_a_report_of_nothing(tmp_path):
@@ -288,6 +305,27 @@ def test_a_report_of_nothing(tmp_path):
         run_study(TINY, tmp_path / "run", progress=interrupt_at(0))
     with pytest.raises(ValueError, match="no stage of the study .* is finished"):
         write_report(tmp_path / "run")
+
+
+def test_the_row_of_a_stage_is_of_the_gates_of_that_stage():
+    """FL-1 of three stages, beside the same values trained under the gates of its parameters, given by name."""
+    model, whole = networks.MLP(width=8, depth=3, outputs=10, use_bias=False), load("digits")
+    data = dataclasses.replace(whole, x_train=whole.x_train[:128], y_train=whole.y_train[:128])
+    stages = [model.init(jax.random.key(number), data.x_train[:1]) for number in range(3)]
+    network, options = Network(model.apply, model.init), {"epochs": 1, "batch_size": 64, "learning_rate": 0.05}
+    said = []
+    row = next(compared(network, stages, data, 3, options, 3, lambda number, text: said.append((number, text))))
+    assert said == [(3, "regime FL-1")]
+    one = jax.tree.map(lambda a: a[None], stages[1])
+    source = RegimeRun(RegimeConfig("ReLU"), (3,), np.zeros(1), *[np.zeros((1, 1))] * 4, one)
+    run = train_regime(network, RegimeConfig("FL", **options), data, (3,), source=source)
+    values = jax.tree.map(lambda a: a[0], run.params["value"])
+    accuracy = [
+        solving.accuracy(npk.gated(model.apply)(values, x, npk.gates(model.apply)(stages[1], x)), y)
+        for x, y in ((data.x_test, data.y_test), (data.x_train, data.y_train))
+    ]
+    expected = dict(zip(("test_accuracy", "train_accuracy"), map(pytest.approx, accuracy), strict=True))
+    assert row == {"label": "FL-1", "regime": "FL", **expected}
 
 
 @pytest.mark.slow
@@ -305,6 +343,10 @@ def test_regimes_stand_beside_the_network_and_are_continued(tmp_path):
     study = run_study(config, tmp_path, resume=True)
     assert study["regimes"][:4] == kept
     assert [row["label"] for row in study["regimes"][4:]] == ["DL", "DLGN", "DLGN-SF"]
-    assert all(0 <= row["test_accuracy"] <= 1 for row in study["regimes"])
+    model = networks.MLP(width=12, depth=3, outputs=10, use_bias=False)
+    regime = RegimeConfig("FR-II", epochs=2, batch_size=64, learning_rate=0.01)
+    alone = train_regime(Network(model.apply, model.init), regime, load("digits"), (0,))
+    accuracies = {"test_accuracy": alone.test[-1, 0], "train_accuracy": alone.train[-1, 0]}
+    assert kept[0] == {"label": "FR-II", "regime": "FR-II", **accuracies}
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "Are the gates enough?" in page and (tmp_path / "figures" / "regimes.png").exists()

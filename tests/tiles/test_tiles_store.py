@@ -247,6 +247,7 @@ def test_clocks_do_not_matter(tmp_path):
     [
         (dict(identity={**IDENTITY, "params": "1"}), 'identity.params is "0" there and "1" here'),
         (dict(identity={"name": "exact"}), 'identity.params is "0" there and nothing here'),
+        (dict(identity={**IDENTITY, "gates": "hard"}), 'identity.gates is nothing there and "hard" here'),
         (dict(x=whole_numbers(10, seed=5)), "data.one is"),
         (dict(two=whole_numbers(10)), "symmetric is true there and false here"),
         (dict(x=whole_numbers(12)), r"shape is \[10, 10\] there and \[12, 12\] here"),
