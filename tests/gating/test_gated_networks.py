@@ -98,9 +98,10 @@ def test_a_feature_network_of_another_architecture_may_make_the_gates():
     model, _, value, x = mlp(width=6, depth=3)
     other = lambda p, x: jax.nn.relu(jax.nn.relu(jnp.sin(x) @ p) @ jnp.ones((6, 6)))  # noqa: E731
     feature = normal(4, 6)
-    network = npk.DGN(model.apply, feature=other)
-    expected = npk.gated(model.apply)(value, x, npk.gates(other)(feature, x))
-    np.testing.assert_array_equal(network(sided(feature, value), x), expected)
+    linear = npk.preactivations(npk.linear(other))(feature, x)
+    for compose, gates in ((npk.DGN, npk.gates(other)(feature, x)), (npk.DLGN, tuple(map(npk.hard_gate, linear)))):
+        network = compose(model.apply, feature=other)
+        np.testing.assert_array_equal(network(sided(feature, value), x), npk.gated(model.apply)(value, x, gates))
 
 
 def test_what_does_not_fit_is_said():

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import json
 import re
+import shlex
 import shutil
 
 import jax
@@ -33,7 +34,7 @@ TINY = CompareConfig(
     samples=60,
     test_samples=300,
     gates_width=12,
-    gates_seeds=1,
+    gates_seeds=2,
     epochs=2,
     batch_size=20,
     learning_rate=0.02,
@@ -64,10 +65,9 @@ def test_a_comparison_holds_every_draw_kernel_and_prediction(finished):
     folder, result = finished
     assert json.loads((folder / "compare.json").read_text(encoding="utf-8")) == result
     assert [(row["width"], row["seed"]) for row in result["ladder"]] == [(w, s) for w in (8, 16) for s in (0, 1)]
-    names = ["pixels", "npk-infinite", "ntk-infinite", "nngp-infinite", "npk-random", "npk-learned"]
-    assert [(row["kernel"], row["seed"]) for row in result["regression"]] == [
-        (name, None if number < 4 else 0) for number, name in enumerate(names)
-    ]
+    fixed = [(name, None) for name in ("pixels", "npk-infinite", "ntk-infinite", "nngp-infinite")]
+    drawn = [(name, seed) for seed in (0, 1) for name in ("npk-random", "npk-learned")]
+    assert [(row["kernel"], row["seed"]) for row in result["regression"]] == fixed + drawn
     assert [row["case"] for row in result["flow"]] == ["FR-II", "ReLU", "soft"]
 
 
@@ -157,9 +157,9 @@ def test_the_accuracies_are_those_of_kernels_by_hand(finished):
     kernels = {"pixels": (x @ x.T, x_test @ x.T)}
     for name, kernel in dense.limits(3, x, x).items():
         kernels[f"{name}-infinite"] = kernel, dense.limits(3, x_test, x)[name]
+    kernels = {(name, None): kernel for name, kernel in kernels.items()}
     module = networks.MLP(width=12, depth=3, outputs=10, use_bias=False)
-    start, order = jax.random.split(jax.random.key(0))
-    params, optimizer = module.init(start, jnp.asarray(x[:1], jnp.float32)), optax.adam(0.02)
+    optimizer, accuracies = optax.adam(0.02), {}
 
     @jax.jit
     def step(params, state, batch, labels):
@@ -169,22 +169,27 @@ def test_the_accuracies_are_those_of_kernels_by_hand(finished):
         change, state = optimizer.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, change), state
 
-    trained, state = params, optimizer.init(params)
-    for epoch in range(2):
-        for batch in np.asarray(jax.random.permutation(jax.random.fold_in(order, epoch), 60)).reshape(3, 20):
-            trained, state = step(trained, state, jnp.asarray(x[batch], jnp.float32), y[batch])
-    for name, tree in (("npk-random", params), ("npk-learned", trained)):
-        weights = [np.asarray(tree["params"][f"Dense_{i}"]["kernel"], np.float64) for i in range(3)]
-        gates, test_gates = dense.gates(weights, x), dense.gates(weights, x_test)
-        kernels[name] = dense.path_kernel(x, x, gates, gates), dense.path_kernel(x_test, x, test_gates, gates)
-    rows = {row["kernel"]: row for row in result["regression"]}
+    for seed in (0, 1):
+        start, order = jax.random.split(jax.random.key(seed))
+        params = trained = module.init(start, jnp.asarray(x[:1], jnp.float32))
+        state = optimizer.init(params)
+        for epoch in range(2):
+            for batch in np.asarray(jax.random.permutation(jax.random.fold_in(order, epoch), 60)).reshape(3, 20):
+                trained, state = step(trained, state, jnp.asarray(x[batch], jnp.float32), y[batch])
+        for name, tree in (("npk-random", params), ("npk-learned", trained)):
+            weights = [np.asarray(tree["params"][f"Dense_{i}"]["kernel"], np.float64) for i in range(3)]
+            gates, test_gates = dense.gates(weights, x), dense.gates(weights, x_test)
+            cross = dense.path_kernel(x_test, x, test_gates, gates)
+            kernels[name, seed] = dense.path_kernel(x, x, gates, gates), cross
+        accuracies[seed] = (dense.outputs(weights, x_test, dense.hard).argmax(1) == y_test).mean()
+    rows = {(row["kernel"], row["seed"]): row for row in result["regression"]}
     assert rows.keys() == kernels.keys()
     for name, (own, cross) in kernels.items():
         scores = dense.ridge(own, cross, y, rows[name]["regularization"])
         assert rows[name]["test_accuracy"] == (scores.argmax(1) == y_test).mean(), name
-    accuracy = (dense.outputs(weights, x_test, dense.hard).argmax(1) == y_test).mean()
-    assert rows["npk-learned"]["network_accuracy"] == accuracy and "network_accuracy" not in rows["npk-random"]
-    assert rows["npk-learned"]["test_accuracy"] != rows["npk-random"]["test_accuracy"], "this test tells them apart"
+        assert rows[name].get("network_accuracy") == (accuracies[name[1]] if name[0] == "npk-learned" else None)
+    drawn = [row["test_accuracy"] for name, row in rows.items() if name[1] is not None]
+    assert len(set(drawn)) == 4, "the networks, and their gates before and after, can be told apart"
 
 
 @pytest.mark.parametrize("case", ["FR-II", "ReLU", "soft"])
@@ -320,6 +325,25 @@ def test_bad_flags_are_one_line():
     result = CliRunner().invoke(app, ["compare", "--widths", "8,many"])
     assert result.exit_code != 0 and "whole numbers with commas" in result.output + (result.stderr or "")
     assert "Traceback" not in result.output
+
+
+def test_the_command_that_an_interruption_prints_continues_it(tmp_path, monkeypatch):
+    """Interrupted at the first network, twice: the second time by what was printed the first time."""
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("npk.networks.build", interrupt)
+    flags = "--depth 3 --widths 8,16 --seeds 2 --flow-step 0.2 --beta 3.0 --seed 4 --out"
+    words = ["npk", "compare", *flags.split(), str(tmp_path / "a run")]
+    for _ in range(2):
+        result = CliRunner().invoke(app, words[1:])
+        assert result.exit_code == 130, result.output
+        config = json.loads((tmp_path / "a run" / "compare.json").read_text(encoding="utf-8"))["config"]
+        assert [config[k] for k in ("depth", "widths", "flow_step", "beta", "seed")] == [3, [8, 16], 0.2, 3.0, 4]
+        said = result.output + (result.stderr or "")
+        words = shlex.split(next(line for line in said.splitlines() if line.lstrip().startswith("npk compare")))
+        assert words[-1] == "--resume"
 
 
 @pytest.mark.slow

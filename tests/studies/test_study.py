@@ -121,6 +121,9 @@ def test_the_numbers_are_those_of_the_parameters(finished):
         values = np.linalg.eigvalsh(saved[name].astype(np.float64))
         share = values[values > 0] / values[values > 0].sum()
         assert last["effective_rank"][name] == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-6)
+        same_class = labels[:, None] == labels[None]
+        cosine = (saved[name] * same_class).sum() / np.linalg.norm(saved[name]) / np.linalg.norm(same_class)
+        assert last["alignment_uncentered"][name] == pytest.approx(cosine, abs=1e-6)
     trace = {name: np.trace(saved[name]) for name in ("value", "feature", "cross")}
     assert last["share"] == pytest.approx({name: part / np.trace(saved["ntk"]) for name, part in trace.items()})
     flat = np.asarray(x, np.float64).reshape(40, -1)

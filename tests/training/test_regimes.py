@@ -52,26 +52,28 @@ def layer(params, number):
     return np.asarray(own["kernel"], np.float64), np.asarray(own["bias"], np.float64)
 
 
-def gates_by_hand(regime, feature, x, beta=4.0):
+def gates_by_hand(config, feature, x):
     """The gates of a regime as the papers define them, of a dense network of four layers, in NumPy."""
     found, h = [], x
     for number in range(3):
-        if regime == "DLGN-SF":
+        if config.regime == "DLGN-SF":
             q = x @ np.asarray(feature[number]["kernel"], np.float64) + np.asarray(feature[number]["bias"], np.float64)
         else:
             kernel, bias = layer(feature, number)
             q = h @ kernel + bias
-        found.append(1.1 / (1 + np.exp(-beta * q)) if regime.startswith("DL") else q > 0)
-        h = q if regime == "DLGN" else np.maximum(q, 0)
-    return found
+        soft = (1 + config.epsilon) / (1 + np.exp(-config.beta * q))
+        found.append(soft if config.regime.startswith("DL") else q > 0)
+        h = q if config.regime == "DLGN" else np.maximum(q, 0)
+    return [found[number] for number in config.permute or range(3)]
 
 
-def logits_by_hand(regime, params, x):
-    h = x = np.asarray(x, np.float64).reshape(len(x), -1)
-    value = params if regime == "ReLU" else params["value"]
-    found = gates_by_hand(regime, params if regime == "ReLU" else params["feature"], x)
+def logits_by_hand(config, params, x):
+    x = np.asarray(x, np.float64).reshape(len(x), -1)
+    relu = config.regime == "ReLU"
+    found = gates_by_hand(config, params if relu else params["feature"], x)
+    h = np.ones_like(x) if config.constant_input else x
     for number in range(4):
-        kernel, bias = layer(value, number)
+        kernel, bias = layer(params if relu else params["value"], number)
         h = h @ kernel + bias
         h = h * found[number] if number < 3 else h
     return h
@@ -87,7 +89,7 @@ def check_last_record(run, data):
     for place in range(len(run.seeds)):
         params = jax.tree.map(lambda a, place=place: a[place], run.params)
         for name, (x, y) in sets.items():
-            logits = logits_by_hand(run.config.regime, params, x)
+            logits = logits_by_hand(run.config, params, x)
             # A sample whose two largest logits are closer than float32 can tell may fall to either side.
             assert getattr(run, name)[-1, place] == pytest.approx((logits.argmax(1) == y).mean(), abs=1.5 / len(y)), (
                 name
@@ -108,13 +110,20 @@ def test_frozen_gates_stay_bit_for_bit_and_values_are_trained(regime, data, relu
     after = jax.tree.map(lambda a: a[0], run.params)
     assert same(after["feature"], before["feature"]) and not same(after["value"], before["value"])
     assert same(before["feature"], before["value"]) == (regime == "FR-DI")
+    began = jax.tree.map(lambda a: a[1], relu.stages[0])
+    assert same(before["value"], began) == (regime != "FL"), "not where the network that made the gates began"
     check_last_record(run, data)
 
 
-@pytest.mark.parametrize("regime", ["DL", "DLGN", "DLGN-SF"])
-def test_soft_gates_are_trained_with_the_values(regime, data):
-    run = train_regime(network(), quick(regime), data)
-    before = training.initial_params(network(), quick(regime), data.x_train[:1], 0)
+@pytest.mark.parametrize(
+    ("regime", "options"),
+    [("DL", {}), ("DLGN", {"beta": 3.0, "epsilon": 0.3}), ("DLGN-SF", {"constant_input": True, "permute": (2, 0, 1)})],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_soft_gates_are_trained_with_the_values(regime, options, data):
+    config = quick(regime, **options)
+    run = train_regime(network(), config, data)
+    before = training.initial_params(network(), config, data.x_train[:1], 0)
     after = jax.tree.map(lambda a: a[0], run.params)
     for side in ("feature", "value"):
         assert not same(after[side], before[side])
