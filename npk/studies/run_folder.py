@@ -135,7 +135,8 @@ def _existing(kind: str, config: dict[str, Any], folder: Path, resume: bool) -> 
         state = f"a finished {noun}" if run["finished"] else f"an unfinished {noun}{done}"
         raise FileExistsError(f"{folder} already holds {state}: continue it with --resume, or choose another folder.")
     if run["digest"] != digest(config):
-        other = [f"{k} = {v} there, {config.get(k)} here" for k, v in run["config"].items() if v != config.get(k)]
+        sides = [(k, *(one.get(k, "nothing") for one in (run["config"], config))) for k in {**run["config"], **config}]
+        other = [f"{k} = {there} there, {here} here" for k, there, here in sides if there != here]
         reason = "; ".join(other) or f"it was written in format {run['format']}, this is {FORMAT}"
         raise ValueError(f"{folder} holds a {noun} of another configuration ({reason}): choose another folder.")
     return run

@@ -17,6 +17,7 @@ from npk.data import load
 from npk.studies import StudyConfig, read_study, run_study
 from npk.studies import training_study as study
 from npk.studies.pages.study_page import write_report
+from npk.studies.run_folder import digest
 from npk.studies.study_regimes import compared
 from npk.training import Network, RegimeConfig, RegimeRun, train_regime
 
@@ -193,6 +194,11 @@ def test_a_study_is_not_overwritten_nor_mixed_with_another(finished, tmp_path):
         run_study(TINY, folder)
     with pytest.raises(ValueError, match=r"another configuration \(width = 12 there, 13 here\)"):
         run_study(dataclasses.replace(TINY, width=13), folder, resume=True)
+    older = read_study(shutil.copytree(folder, tmp_path / "older"))
+    del older["config"]["depth"]
+    (tmp_path / "older" / "study.json").write_text(json.dumps(older | {"digest": digest(older["config"])}))
+    with pytest.raises(ValueError, match=r"another configuration \(depth = nothing there, 3 here\)"):
+        run_study(TINY, tmp_path / "older", resume=True)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty and holds no study"):
         run_study(TINY, tmp_path)
