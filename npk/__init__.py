@@ -58,7 +58,7 @@ from npk.tangent_kernels import split_ntk_diagonal as split_ntk_diagonal
 
 _require_supported_jax()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "DGN",
     "DLGN",

@@ -25,8 +25,8 @@ class Dataset:
         y_validation: their classes, of shape (V,), or None.
 
     Example:
-        >>> from npk import datasets
-        >>> datasets.load("digits").x_test.shape
+        >>> from npk import data
+        >>> data.load("digits").x_test.shape
         (360, 8, 8, 1)
     """
 
@@ -56,8 +56,8 @@ def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
         ValueError: a class is unknown or given twice, or there are fewer than two.
 
     Example:
-        >>> from npk import datasets
-        >>> pair = datasets.only_classes(datasets.load("digits"), ["4", "7"])
+        >>> from npk import data
+        >>> pair = data.only_classes(data.load("digits"), ["4", "7"])
         >>> pair.name, pair.title, sorted(set(pair.y_train.tolist()))
         ('digits:4,7', 'Digits, classes 4 and 7', [0, 1])
     """
@@ -114,8 +114,8 @@ def with_validation(dataset: Dataset, size: int | float, *, seed: int = 0) -> Da
         ValueError: there is a validation set already, or the size leaves a class out of either part.
 
     Example:
-        >>> from npk import datasets
-        >>> held = datasets.with_validation(datasets.load("digits"), 0.1)
+        >>> from npk import data
+        >>> held = data.with_validation(data.load("digits"), 0.1)
         >>> held.x_train.shape, held.x_validation.shape, held.x_test.shape
         ((1293, 8, 8, 1), (144, 8, 8, 1), (360, 8, 8, 1))
     """

@@ -44,11 +44,11 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed: int
         FileNotFoundError: the data set has not been prepared in that folder.
 
     Example:
-        >>> from npk import datasets
-        >>> digits = datasets.load("digits")
+        >>> from npk import data
+        >>> digits = data.load("digits")
         >>> digits.x_train.shape, digits.class_names[:3]
         ((1437, 8, 8, 1), ('0', '1', '2'))
-        >>> datasets.load("digits:4,7").class_names
+        >>> data.load("digits:4,7").class_names
         ('4', '7')
     """
     base, colon, classes = name.partition(":")

@@ -31,9 +31,9 @@ def cob_odt(
         ValueError: too few dimensions for the depth, a size below 1, or a margin that almost no point keeps.
 
     Example:
-        >>> from npk import synthetic
-        >>> data = synthetic.cob_odt(0, samples=100, dimensions=20)
-        >>> data.x_train.shape, data.x_test.shape, data.class_names
+        >>> from npk import data
+        >>> points = data.cob_odt(0, samples=100, dimensions=20)
+        >>> points.x_train.shape, points.x_test.shape, points.class_names
         ((100, 20), (100, 20), ('0', '1'))
 
     Source:
@@ -83,8 +83,8 @@ def cob_odt_hyperplanes(seed: int, dimensions: int, depth: int = 4) -> Float[np.
 
     Example:
         >>> import numpy as np
-        >>> from npk import synthetic
-        >>> w = synthetic.cob_odt_hyperplanes(0, 20)
+        >>> from npk import data
+        >>> w = data.cob_odt_hyperplanes(0, 20)
         >>> w.shape, bool(np.allclose(w @ w.T, np.eye(15)))
         ((15, 20), True)
     """

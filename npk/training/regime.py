@@ -114,12 +114,12 @@ def train_regime(
         OSError: a checkpoint cannot be written; those before it are whole.
 
     Example:
-        >>> from npk import datasets, networks
+        >>> from npk import data, networks
         >>> from npk.training import train_regime
         >>> from npk.training import Network, RegimeConfig
         >>> model = networks.MLP(width=16, depth=3, outputs=10)
-        >>> data = datasets.with_validation(datasets.load("digits"), 200)
-        >>> run = train_regime(Network(model.apply, model.init), RegimeConfig("FR-II", epochs=8), data, (0, 1))
+        >>> digits = data.with_validation(data.load("digits"), 200)
+        >>> run = train_regime(Network(model.apply, model.init), RegimeConfig("FR-II", epochs=8), digits, (0, 1))
         >>> run.test.shape[1], bool(run.selected.mean() > 0.3)
         (2, True)
 
