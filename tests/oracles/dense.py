@@ -62,10 +62,10 @@ def tangents(weights: Weights, x: np.ndarray, gate: Gate, slope: Gate | None = N
 
 def gram(one: Sequence[np.ndarray], two: Sequence[np.ndarray]) -> np.ndarray:
     """The kernel of two batches of tangents."""
-    return sum(np.einsum("nkab,mkab->nm", a, b) / a.shape[1] for a, b in zip(one, two, strict=True))
+    return np.add.reduce([np.einsum("nkab,mkab->nm", a, b) / a.shape[1] for a, b in zip(one, two, strict=True)])
 
 
-def path_kernel(x1: np.ndarray, x2: np.ndarray, gates1: Sequence[np.ndarray], gates2: Sequence[np.ndarray]):
+def path_kernel(x1: np.ndarray, x2: np.ndarray, gates1: Weights, gates2: Weights) -> np.ndarray:
     """d·∏σ² H: d times the product over layers of 2/fan-in · overlap, the overlap of the inputs first."""
     found = (len(gates1) + 1) * 2 / x1.shape[1] * (x1 @ x2.T)
     for one, two in zip(gates1, gates2, strict=True):
