@@ -29,8 +29,8 @@ class Original:
         sha256: of its content, in hexadecimal.
 
     Example:
-        >>> from npk import preparing
-        >>> preparing.originals("cifar10")[0].name
+        >>> from npk import data
+        >>> data.originals("cifar10")[0].name
         'cifar-10-binary.tar.gz'
     """
 
@@ -99,8 +99,8 @@ def originals(name: str) -> tuple[Original, ...]:
         ValueError: there is nothing to prepare for that name.
 
     Example:
-        >>> from npk import preparing
-        >>> [file.name for file in preparing.originals("cifar100")]
+        >>> from npk import data
+        >>> [file.name for file in data.originals("cifar100")]
         ['cifar-100-binary.tar.gz']
     """
     if name not in _CHECKSUMS:
@@ -136,8 +136,8 @@ def prepare(
         OSError: writing failed, for instance because the disk is full.
 
     Example:
-        >>> from npk import preparing
-        >>> preparing.prepare("mnist", "nowhere")
+        >>> from npk import data
+        >>> data.prepare("mnist", "nowhere")
         Traceback (most recent call last):
         FileNotFoundError: 'nowhere' is not a folder: ...
     """

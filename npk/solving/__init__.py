@@ -36,6 +36,7 @@ from npk.solving.operators import KernelOperator as KernelOperator
 from npk.solving.operators import joined as joined
 from npk.solving.operators import kernel_operator as kernel_operator
 from npk.solving.operators import operator_of as operator_of
+from npk.solving.operators import part_of as part_of
 from npk.solving.spectra import Moments as Moments
 from npk.solving.spectra import Spectrum as Spectrum
 from npk.solving.spectra import moments as moments
@@ -72,6 +73,7 @@ __all__ = [
     "nystrom",
     "one_hot",
     "operator_of",
+    "part_of",
     "pivoted_cholesky",
     "power_law",
     "relative_error",

@@ -21,7 +21,7 @@ class Row:
 
     Example:
         >>> from npk.training import RegimeConfig
-        >>> from npk.studies import Row
+        >>> from npk.studies.published import Row
         >>> Row(RegimeConfig("DL"), 98.22, 0.05).published
         98.22
     """

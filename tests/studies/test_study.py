@@ -150,7 +150,7 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(finished, tmp_path, sta
     folder, result = finished
     with pytest.raises(Interrupted):
         run_study(TINY, tmp_path / "run", progress=interrupt_at(stage))
-    assert len(study.read_study(tmp_path / "run")["stages"]) == stage
+    assert len(read_study(tmp_path / "run")["stages"]) == stage
     resumed = run_study(TINY, tmp_path / "run", resume=True)
     assert without_times(resumed) == without_times(result)
     expected, found = arrays_of(folder), arrays_of(tmp_path / "run")
