@@ -12,7 +12,10 @@ from npk.programs.activations import Activation as Activation
 from npk.programs.activations import opens_all as opens_all
 from npk.programs.activations import opens_for_gates as opens_for_gates
 from npk.programs.activations import with_activations as with_activations
+from npk.programs.blocks import block_of as block_of
+from npk.programs.blocks import cuts as cuts
 from npk.programs.blocks import in_blocks as in_blocks
+from npk.programs.blocks import in_parts as in_parts
 from npk.programs.checks import check_batch as check_batch
 from npk.programs.checks import check_finite as check_finite
 from npk.programs.checks import check_gate_shapes as check_gate_shapes

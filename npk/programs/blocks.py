@@ -1,4 +1,7 @@
-"""All pairs of two batches, block by block, where what a kernel needs of all samples at once would not fit."""
+"""Batches in blocks, where what is needed of all samples at once would not fit.
+
+`in_blocks` goes over all pairs of two batches under one trace; `cuts`, `block_of` and `in_parts` are the host's loops.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -83,3 +86,50 @@ def _cut(tree: Tree, side: int) -> tuple[Tree, int, int]:
 def _mirrored(block: Any) -> Any:
     order = (1, 0) if block.ndim == 2 else (1, 0, *range(block.ndim - 1, 1, -1))
     return jnp.transpose(block, order)
+
+
+def cuts(n: int, size: int) -> list[slice]:
+    """The places 0 … n - 1, `size` at a time and in order.
+
+    Args:
+        n: how many there are.
+        size: of a block, at least 1; the last one may be shorter.
+
+    Returns:
+        The slices.
+    """
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def block_of(tree: Tree, start: int, size: int) -> Tree:
+    """Samples start … start + size - 1, the last there is repeated where they run out: one shape, one program.
+
+    Args:
+        tree: arrays [n, ...] of equal n.
+        start: the first.
+        size: how many.
+
+    Returns:
+        The tree of arrays [size, ...].
+    """
+
+    def of_leaf(leaf: Any) -> Any:
+        if start + size <= leaf.shape[0]:
+            return leaf[start : start + size]
+        return leaf[np.minimum(np.arange(start, start + size), leaf.shape[0] - 1)]
+
+    return _map(of_leaf, tree)
+
+
+def in_parts(function: Callable[[Any], Any], x: Any, size: int = 1000) -> np.ndarray:
+    """function(x) of samples that do not see each other, some at a time, put together on the host.
+
+    Args:
+        function: [n, ...] → [n, ...].
+        x: inputs [N, ...].
+        size: of a part.
+
+    Returns:
+        An array [N, ...].
+    """
+    return np.concatenate([np.asarray(function(x[rows])) for rows in cuts(len(x), size)])

@@ -16,7 +16,7 @@ import scipy.special
 from jaxtyping import Array, Float, UInt32
 from numpy.typing import ArrayLike
 
-from npk.programs import concrete, finite, in_blocks, known_true
+from npk.programs import concrete, cuts, finite, in_blocks, known_true
 from npk.solving import threads
 
 # Samples a side of a block of standard errors: its float32 numbers stay in the cache while all draws pass.
@@ -342,9 +342,8 @@ def _blocks(sketch: KernelSketch) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of features [n, D·K] on the host, and which samples they are of."""
     n, *rest = sketch.features.shape
     size = max(1, _BLOCK_NUMBERS // math.prod(rest))
-    for start in range(0, n, size):
-        rows = slice(start, min(start + size, n))
-        yield rows, np.asarray(sketch.features[rows]).reshape(rows.stop - start, -1)
+    for rows in cuts(n, size):
+        yield rows, np.asarray(sketch.features[rows]).reshape(rows.stop - rows.start, -1)
 
 
 def _rows(sketch: KernelSketch) -> Iterator[np.ndarray]:

@@ -21,10 +21,12 @@ from npk.programs import (
     Equation,
     Once,
     Program,
+    block_of,
     check_batch,
     check_finite,
     check_gate_shapes,
     concrete,
+    cuts,
     evaluate,
     opens_for_gates,
     remembered,
@@ -65,14 +67,6 @@ def _gates_of_rows(gates: Gates, shapes: Sequence[Any], n: int, rows: slice) -> 
             gate = gate[(slice(None),) * axis + (slice(rows.start * each, rows.stop * each),)]
         found.append(per_sample(jnp.asarray(gate), shape.shape, rows.stop - rows.start))
     return tuple(found)
-
-
-def _filled(tree: Any, n: int) -> Any:
-    """A block of samples made n long by repeating its last one, so that every block compiles to one program."""
-    return jax.tree_util.tree_map(
-        lambda a: jnp.pad(a, [(0, n - a.shape[0])] + [(0, 0)] * (a.ndim - 1), mode="edge") if a.shape[0] < n else a,
-        tree,
-    )
 
 
 def _numbers_of(program: Program) -> int:
@@ -119,11 +113,10 @@ def _swept(compute: Callable[..., Any], x: Any, gates_of: Callable[[slice], Any]
     if traced:
         return compute(x, gates_of(slice(0, n)))
     features: Any = None
-    for start in range(0, n, block):
-        rows = slice(start, min(start + block, n))
+    for rows in cuts(n, block):
         batch = jnp.asarray(x[rows])
         check_finite(batch, f"x[{rows.start}:{rows.stop}]" if n > block else "x")
-        found = np.asarray(compute(_filled(batch, block), _filled(gates_of(rows), block)))[: len(batch)]
+        found = np.asarray(compute(block_of(batch, 0, block), block_of(gates_of(rows), 0, block)))[: len(batch)]
         if features is None:
             features = np.empty((n, *found.shape[1:]), found.dtype)
         features[rows] = found

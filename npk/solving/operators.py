@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree, Shaped
 from numpy.typing import ArrayLike
 
+from npk.programs import block_of, cuts
 from npk.solving.accumulate import threads
 from npk.solving.checks import check_symmetric, finite, indices, square, vectors
 
@@ -81,8 +82,8 @@ class _Array:
         out = np.zeros((self.shape[0], v.shape[1]))
         rows = max(1, _BAND // (self.array.dtype.itemsize * self.shape[1]))
         with threads() as pool:
-            for start in range(0, self.shape[0], rows):
-                pool.add_product(out[start : start + rows], np.asarray(self.array[start : start + rows]), v)
+            for some in cuts(self.shape[0], rows):
+                pool.add_product(out[some], np.asarray(self.array[some]), v)
         return finite(out, "the kernel")
 
     def columns(self, places: np.ndarray) -> np.ndarray:
@@ -143,13 +144,7 @@ class _Batch:
     block: int
 
     def blocks(self) -> Iterator[tuple[slice, PyTree]]:
-        for start in range(0, self.size, self.block):
-            yield slice(start, min(start + self.block, self.size)), self.samples(start)
-
-    def samples(self, start: int) -> PyTree:
-        if start + self.block > self.size:
-            return self.taken(np.minimum(np.arange(start, start + self.block), self.size - 1))
-        return jax.tree_util.tree_map(lambda a: a[start : start + self.block], self.batch)
+        return ((rows, block_of(self.batch, rows.start, self.block)) for rows in cuts(self.size, self.block))
 
     def taken(self, places: np.ndarray) -> PyTree:
         return jax.tree_util.tree_map(lambda a: a[places], self.batch)
@@ -197,12 +192,11 @@ class _Recomputed:
     def columns(self, places: np.ndarray) -> np.ndarray:
         places = indices(places, self.shape[1])
         out = np.empty((self.shape[0], len(places)), self.dtype)
-        for start in range(0, len(places), self.two.block):
-            some = places[start : start + self.two.block]
-            taken = self.two.taken(some)
+        for some in cuts(len(places), self.two.block):
+            taken = self.two.taken(places[some])
             for rows, samples in self.one.blocks():
-                tile = self._tile(samples, taken, (self.one.block, len(some)))
-                out[rows, start : start + len(some)] = tile[: rows.stop - rows.start]
+                tile = self._tile(samples, taken, (self.one.block, some.stop - some.start))
+                out[rows, some] = tile[: rows.stop - rows.start]
         return out
 
     def diagonal(self) -> np.ndarray:
@@ -234,10 +228,13 @@ class _Recomputed:
             yield self._read(*pending)
 
     def _asked(self) -> Iterator[tuple[slice, slice, Any]]:
+        same = self.one is self.two
         for rows, a in self.one.blocks():
-            for start in range(rows.start if self.one is self.two else 0, self.two.size, self.two.block):
-                b = a if self.one is self.two and start == rows.start else self.two.samples(start)
-                yield rows, slice(start, min(start + self.two.block, self.two.size)), self.kernel(a, b)
+            for columns in cuts(self.two.size, self.two.block):
+                if same and columns.start < rows.start:
+                    continue
+                b = a if same and columns == rows else block_of(self.two.batch, columns.start, self.two.block)
+                yield rows, columns, self.kernel(a, b)
 
     def _read(self, rows: slice, columns: slice, tile: Any) -> tuple[slice, slice, np.ndarray]:
         tile = _checked(tile, (self.one.block, self.two.block))

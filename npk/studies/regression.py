@@ -10,6 +10,7 @@ import optax
 
 from npk import infinite, networks, solving, training
 from npk.path_kernels import gram, path_kernel
+from npk.programs import in_parts
 
 # Name in the JSON → what tables and figures call it.
 LABELS = {
@@ -71,9 +72,8 @@ def gates_of_a_network(
     stages = dict(zip(("npk-random", "npk-learned"), trained.stages, strict=True))
     own = {name: lambda a, b=None, stage=stage: kernel(stage, a, b) for name, stage in stages.items()}
     logits = jax.jit(module.apply)
-    parts = range(0, len(data["x_test"]), 1000)
-    scores = [np.asarray(logits(trained.stages[-1], data["x_test"][i : i + 1000])) for i in parts]
-    return own, solving.accuracy(np.concatenate(scores), data["y_test"])
+    scores = in_parts(lambda part: logits(trained.stages[-1], part), data["x_test"])
+    return own, solving.accuracy(scores, data["y_test"])
 
 
 def _flat(x: Any) -> Any:

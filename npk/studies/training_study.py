@@ -27,6 +27,7 @@ from npk import networks, solving, training
 from npk.data import NAMES, Dataset, balanced
 from npk.gating import gates, soft_relu
 from npk.path_kernels import gram, path_kernel
+from npk.programs import in_parts
 from npk.studies.run_folder import Progress, Run, carry_out, write_arrays
 from npk.studies.samples import described, load_suited
 from npk.studies.settings import check_ranges, configuration, setting
@@ -336,5 +337,4 @@ def _stage(
 
 
 def _accuracy(f: Callable[[Any, Any], Any], params: Any, x: np.ndarray, y: np.ndarray) -> float:
-    scores = [np.asarray(f(params, x[i : i + 1000])) for i in range(0, len(x), 1000)]
-    return solving.accuracy(np.concatenate(scores), y)
+    return solving.accuracy(in_parts(lambda part: f(params, part), x), y)

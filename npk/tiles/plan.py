@@ -10,6 +10,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from npk.programs import block_of
+
 Tree = Any
 Tile = tuple[int, int]
 Device = Any
@@ -97,7 +99,7 @@ class Batch:
         NumPy's arrays stay NumPy's on a CPU, so that kernels in plain Python get what they were given.
         """
         keep = device.platform == "cpu"
-        parts = [_block(leaf, start, size) for leaf in self.leaves]
+        parts = block_of(self.leaves, start, size)
         put = [
             part if keep and not given else jax.device_put(part, device)
             for part, given in zip(parts, self.on_device, strict=True)
@@ -112,12 +114,6 @@ class Batch:
     def sample_bytes(self) -> int:
         """Bytes of one sample."""
         return sum(a.itemsize * math.prod(a.shape[1:]) for a in self.leaves)
-
-
-def _block(leaf: np.ndarray, start: int, size: int) -> np.ndarray:
-    if start + size <= len(leaf):
-        return leaf[start : start + size]
-    return leaf[np.minimum(np.arange(start, start + size), len(leaf) - 1)]
 
 
 def batch(tree: Tree, name: str) -> Batch:

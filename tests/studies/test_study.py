@@ -15,7 +15,6 @@ import npk
 from npk import networks, solving
 from npk.data import load
 from npk.studies import StudyConfig, read_study, run_study
-from npk.studies import training_study as study
 from npk.studies.pages.study_page import write_report
 from npk.studies.run_folder import digest
 from npk.studies.study_regimes import compared

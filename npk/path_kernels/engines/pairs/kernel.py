@@ -16,7 +16,7 @@ import numpy as np
 from npk.path_kernels.engines import dense
 from npk.path_kernels.engines.pairs import loops, program, ring_program
 from npk.path_kernels.engines.pairs.plan import PairPlan
-from npk.programs import cores
+from npk.programs import block_of, cores, cuts
 
 _BLOCK_BYTES = 1 << 28  # tables of one side's block
 _CHUNK_NUMBERS = 1 << 24  # known factors computed at a time
@@ -119,9 +119,8 @@ def _chunks(plan: PairPlan, samples: Any, n: int) -> Iterator[_Part]:
     """Samples some at a time, all parts of one length (the last one padded), so that one compilation serves."""
     each = sum(int(np.prod(np.shape(a)[1:])) for a in jax.tree_util.tree_leaves(samples))
     size = min(n, max(1, _CHUNK_NUMBERS // max(each, 1)))
-    for start in range(0, n, size):
-        picked = np.minimum(np.arange(start, start + size), n - 1)
-        yield _Part(jax.tree_util.tree_map(lambda a: a[picked], samples), min(size, n - start))  # noqa: B023
+    for rows in cuts(n, size):
+        yield _Part(block_of(samples, rows.start, size), rows.stop - rows.start)
 
 
 def kernel(plan: PairPlan, values: Values, one: PairSide, two: PairSide | None, dtype: Any) -> np.ndarray:
@@ -149,13 +148,13 @@ def kernel(plan: PairPlan, values: Values, one: PairSide, two: PairSide | None, 
     else:
         parts, code = None, program.code(plan, sizes, scales)
     rows, columns = (_blocks(code, s.n, number, dtype) for number, s in enumerate((one, right)))
-    for top, bottom in rows:
-        left = _tables(code, plan, values, one, top, bottom, 0, dtype)
-        for start, stop in columns:
-            if two is None and stop <= top:
+    for down in rows:
+        left = _tables(code, plan, values, one, down.start, down.stop, 0, dtype)
+        for across in columns:
+            if two is None and across.stop <= down.start:
                 continue
-            table = _tables(code, plan, values, right, start, stop, 1, dtype)
-            _run(code, left, table, h[top:bottom, start:stop], top - start if two is None else None)
+            table = _tables(code, plan, values, right, across.start, across.stop, 1, dtype)
+            _run(code, left, table, h[down, across], down.start - across.start if two is None else None)
     if parts is not None:
         _tail(parts, scales, one, right, h)
     if two is None:
@@ -192,10 +191,10 @@ def _channels(plan: PairPlan, values: Values, one: PairSide, kinds: Sequence[int
     return found
 
 
-def _blocks(code: program.Code, n: int, number: int, dtype: Any) -> list[tuple[int, int]]:
+def _blocks(code: program.Code, n: int, number: int, dtype: Any) -> list[slice]:
     bits, reals = (code.sizes[kind][number] for kind in (loops.WORDS, loops.REALS))
     size = max(1, _BLOCK_BYTES // max(1, 8 * bits + np.dtype(dtype).itemsize * reals))
-    return [(start, min(start + size, n)) for start in range(0, n, size)]
+    return cuts(n, size)
 
 
 def _tables(
