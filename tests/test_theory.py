@@ -13,8 +13,6 @@ from tolerances import assert_close
 import npk
 from npk import networks
 
-KEY = jax.random.key(0)
-
 
 def model(network, x, seed=1):
     return network.apply, variables(network, x, seed)
@@ -45,19 +43,16 @@ CASES = {"mlp": (mlp(), (5, 4)), "conv + GAP": (ConvGAP(), (4, 5, 5, 2)), "ResNe
 every_case = pytest.mark.parametrize(("network", "shape"), CASES.values(), ids=CASES.keys())
 
 
-def signs(key, params):
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        tree, [jax.random.rademacher(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
-    )
+def signs(params, *draws, seed=0):
+    """Weights ±1 in the shapes of params, [*draws, ...]."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: jnp.asarray(2 * rng.integers(0, 2, (*draws, *a.shape), np.int8) - 1, a.dtype), params)
 
 
-def mean_and_error(sample, draws, seed=2):
-    """The mean of `sample(key)` and its standard error."""
-    keys = jax.random.split(jax.random.fold_in(KEY, seed), draws)
-    values = jax.lax.map(sample, keys, batch_size=min(draws, 250))
-    return values.mean(0), values.std(0) / draws**0.5
+def mean_and_error(sample, weights):
+    """The mean of `sample` over draws of weights, and its standard error."""
+    values = jax.lax.map(sample, weights, batch_size=250)
+    return values.mean(0), values.std(0) / len(values) ** 0.5
 
 
 @every_case
@@ -75,11 +70,11 @@ def test_2a_covariance_over_random_weights_is_the_path_kernel(network, shape):
     f, params = model(network, x)
     gates = npk.gates(f)(params, x)
 
-    def draw(key):
-        y = npk.gated(f)(signs(key, params), x, gates)[:, 0]
+    def product(weights):
+        y = npk.gated(f)(weights, x, gates)[:, 0]
         return y[:, None] * y[None, :]
 
-    mean, error = mean_and_error(draw, 20_000)
+    mean, error = mean_and_error(product, signs(params, 20_000))
     assert (jnp.abs(mean - npk.path_kernel(f)(params, x, normalize=False)) <= 5 * error + 1e-6).all()
 
 
@@ -95,10 +90,7 @@ def test_2b_value_kernel_of_independent_weights_is_d_sigma_h_at_every_width():
             flat = jnp.concatenate([g.reshape(4, -1) for g in jax.tree.leaves(gradients)], 1)
             return flat @ flat.T
 
-        def draw(key, params=params, gram=gram):
-            return gram(jax.tree.map(lambda s: sigma * s, signs(key, params)))
-
-        mean, error = mean_and_error(draw, 4000)
+        mean, error = mean_and_error(gram, jax.tree.map(lambda s: sigma * s, signs(params, 4000)))
         expected = 3 * sigma ** (2 * 2) * npk.path_kernel(f)(params, x, normalize=False)
         assert (jnp.abs(mean - expected) <= 5 * error + 1e-5).all()
 
@@ -120,11 +112,9 @@ def kernels_of_one_draw(width):
 def relative_error_of_one_draw(width, dependent, seed):
     """|K^V / (d σ^{2(d-1)}) - H| / |H| for one draw."""
     x = normal(6, 10)
-    shapes = jax.eval_shape(mlp(width=width, depth=3).init, KEY, x)
-    key = jax.random.fold_in(KEY, 100 + seed)
-    shaped = lambda key: jax.tree.map(lambda s: (2 / width) ** 0.5 * s, signs(key, shapes))  # noqa: E731
-    feature = shaped(key)
-    value = feature if dependent else shaped(jax.random.fold_in(key, 1))
+    shapes = jax.eval_shape(mlp(width=width, depth=3).init, jax.random.key(0), x)
+    feature, other = (jax.tree.map(lambda s: (2 / width) ** 0.5 * s, signs(shapes, seed=[seed, k])) for k in range(2))
+    value = feature if dependent else other
     kernel, h = kernels_of_one_draw(width)(value, feature, x)
     return float(jnp.linalg.norm(kernel - h) / jnp.linalg.norm(h))
 
