@@ -252,8 +252,9 @@ def test_a_validation_set_is_chosen_by_its_seed_and_kept_by_a_subset():
     first, same, other = (with_validation(whole, 0.1, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.x_validation, same.x_validation)
     assert not np.array_equal(first.y_validation, other.y_validation)
-    pair = only_classes(first, ["4", "7"])
-    np.testing.assert_array_equal(pair.x_validation, first.x_validation[np.isin(first.y_validation, (4, 7))])
+    pair, kept = only_classes(first, ["4", "7"]), np.isin(first.y_validation, (4, 7))
+    np.testing.assert_array_equal(pair.x_validation, first.x_validation[kept])
+    np.testing.assert_array_equal(pair.y_validation, first.y_validation[kept] == 7)
 
 
 @pytest.mark.parametrize("size", [0, 1.5, -1, float("nan"), 5, 1437, 0.999])
