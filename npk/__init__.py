@@ -2,7 +2,8 @@
 
 Begin with f(params, x), any function that JAX can trace. `npk.gates(f)(params, x)` gives its gates,
 `npk.path_kernel(f)(params, x)` its exact neural path kernel, `npk.split_ntk(f)(params, x)` its tangent kernel in
-the parts of values and gates, `npk.npf(f)` and `npk.npv(f)` the paths themselves. Rooms, loaded when first used:
+the parts of values and gates, `npk.npf(f)` and `npk.npv(f)` the paths themselves. What is made of f is remembered on
+f, so that a transform written afresh in a loop compiles once. Rooms, loaded when first used:
 
     npk.gating          gates, gated networks (DGN, DLGN, DLGN-SF)
     npk.paths           path features and path values
