@@ -282,8 +282,10 @@ def test_a_comparison_is_not_mixed_with_another(finished, tmp_path):
 def test_the_report_is_one_page_with_each_number_by_its_name_and_what_it_is_told_as_text(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     result, told = json.loads((tmp_path / "run" / "compare.json").read_text(encoding="utf-8")), "<b>a & 'b'</b>"
-    for number, row in enumerate(result["regression"]):
-        row |= {"test_accuracy": 0.1 + number / 100, "validation_accuracy": 0.2 + number / 100}
+    names = list(LABELS)
+    for row in result["regression"]:
+        middle = names.index(row["kernel"]) / 100 + (0 if row["seed"] is None else (row["seed"] - 0.5) / 50)
+        row |= {"test_accuracy": 0.1 + middle, "validation_accuracy": 0.2 + middle}
     for row in result["flow"]:
         for number, error in enumerate(row["errors"].values()):
             error |= {"train": 0.3 + number / 100, "test": 0.4 + number / 100}
@@ -298,8 +300,8 @@ def test_the_report_is_one_page_with_each_number_by_its_name_and_what_it_is_told
     cells = {
         head: re.findall("<td>(.*?)</td>", row) for head, row in re.findall("<tr><th[^>]*>(.*?)</th>(.*?)</tr>", page)
     }
-    for number, row in enumerate(result["regression"]):
-        assert cells[LABELS[row["kernel"]]] == [f"{20 + number}.00%", f"{10 + number}.00%"]
+    for number, label in enumerate(LABELS.values()):
+        assert cells[label] == [f"{20 + number}.00%", f"{10 + number}.00%"], "the mean over seeds"
     assert cells["ReLU"] == ["30.0%", "40.0%", "31.0%", "41.0%", "32.0%", "42.0%"]
     kinds = {"npk": "H", "ntk": "NTK", "nngp": "NNGP"}
     assert all(LABELS[f"{kind}-infinite"] == f"{shown}, infinite width" for kind, shown in kinds.items())
