@@ -211,7 +211,21 @@ def test_transposed_convolutions_and_padding_that_cuts_off(padding, spread, head
     length = jax.eval_shape(lambda: convolution(convolution(x, w), w)).shape[1]
     p = [w, w[::-1], rng.integers(-3, 4, (2 if head == "pooled" else 2 * length, 1)).astype(float)]
     features = np.asarray(npk.npf(f)(p, x))
+    np.testing.assert_array_equal(features @ np.asarray(npk.npv(f)(p, x)), f(p, x))
     np.testing.assert_array_equal(npk.path_kernel(f)(p, x, normalize=False), features @ features.T)
+
+
+def test_values_may_be_spread_and_cut_by_padding():
+    def f(p, x):
+        h = jax.nn.relu(x @ p["w"])
+        return jax.lax.pad(h, jnp.zeros((), h.dtype), [(0, 0, 0), (-1, 2, 1)]) @ p["v"]
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    p = {"w": jax.random.normal(keys[0], (4, 3)), "v": jax.random.normal(keys[1], (6, 2))}
+    x = jax.random.normal(keys[2], (5, 4))
+    features = npk.npf(f)(p, x)
+    assert_close(features @ npk.npv(f)(p), f(p, x))
+    assert_close(features @ features.T, npk.path_kernel(f)(p, x, normalize=False))
 
 
 def test_too_many_paths_are_counted_not_listed():
