@@ -188,9 +188,8 @@ def test_kernel_can_be_jitted_and_differentiated_in_soft_gates(name):
 
 
 def test_a_kernel_may_first_be_used_under_jit():
-    network = REGISTRY["same"]
-    f = architectures.function(network)
-    _, params, x = architectures.case(network)
+    f, params, x = architectures.case(REGISTRY["same"])
+    f = architectures.afresh(f)
     p, xs = as_float(params), as_float(x)
     assert_close(jax.jit(lambda a, b: npk.path_kernel(f)(p, a, b))(xs, xs), npk.path_kernel(f)(p, xs))
 
