@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from npk.gating import Function
-from npk.programs import Once, check_finite, check_pair, check_program, concrete, opens_for_gates, trace
+from npk.programs import Once, check_finite, check_pair, check_program, concrete, evaluate, opens_for_gates, trace
 
 
 class Checks:
@@ -40,9 +40,16 @@ def _check_independent(f: Function, params: PyTree, x: Any) -> None:
     """Samples must not see each other: a change of one must leave the others' outputs as they are."""
     pair = jnp.concatenate([x[:1], x[-1:]])
     push = jnp.zeros_like(pair).at[0].set(jnp.linspace(0.5, 1.5, pair[0].size, dtype=x.dtype).reshape(pair[0].shape))
+
+    def changed(params: PyTree, moved: tuple[Any, Any]) -> Any:
+        at, along = moved
+        return jax.jvp(lambda t: f(params, t), (at,), (along,))[1][1]
+
+    # Traced before anything is computed: evaluated as it is, a Flax model draws all its initial parameters anew.
+    program = trace(changed, params, (pair, push), lambda eqn: False)
     with jax.ensure_compile_time_eval():
-        _, change = jax.jvp(lambda t: f(params, t), (pair,), (push,))
-        moved = bool(jnp.any(change[1] != 0))
+        (change,) = jax.jit(lambda *values: evaluate(program, values))(*jax.tree_util.tree_leaves((params, pair, push)))
+        moved = bool(jnp.any(change != 0))
     if moved:
         raise ValueError(
             "the samples of a batch are not independent: changing the first changes the output of the second. A "
