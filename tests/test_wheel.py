@@ -1,5 +1,6 @@
 """What is shipped is whole: the wheel, in an environment that has nothing else of npk, runs the main job."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -14,8 +15,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_file_and_runs_a_study(tmp_path):
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
     def run(*command):
-        subprocess.run([str(part) for part in command], check=True, cwd=tmp_path, capture_output=True, text=True)
+        words = [str(part) for part in command]
+        return subprocess.run(words, check=True, cwd=tmp_path, env=elsewhere, capture_output=True, text=True).stdout
 
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT)
@@ -31,8 +35,8 @@ def test_the_wheel_holds_every_file_and_runs_a_study(tmp_path):
     # A path in a .pth file adds what npk requires, and no .pth of that folder, so not the tree under test.
     (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    where = subprocess.run([python, "-c", "import npk; print(npk.__file__)"], capture_output=True, text=True, cwd="/")
-    assert Path(where.stdout.strip()) == site / "npk" / "__init__.py", where.stderr
+    where = run(python, "-c", "import npk; print(npk.__file__)")
+    assert Path(where.strip()) == site / "npk" / "__init__.py"
     small = "--width 8 --depth 3 --epochs 2 --samples 20".split()
     run(tmp_path / "env" / "bin" / "npk", "study", *small, "--out", tmp_path / "run")
     assert "<svg" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

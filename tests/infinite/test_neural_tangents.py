@@ -8,7 +8,6 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from draws import normal as draw
 from tolerances import assert_close
 
 import npk
@@ -19,6 +18,7 @@ needs_it = pytest.mark.skipif(not installed, reason="neural-tangents is not inst
 # Its own remarks: on layers it cannot check, and of a primitive without a rule of its own (which it then derives).
 pytestmark = pytest.mark.filterwarnings("ignore:.*FanIn. layers assume", "ignore:No Jacobian rule found")
 
+KEY = jax.random.key(0)
 IMPLEMENTATIONS = {"auto": 0, "jacobian contraction": 1, "NTK-vector products": 2, "structured derivatives": 3}
 
 
@@ -29,6 +29,10 @@ def nt(x64):
         pytest.skip("neural-tangents is not installed (pip install --no-deps)")
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield npk.infinite.neural_tangents()
+
+
+def draw(*shape, seed=0):
+    return jax.random.normal(jax.random.fold_in(KEY, seed), shape)
 
 
 def convolution(x, w):
