@@ -1,4 +1,4 @@
-"""The README's tables from the JSON of the last runs: `python -m benchmarks.tables` rewrites them in place."""
+"""`docs/results.md` from the JSON of the last runs: `python -m benchmarks.tables` writes it anew."""
 
 import json
 import pathlib
@@ -6,7 +6,17 @@ import pathlib
 from benchmarks.harness import RESULTS
 from npk.studies import table_rows
 
-MARK = "<!-- tables -->"
+PAGE = RESULTS.parents[1] / "docs" / "results.md"
+NAMES = ("path_kernels", "tiles", "faults", "solving", "tangent_kernels", "infinite", "training", "scaling", "large")
+HEAD = """# Measured
+
+Made by `python -m benchmarks.tables` from `benchmarks/results/*.json`; each table names the command that measured it.
+
+![time against samples, width, depth, positions and features, with lines of the predicted exponents](scaling.png)
+
+*Cost of exact kernels and of sketches. Points: measured on two cores; lines: the predicted slopes. From
+`python -m benchmarks.scaling`.*
+"""
 
 
 def table(name: str) -> str:
@@ -33,27 +43,12 @@ def published(path: pathlib.Path) -> str:
     return f"{title}\n\n" + "\n".join(lines)
 
 
-def main() -> None:
-    """Replace what stands between the two marks."""
-    readme = pathlib.Path(__file__).parents[1] / "README.md"
-    parts = readme.read_text().split(MARK)
+def page() -> str:
+    """All results there are, in one page."""
+    tables = [table(name) for name in NAMES if (RESULTS / f"{name}.json").exists()]
     reproduced = [published(path) for path in sorted(RESULTS.glob("reproduce-*.json"))]
-    names = (
-        "path_kernels",
-        "tiles",
-        "faults",
-        "solving",
-        "tangent_kernels",
-        "infinite",
-        "training",
-        "scaling",
-        "large",
-    )
-    tables = [table(name) for name in names if (RESULTS / f"{name}.json").exists()]
-    body = "\n\n".join([*tables, *reproduced])
-    tail = parts[-1]
-    readme.write_text(f"{parts[0]}{MARK}\n\n{body}\n\n{MARK}{tail}")
+    return "\n\n".join([HEAD.rstrip(), *tables, *reproduced]) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(page(), encoding="utf-8")
