@@ -119,7 +119,7 @@ def _inside(value: Any, met: dict[int, int]) -> Iterator[Any]:
         yield from (_Same(value), _of(value.__wrapped__, met))
     elif isinstance(value, type):
         yield _Same(value)
-        if not _installed(getattr(sys.modules.get(value.__module__), "__file__", None)):
+        if not _is_installed(sys.modules.get(value.__module__)):
             held = {name: one for name, one in vars(value).items() if not name.startswith("__")}
             yield from (_of(one, met) for one in held.values() if not isinstance(one, property | staticmethod))
     elif isinstance(value, types.ModuleType):
@@ -157,7 +157,7 @@ def _of_function(f: types.FunctionType, met: dict[int, int]) -> Iterator[Any]:
         if name in f.__globals__:
             held = f.__globals__[name]
             yield from (name, _of(held, met))
-            if isinstance(held, types.ModuleType) and not _installed(getattr(held, "__file__", None)):
+            if isinstance(held, types.ModuleType) and not _is_installed(held):
                 own = [a for a in attributes if a in vars(held)]
                 yield from ((a, _of(getattr(held, a), met)) for a in own)
 
@@ -171,6 +171,11 @@ def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(names), tuple(dict.fromkeys([*code.co_names, *(name for _, all_ in inner for name in all_)]))
 
 
-def _installed(file: str | None) -> bool:
-    """Whether code is part of Python or of an installed package."""
-    return file is None or file.startswith(_INSTALLED)
+def _is_installed(module: types.ModuleType | None) -> bool:
+    """Whether a module is part of Python or of an installed package; that of a notebook has no file."""
+    file = getattr(module, "__file__", None)
+    return _installed(file) if file else getattr(module, "__name__", "") in sys.builtin_module_names
+
+
+def _installed(file: str) -> bool:
+    return file.startswith(_INSTALLED)

@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import pickle
+import types
 import weakref
 
 import flax.linen as nn
@@ -161,6 +162,18 @@ def read_inside_a_function(params, x):
     return (lambda y: SCALE * y)(network()(params, x))
 
 
+settings = types.ModuleType("settings")  # as a notebook's own module, it has no file
+settings.scale = 1.0
+
+
+def read_a_module(params, x):
+    return settings.scale * network()(params, x)
+
+
+def read_a_default(params, x, *, scale=1.0):
+    return scale * network()(params, x)
+
+
 ARRAY = np.ones((), np.float32)
 
 
@@ -174,6 +187,8 @@ CHANGES = {
     read_inside_a_function: lambda monkeypatch: monkeypatch.setitem(globals(), "SCALE", 2.0),
     read_a_container: lambda monkeypatch: monkeypatch.setitem(TABLE, "scale", [2.0]),
     read_a_class: lambda monkeypatch: monkeypatch.setattr(Settings, "scale", 2.0),
+    read_a_module: lambda monkeypatch: monkeypatch.setattr(settings, "scale", 2.0),
+    read_a_default: lambda monkeypatch: monkeypatch.setitem(read_a_default.__kwdefaults__, "scale", 2.0),
     read_an_array: lambda _: np.multiply(ARRAY, 2, out=ARRAY),
 }
 
