@@ -6,23 +6,24 @@ their mean estimates K, and their spread says how well. Nothing here knows which
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 from jaxtyping import Array, Float, UInt32
 from numpy.typing import ArrayLike
 
-from npk.programs import concrete, cuts, finite, in_blocks, known_true
+from npk.programs import concrete, finite, known_true
+from npk.sketches.draws import (
+    blocks,
+    draw_products,
+    mean_product,
+    relative_variance,
+    rows_of,
+    standard_errors,
+    upper_variance,
+)
 from npk.solving import threads
-
-# Samples a side of a block of standard errors: its float32 numbers stay in the cache while all draws pass.
-_SIDE = 256
-# Numbers of features of a block on the host.
-_BLOCK_NUMBERS = 1 << 22
 
 
 @jax.tree_util.register_dataclass
@@ -68,7 +69,7 @@ class KernelSketch:
         Raises:
             ValueError: the two sketches are not of the same draws; the estimate leaves the range of its dtype.
         """
-        estimate = _mean_product(jnp.asarray(self.features), jnp.asarray(self._same_draws(other).features))
+        estimate = mean_product(jnp.asarray(self.features), jnp.asarray(self._same_draws(other).features))
         if concrete(estimate) and not known_true(finite, estimate):
             raise ValueError(f"the estimate leaves the range of {estimate.dtype}; use normalize=True or enable x64.")
         return estimate
@@ -91,7 +92,7 @@ class KernelSketch:
         """
         self._require_draws(2, "a standard error")
         two = None if other is None else jnp.asarray(self._same_draws(other).features)
-        return _standard_errors(jnp.asarray(self.features), two)
+        return standard_errors(jnp.asarray(self.features), two)
 
     def relative_error(self) -> float:
         """The standard error of the whole kernel, relative: the root of E‖K̂ - K‖² over ‖K‖ (Frobenius norms).
@@ -105,7 +106,7 @@ class KernelSketch:
             ValueError: there are fewer than two draws; all features are zero.
         """
         self._require_draws(2, "an error")
-        return math.sqrt(_relative_variance(*_draw_products(self)) / len(self.draws))
+        return math.sqrt(relative_variance(*draw_products(self.features)) / len(self.draws))
 
     def features_for(self, relative_error: float, *, confidence: float = 0.95) -> int:
         """The number of features of which a sketch has a wanted relative error; this one serves as a pilot.
@@ -128,7 +129,7 @@ class KernelSketch:
         if not 0.5 <= confidence < 1:
             raise ValueError(f"confidence must be at least 1/2 and below 1, got {confidence}.")
         self._require_draws(8, "a pilot")
-        variance = _upper_variance(*_draw_products(self), confidence)
+        variance = upper_variance(*draw_products(self.features), confidence)
         return max(2, math.ceil(variance / relative_error**2)) * self.features.shape[2]
 
     # -------------------------------------------------------------------------------------- an operator
@@ -177,7 +178,7 @@ class KernelSketch:
         Returns:
             The diagonal [N] in float64.
         """
-        return np.concatenate([(z * z).sum(1) for z in _rows(self)]) / len(self.draws)
+        return np.concatenate([(z * z).sum(1) for z in rows_of(self.features)]) / len(self.draws)
 
     def against(self, other: "KernelSketch") -> "SketchBetween":
         """The kernel between two sets of samples as an operator.
@@ -297,7 +298,7 @@ class SketchBetween:
             raise ValueError(f"v must be of shape [{self.shape[1]}, K], one row a column, got {list(v.shape)}.")
         inner = np.zeros((math.prod(self.right.features.shape[1:]), v.shape[1]))
         with threads() as pool:
-            for rows, z in _blocks(self.right):
+            for rows, z in blocks(self.right.features):
                 pool.add_transposed_product(inner, z, v[rows])
         return self._from_the_left(inner)
 
@@ -313,19 +314,12 @@ class SketchBetween:
     def _from_the_left(self, inner: np.ndarray) -> np.ndarray:
         out = np.zeros((self.shape[0], inner.shape[1]))
         with threads() as pool:
-            for rows, z in _blocks(self.left):
+            for rows, z in blocks(self.left.features):
                 pool.add_product(out[rows], z, inner)
         return out / len(self.left.draws)
 
 
 # ----------------------------------------------------------------------------------------- its numbers
-
-
-@jax.jit
-def _mean_product(one: Any, two: Any) -> Any:
-    """K̂ of two blocks of features [n, D, K]: one matrix product."""
-    flat = [a.reshape(a.shape[0], -1) for a in (one, two)]
-    return jnp.matmul(flat[0], flat[1].T, precision=jax.lax.Precision.HIGHEST) / one.shape[1]
 
 
 def _joined(sketches: list[KernelSketch], axis: int) -> np.ndarray:
@@ -336,78 +330,3 @@ def _agree(one: KernelSketch, two: KernelSketch, axes: tuple[int, ...], what: st
     sizes = [[s.features.shape[a] for a in axes] for s in (one, two)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"the sketches must agree in their numbers of {what}, got {sizes[0]} and {sizes[1]}.")
-
-
-def _blocks(sketch: KernelSketch) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of features [n, D·K] on the host, and which samples they are of."""
-    n, *rest = sketch.features.shape
-    size = max(1, _BLOCK_NUMBERS // math.prod(rest))
-    for rows in cuts(n, size):
-        yield rows, np.asarray(sketch.features[rows]).reshape(rows.stop - rows.start, -1)
-
-
-def _rows(sketch: KernelSketch) -> Iterator[np.ndarray]:
-    """Blocks of features [n, D·K] in float64."""
-    return (z.astype(np.float64) for _, z in _blocks(sketch))
-
-
-@jax.jit
-def _standard_errors(one: Any, two: Any | None) -> Any:
-    return in_blocks(_errors, one, two, _SIDE, lambda block: block)
-
-
-def _errors(one: Any, two: Any) -> Any:
-    """Standard errors of all pairs of two blocks [n, D, K]: two passes over the draws, the mean first."""
-    draws, mean = one.shape[1], _mean_product(one, two)
-
-    def add(total: Any, z: tuple[Any, Any]) -> tuple[Any, None]:
-        a, b = z[0], z[1].T
-        products = a * b if a.shape[1] == 1 else jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-        return total + jnp.square(products - mean), None
-
-    total, _ = jax.lax.scan(add, jnp.zeros_like(mean), (jnp.swapaxes(one, 0, 1), jnp.swapaxes(two, 0, 1)))
-    return jnp.sqrt(total / (draws * (draws - 1)))
-
-
-def _draw_products(sketch: KernelSketch) -> tuple[np.ndarray, np.ndarray]:
-    """Of the kernel P_d = Z_d Z_dᵀ of every draw ‖P_d‖² and Σ_e ⟨P_d, P_e⟩, both [D]; all draws' norms at once.
-
-    Σ_e ⟨P_d, P_e⟩ is Σ_k z_dkᵀ (ZZᵀ) z_dk, or the sum of squares of Z_dᵀZ: whichever of N and D·K is smaller is
-    squared, a block at a time.
-    """
-    n, draws, k = sketch.features.shape
-    blocks = list(_rows(sketch)) if n * draws * k <= _BLOCK_NUMBERS else None
-
-    def rows() -> Iterator[np.ndarray]:
-        return iter(blocks) if blocks else _rows(sketch)
-
-    each = (z.reshape(len(z), draws, k) for z in rows())
-    own = np.square(sum(np.einsum("ndk,ndl->dkl", z, z) for z in each)).sum((1, 2))
-    if not own.any():
-        raise ValueError("all features are zero, so that there is no relative error.")
-    if n <= draws * k:
-        along = sum((z * sum((z @ other.T) @ other for other in rows())).sum(0) for z in rows())
-    else:
-        side = max(1, _BLOCK_NUMBERS // (draws * k))
-        cuts = (slice(start, start + side) for start in range(0, draws * k, side))
-        along = np.concatenate([np.square(sum(z[:, cut].T @ z for z in rows())).sum(1) for cut in cuts])
-    return own, np.reshape(along, (draws, k)).sum(1)
-
-
-def _relative_variance(own: np.ndarray, along: np.ndarray) -> float:
-    """E‖P_d - K‖²/‖K‖² of one draw, numerator and denominator each without bias."""
-    draws, trace, everything = len(own), own.sum(), along.sum()
-    norm = (everything - trace) / (draws * (draws - 1))
-    return float((trace - everything / draws) / (draws - 1) / norm) if norm > 0 else math.inf
-
-
-def _upper_variance(own: np.ndarray, along: np.ndarray, confidence: float) -> float:
-    """An upper confidence limit of `_relative_variance`: leave one draw out after another, on a log scale."""
-    draws = len(own)
-    trace, everything = own.sum() - own, along.sum() - 2 * along + own
-    rest = draws - 1
-    spread = np.maximum((trace - everything / rest) / (rest - 1), np.finfo(float).tiny)
-    norm = np.maximum((everything - trace) / (rest * (rest - 1)), np.finfo(float).tiny)
-    logs = np.log(spread / norm)
-    error = math.sqrt(rest / draws * np.square(logs - logs.mean()).sum())
-    return _relative_variance(own, along) * math.exp(float(scipy.special.stdtrit(draws - 1, confidence)) * error)

@@ -34,9 +34,9 @@ from npk.solving.measures import power_law as power_law
 from npk.solving.measures import relative_error as relative_error
 from npk.solving.operators import KernelOperator as KernelOperator
 from npk.solving.operators import joined as joined
-from npk.solving.operators import kernel_operator as kernel_operator
 from npk.solving.operators import operator_of as operator_of
 from npk.solving.operators import part_of as part_of
+from npk.solving.recomputed import kernel_operator as kernel_operator
 from npk.solving.spectra import Moments as Moments
 from npk.solving.spectra import Spectrum as Spectrum
 from npk.solving.spectra import moments as moments

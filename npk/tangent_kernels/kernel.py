@@ -8,8 +8,6 @@ no second Jacobian.
 
 import dataclasses
 import functools
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,15 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
-from npk.programs import check_finite, check_pair, concrete, in_blocks, remembered
+from npk.programs import check_finite, check_pair, concrete, remembered
 from npk.tangent_kernels.checks import Checks
-from npk.tangent_kernels.derivatives import DerivativePlan, Derivatives, derivatives, derivatives_apart, plan_of
-from npk.tangent_kernels.factors import by_pairs, contributions, inner, own_inner, places_of, sizes_of, squared_norms
-
-# The share of memory that one block of samples may take for layer inputs, cotangents and gradients: of an
-# accelerator's, and of the machine's, which others use too. Larger blocks derive less twice. XLA was seen to use a
-# third of what is counted, since it forgets what has been read.
-_DEVICE_SHARE, _HOST_SHARE = 1 / 4, 1 / 8
+from npk.tangent_kernels.derivatives import DerivativePlan, plan_of
+from npk.tangent_kernels.pieces import diagonal_pieces, kernel_pieces
 
 
 @jax.tree_util.register_dataclass
@@ -61,103 +54,6 @@ class NTKSplit:
     def total(self) -> Array:
         """The NTK K = K^V + K^F + K^CROSS."""
         return self.value + self.feature + self.cross
-
-
-# ------------------------------------------------------------------------------------ blocks of pairs
-
-
-def _pieces(
-    plan: DerivativePlan, one: Derivatives, two: Derivatives | None, full: bool, diagonal: bool
-) -> dict[str, list[Any]]:
-    """For each block (a leaf's name, or "" for all together) [K^V] or [K^V, K^F, K^CROSS]."""
-    wanted = [(0, 0), (1, 1), (0, 1)] if plan.soft else [(0, 0)]
-    symmetric = two is None
-    if plan.soft and not symmetric and not diagonal:
-        wanted.append((1, 0))
-    other = one if two is None else two
-    pieces: dict[str, list[Any]] = {}
-
-    def put(leaf: int, parts: list[Any]) -> None:
-        if plan.soft and len(parts) == 1:
-            parts = [parts[0], jnp.zeros_like(parts[0]), jnp.zeros_like(parts[0])]
-        elif plan.soft:
-            value, feature, mixed = parts[:3]
-            parts = [value, feature, mixed + (parts[3] if len(parts) == 4 else _mirrored(mixed, full, diagonal))]
-        name = plan.blocks[leaf]
-        pieces[name] = [a + b for a, b in zip(pieces[name], parts, strict=True)] if name in pieces else parts
-
-    for i, use in enumerate(plan.uses.products):
-        pairs = wanted if plan.moves_gates(use.equation) else wanted[:1]
-        left = (one.inputs[i], [mode[i] for mode in one.cotangents])
-        if diagonal:
-            found = squared_norms(use, *left, pairs, full)
-        else:
-            right = left if symmetric else (other.inputs[i], [mode[i] for mode in other.cotangents])
-            found = contributions(use, left, right, pairs, full)
-        for leaf, parts in found.items():
-            put(leaf, parts)
-    for j, leaf in enumerate(plan.uses.leaves):
-        left_g, right_g = [m[j] for m in one.gradients], [m[j] for m in other.gradients]
-        product = own_inner if diagonal else inner
-        reads = (r.equation for r in plan.uses.reads if leaf in r.leaves)
-        pairs = wanted if plan.moves_gates(*reads) else wanted[:1]
-        put(leaf, [product(left_g[a], right_g[b], full) for a, b in pairs])
-    return pieces
-
-
-def _mirrored(mixed: Any, full: bool, diagonal: bool) -> Any:
-    """ψ^F ψ^Vᵀ from ψ^V ψ^Fᵀ of the same samples."""
-    if diagonal:
-        return jnp.swapaxes(mixed, -1, -2) if full else mixed
-    return jnp.transpose(mixed, (1, 0, 3, 2)) if full else mixed.T
-
-
-def _block_size(plan: DerivativePlan, outputs: int, itemsize: int) -> int:
-    """Samples whose derivatives fit the budget: what all uses keep, and the most that one needs in passing."""
-    kept, passing = 0, 0
-    cotangents = outputs * plan.modes
-    for use in plan.uses.products:
-        groups, positions, fan_in, fan_out = sizes = sizes_of(use)
-        kept += math.prod(use.equation.inputs[0 if use.data_first else 1].shape)
-        b = cotangents * groups * positions * fan_out
-        kept += b
-        gradients = 0 if by_pairs(sizes, 64, 64, outputs, plan.modes) else cotangents * groups * fan_in * fan_out
-        passing = max(passing, b + (groups * positions * fan_in + gradients) // len(places_of(use)))
-    kept += sum(cotangents * math.prod(v.shape) for r in plan.uses.reads for v in r.equation.outputs)
-    kept += sum(cotangents * math.prod(plan.program.params[n].shape) for n in plan.uses.leaves)
-    return max(1, _block_bytes() // (itemsize * max(1, kept + 2 * passing)))
-
-
-def _block_bytes() -> int:
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if memory is not None:
-        return int(_DEVICE_SHARE * memory)
-    if not hasattr(os, "sysconf"):  # Windows
-        return 1 << 30
-    return int(_HOST_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
-def _kernel_pieces(
-    plan: DerivativePlan, leaves: Sequence[Any], x1: Any, x2: Any | None, full: bool
-) -> dict[str, list[Any]]:
-    """All leaves' pieces for all pairs, block by block where the derivatives of all samples do not fit."""
-    derive = functools.partial(derivatives_apart, plan, leaves)
-    outputs = plan.program.outputs[0]
-    size = _block_size(plan, outputs.shape[-1], outputs.dtype.itemsize)
-    if max(x1.shape[0], 0 if x2 is None else x2.shape[0]) <= size:
-        return _pieces(plan, derive(x1), None if x2 is None else derive(x2), full, False)
-    return in_blocks(lambda one, two: _pieces(plan, one, two, full, False), x1, x2, size, derive)
-
-
-def _diagonal_pieces(plan: DerivativePlan, leaves: Sequence[Any], x: Any, full: bool = False) -> dict[str, list[Any]]:
-    """All leaves' pieces for every sample with itself, without the kernel."""
-
-    def single(sample: Any) -> Any:
-        one = derivatives(plan, leaves, sample[None])
-        return jax.tree_util.tree_map(lambda t: t[0], _pieces(plan, one, None, full, True))
-
-    size = _block_size(plan, plan.program.outputs[0].shape[-1], plan.program.outputs[0].dtype.itemsize)
-    return jax.lax.map(single, x, batch_size=min(size, x.shape[0]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,7 +113,7 @@ def _kernel(f: Function, split: bool) -> Callable[..., Any]:
     @functools.partial(jax.jit, static_argnames=("full",))
     def compute(params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
         plan = plan_of(f, params, x1, split)
-        pieces = _kernel_pieces(plan, jax.tree_util.tree_leaves(params), x1, x2, full)
+        pieces = kernel_pieces(plan, jax.tree_util.tree_leaves(params), x1, x2, full)
         shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
         return _sums(plan, pieces, shape, split, x1, x2)
 
@@ -238,7 +134,7 @@ def _diagonal(f: Function, split: bool) -> Callable[[PyTree, Any], Any]:
     @jax.jit
     def compute(params: PyTree, x: Any) -> _Sums:
         plan = plan_of(f, params, x, split)
-        pieces = _diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
+        pieces = diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
         return _sums(plan, pieces, (x.shape[0],), split, x)
 
     check = Checks(f)

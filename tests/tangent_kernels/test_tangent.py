@@ -202,7 +202,7 @@ def test_blocks_of_samples_give_the_same_kernel(monkeypatch):
 
     f, params, x = MODELS["mlp"]()
     whole = npk.split_ntk(f)(params, x, x[:5])
-    monkeypatch.setattr(sys.modules["npk.tangent_kernels.kernel"], "_block_bytes", lambda: 1 << 12)
+    monkeypatch.setattr(sys.modules["npk.tangent_kernels.pieces"], "_block_bytes", lambda: 1 << 12)
     blocked = npk.split_ntk(lambda p, x: f(p, x))(params, x, x[:5])  # compiled with the new setting
     for part in ("value", "feature", "cross"):
         a, b = getattr(whole, part), getattr(blocked, part)
