@@ -30,7 +30,7 @@ def remembered(make: Callable[..., Any], f: Callable[..., Any], *options: Any) -
     A bound method counts as its instance and its function, `functools.partial` as what it is made of, so that
     `model.apply` of one model is one f. Where what f computes with has changed since (a global, a closure's variable,
     an attribute), or could change unseen, or where f can hold no attribute or an option cannot be hashed, all is made
-    afresh.
+    afresh. A transform that is held stays what it was when it was made, as a jitted function does.
 
     Args:
         make: a function of f and hashable options, always the same object.
@@ -40,18 +40,15 @@ def remembered(make: Callable[..., Any], f: Callable[..., Any], *options: Any) -
     Returns:
         What `make` returned.
     """
-    place = _place(f)
-    if place is None:
+    found = _place(f, options)
+    if found is None:
         return made_of(make(_renamed(f), *options), f, *options)
-    known, part = place
+    known, part, held = found
     key = (make, part, options)
-    try:
-        made = known.get(key)
-    except TypeError:  # an option that cannot be hashed
-        return made_of(make(_renamed(f), *options), f, *options)
-    if made is None:
+    made, of = known.get(key, (None, None))
+    if made is None or of != held:
         made = make(known.names.setdefault(part, _renamed(f)), *options)
-        known[key] = made_of(made, f, *options)
+        known[key] = made_of(made, f, *options), held
         for old in list(known)[:-_MOST]:
             known.pop(old, None)
     return made
@@ -80,8 +77,11 @@ class _Known(dict[Any, Any]):
         return _Known, ()
 
 
-def _place(f: Any) -> tuple[_Known, Any] | None:
-    """Where things of f are kept, and which part of the owner f is; None where nothing can be."""
+def _place(f: Any, options: tuple[Any, ...]) -> tuple[_Known, Any, Any] | None:
+    """Where things of f are kept, which part of the owner f is, and what options that are functions compute with.
+
+    None where nothing can be kept.
+    """
     owner, part = f, None
     while isinstance(owner, functools.partial):
         part = (part, owner.args, tuple(sorted(owner.keywords.items())))
@@ -89,7 +89,7 @@ def _place(f: Any) -> tuple[_Known, Any] | None:
     if isinstance(owner, types.MethodType):
         owner, part = owner.__self__, (part, owner.__func__)
     try:
-        hash(part)
+        hash((part, options))
         held, attributes = contents(f), vars(owner)
         known = attributes.get(_ATTRIBUTE)
         # `functools.wraps` and `copy.copy` take attributes along to another owner.
@@ -98,7 +98,7 @@ def _place(f: Any) -> tuple[_Known, Any] | None:
         if part not in known.held or known.held[part] != held:
             _forget(known, part)
             known.held[part] = held
-        return known, part
+        return known, part, tuple(contents(option) for option in options if callable(option))
     except (TypeError, Unknown, RecursionError):  # no attributes, no weak references, or nothing is sure
         return None
 

@@ -203,6 +203,28 @@ def test_what_a_function_reads_may_change_between_two_calls(f, monkeypatch):
     np.testing.assert_array_equal(npk.ntk(f)(PARAMS, x), 4 * before)
 
 
+def test_what_an_option_reads_may_change(monkeypatch):
+    f, x = network(), jnp.ones((4, 2))
+
+    def std(name):
+        return SCALE
+
+    before = npk.infinite.nngp(f, weight_std=std)(PARAMS, x)
+    assert npk.infinite.nngp(f, weight_std=std) is npk.infinite.nngp(f, weight_std=std)
+    network_before = npk.DGN(f, feature=by_helper)
+    sides = {"feature": PARAMS, "value": PARAMS}
+    hard = npk.ntk(network_before)(sides, x)
+    assert npk.ntk(npk.DGN(f, feature=by_helper)) is npk.ntk(network_before)
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    np.testing.assert_allclose(npk.infinite.nngp(f, weight_std=std)(PARAMS, x), 16 * before, rtol=1e-5)
+    monkeypatch.setitem(globals(), "SCALE", -2.0)
+    assert hard.any() and not npk.ntk(npk.DGN(f, feature=by_helper))(sides, x).any()
+
+
+def by_helper(params, x):
+    return jax.nn.relu(helper(x) @ params[0]) @ params[1]
+
+
 def test_a_variable_of_a_closure_may_change():
     scale = 1.0
 
