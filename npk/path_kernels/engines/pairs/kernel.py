@@ -16,6 +16,7 @@ import numpy as np
 from npk.path_kernels.engines import dense
 from npk.path_kernels.engines.pairs import loops, program, ring_program
 from npk.path_kernels.engines.pairs.plan import PairPlan
+from npk.path_kernels.engines.pairs.writing import Code, Table
 from npk.programs import block_of, cores, cuts
 
 _BLOCK_BYTES = 1 << 28  # tables of one side's block
@@ -144,7 +145,7 @@ def kernel(plan: PairPlan, values: Values, one: PairSide, two: PairSide | None, 
     sizes, h = list(zip(kinds, channels, strict=True)), dense.aligned((one.n, right.n), dtype)
     parts = ring_program.ring(plan)
     if parts is not None and ring_program.packed_tail(parts, kinds):
-        code = ring_program.code(parts, plan, sizes, scales)
+        code = ring_program.code(parts, sizes, scales)
     else:
         parts, code = None, program.code(plan, sizes, scales)
     rows, columns = (_blocks(code, s.n, number, dtype) for number, s in enumerate((one, right)))
@@ -191,14 +192,14 @@ def _channels(plan: PairPlan, values: Values, one: PairSide, kinds: Sequence[int
     return found
 
 
-def _blocks(code: program.Code, n: int, number: int, dtype: Any) -> list[slice]:
+def _blocks(code: Code, n: int, number: int, dtype: Any) -> list[slice]:
     bits, reals = (code.sizes[kind][number] for kind in (loops.WORDS, loops.REALS))
     size = max(1, _BLOCK_BYTES // max(1, 8 * bits + np.dtype(dtype).itemsize * reals))
     return cuts(n, size)
 
 
 def _tables(
-    code: program.Code, plan: PairPlan, values: Values, batch: PairSide, start: int, stop: int, number: int, dtype: Any
+    code: Code, plan: PairPlan, values: Values, batch: PairSide, start: int, stop: int, number: int, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tables of samples start..stop as the first (`number` 0) or the second side reads them."""
     n = stop - start
@@ -222,7 +223,7 @@ def _tables(
     return words, reals
 
 
-def _lay(out: np.ndarray, table: program.Table, value: np.ndarray, number: int) -> None:
+def _lay(out: np.ndarray, table: Table, value: np.ndarray, number: int) -> None:
     """Write a slot [n, positions, count] into a table."""
     if number == 0:
         own = out[:, table.one : table.one + value.shape[1] * table.count]
@@ -234,7 +235,7 @@ def _lay(out: np.ndarray, table: program.Table, value: np.ndarray, number: int) 
         row[:, source >= 0] = value[:, source[source >= 0], c]
 
 
-def _run(code: program.Code, one: Any, two: Any, h: np.ndarray, diagonal: int | None) -> None:
+def _run(code: Code, one: Any, two: Any, h: np.ndarray, diagonal: int | None) -> None:
     """Fill h; with `diagonal` only columns j ≥ i + diagonal of row i."""
     loop = code.loop()
     numbers = code.numbers.astype(h.dtype)

@@ -1,7 +1,7 @@
 """The compiled loop over pairs of samples: each runs the steps of a program on position pairs in the cache.
 
 A step multiplies kernels by overlaps, row by row, and filters them: rows are first summed over the window's
-columns, then over its rows. What is where is decided beforehand (`pair_program`) and read from lists of
+columns, then over its rows. What is where is decided beforehand (`program`) and read from lists of
 integers, so that one compilation serves all networks.
 """
 

@@ -5,14 +5,15 @@ of a row reads them and a shift of the whole grid is one number. Kernels of node
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from npk.path_kernels.engines.pairs import loops
-from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, PairPlan, Pool, Step
-from npk.path_kernels.engines.pairs.vectors import CHANNELS, LANES
+from npk.path_kernels.engines.pairs.plan import Axis, Filter, Grid, PairPlan, Pool, Step
+from npk.path_kernels.engines.pairs.vectors import LANES
+from npk.path_kernels.engines.pairs.writing import Code, Writer
 
 
 def _up(size: int) -> int:
@@ -59,34 +60,6 @@ def layouts(plan: PairPlan) -> dict[Grid, Layout]:
     return {grid: Layout(grid, grid[1] + extra) for grid, extra in spare.items()}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Table:
-    """Where a slot is in the tables of the two sides: bit words or real numbers, `count` of them a position."""
-
-    slot: int | None  # None: ones
-    layout: Any
-    kind: int
-    count: int
-    one: int
-    two: int
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Code:
-    """The program: as the compiled loop takes it, the tables that it reads, and numbers it finds in memory."""
-
-    steps: np.ndarray
-    factors: np.ndarray
-    numbers: np.ndarray
-    lists: np.ndarray
-    memory: int
-    result: Any  # where the result is, or the shape of the grid
-    tables: tuple[Table, ...]
-    sizes: dict[int, tuple[int, int]]  # kind of table → numbers a sample on each side
-    fills: tuple[tuple[int, np.ndarray], ...]
-    loop: Callable[[], Any]
-
-
 def code(plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) -> Code:
     """Lay a plan out.
 
@@ -101,70 +74,25 @@ def code(plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[floa
     writer = _Writer(plan, kinds, scales)
     for number in range(len(plan.steps)):
         writer.step(number)
-    return writer.finished()
+    return writer.code(writer.places[plan.steps[-1].out], loops.pairs)
 
 
-class _Writer:
+class _Writer(Writer):
     def __init__(self, plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]):
-        self.plan, self.scales = plan, scales
-        self.layouts = layouts(plan)
-        self.lists: list[int] = []
-        self.steps: list[list[int]] = []
-        self.factors: list[list[int]] = []
-        self.numbers: list[list[float]] = []
-        self.sizes = {kind: (0, 0) for kind in (loops.WORDS, loops.REALS)}
-        self.tables: dict[Any, Table] = {}
-        for slot, (kind, count) in zip(plan.slots, kinds, strict=True):
-            self.table(len(self.tables), self.layouts[slot.grid], kind, count)
-        # First comes a row of zeros, and then rows of the constants that factors add to their nodes.
-        self.zeros = _longest(plan, self.layouts)
-        constants = {f.constant for step in plan.steps for f in step.factors}
-        self.places, self.memory = _memory(plan, self.layouts, self.zeros * (1 + len(constants)))
-        self.constant_rows = {c: self.zeros * (1 + i) for i, c in enumerate(sorted(constants))}
+        self.plan, self.layouts = plan, layouts(plan)
+        factors = [factor for step in plan.steps for factor in step.factors]
+        super().__init__(kinds, scales, factors, _longest(plan, self.layouts))
+        self.places, self.memory = _memory(plan, self.layouts, self.memory)
         self.scratch = self.memory
-
-    def table(self, slot: int | None, layout: Layout, kind: int, count: int) -> Table:
-        key = layout.grid if slot is None else slot
-        if key not in self.tables:
-            one, two = self.sizes[kind]
-            count = count if kind == loops.WORDS else -(-count // CHANNELS) * CHANNELS
-            self.tables[key] = Table(slot, layout, kind, count, one, two)
-            self.sizes[kind] = (one + layout.positions * count, two + layout.length * count)
-        return self.tables[key]
-
-    def list_of(self, values: Sequence[int]) -> int:
-        self.lists += [int(v) for v in values]
-        return len(self.lists) - len(values)
-
-    def finished(self) -> Code:
-        last = self.plan.steps[-1].out
-        return Code(
-            np.array(self.steps, np.int64),
-            np.array(self.factors, np.int64),
-            np.array(self.numbers, np.float64),
-            np.array(self.lists, np.int64),
-            self.memory,
-            self.places[last],
-            tuple(self.tables.values()),
-            self.sizes,
-            (),
-            loops.pairs,
-        )
-
-    # -- steps -------------------------------------------------------------------------------------
 
     def step(self, number: int) -> None:
         step = self.plan.steps[number]
         source, target = self.layouts[step.grid], self.layouts[self.plan.grids[step.out]]
-        fields: dict[str, int] = {name: 0 for name in loops.STEP_FIELDS}
-        fields.update(
-            FACTORS=len(self.factors), N_FACTORS=len(step.factors), ADD=int(step.add),
-            OUT=self.places[step.out], OUT_LENGTH=target.length, OUT_PITCH=target.pitch,
+        fields: dict[str, int] = dict(
+            ADD=int(step.add), OUT=self.places[step.out], OUT_LENGTH=target.length, OUT_PITCH=target.pitch,
             OUT_HEIGHT=target.grid[0], OUT_WIDTH=target.grid[1],
             IN_LENGTH=source.length, IN_PITCH=source.pitch, IN_HEIGHT=source.grid[0], IN_WIDTH=source.grid[1],
         )  # fmt: skip
-        for factor in step.factors:
-            self.factor(factor, source)
         at = self.scratch
         reach = _reach(step, source, target)
         for name in ("SPARE_K", "SPARE_O", "SPARE_D"):
@@ -178,16 +106,7 @@ class _Writer:
             filtered, at = self.filtered(step, source, target, at)
             fields.update(KIND=loops.FILTER, **filtered)
         self.memory = max(self.memory, at)
-        self.steps.append([fields[name] for name in loops.STEP_FIELDS])
-
-    def factor(self, factor: Factor, layout: Layout) -> None:
-        slot = factor.slot
-        known = self.table(None, layout, loops.WORDS, 1) if slot is None else self.tables[slot]
-        nodes = self.list_of([self.places[node] for node in factor.nodes])
-        row = self.constant_rows[factor.constant]
-        place = [known.kind, known.one, known.two, known.count]
-        self.factors.append([*place, nodes, len(factor.nodes), row, self.zeros])
-        self.numbers.append([factor.constant, factor.scale * (1.0 if slot is None else self.scales[slot])])
+        self.add(loops.STEP_FIELDS, fields, step.factors, self.places, source)
 
     def pooled(self, step: Pool, layout: Layout) -> dict[str, int]:
         places = np.where(step.table >= 0, layout.places[np.maximum(step.table, 0)], -1)

@@ -225,7 +225,7 @@ def _layer() -> Any:
 
 @functools.cache
 def rings() -> Any:
-    """The loop over some pairs, as `pair_loops.pairs`, with the integers `shape` in place of where the result is."""
+    """The loop over some pairs, as `loops.pairs`, with the integers `shape` in place of where the result is."""
     import numba
 
     unsigned, wide = numba.uint64, numba.float64

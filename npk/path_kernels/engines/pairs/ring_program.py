@@ -8,8 +8,8 @@ import numpy as np
 
 from npk.path_kernels.engines.pairs import loops, ring_loops
 from npk.path_kernels.engines.pairs.plan import Factor, Filter, Grid, PairPlan, Pool
-from npk.path_kernels.engines.pairs.program import Code, Table
-from npk.path_kernels.engines.pairs.vectors import CHANNELS, LANES
+from npk.path_kernels.engines.pairs.vectors import LANES
+from npk.path_kernels.engines.pairs.writing import Code, Writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,40 +82,30 @@ def _around(step: Filter, grid: Grid) -> bool:
     return step.grid == grid and same and near and not step.add
 
 
-def code(parts: Ring, plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) -> Code:
+def code(parts: Ring, kinds: Sequence[tuple[int, int]], scales: Sequence[float]) -> Code:
     """Lay a plan out.
 
     Args:
         parts: the plan in parts.
-        plan: the plan.
         kinds: for each slot its kind and how many words or channels a position has.
         scales: for each slot what its overlaps are multiplied by.
 
     Returns:
         The program.
     """
-    writer = _Writer(parts, plan, kinds, scales)
-    for number, step in enumerate(parts.filters):
-        writer.filtered(number, step)
+    writer = _Writer(parts, kinds, scales)
+    for step in parts.filters:
+        writer.filtered(step)
     writer.step(parts.last.factors, {"OUT": -1})
     return writer.finished()
 
 
-class _Writer:
-    def __init__(self, parts: Ring, plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[float]):
-        self.parts, self.plan, self.kinds, self.scales = parts, plan, kinds, scales
-        self.layout = RingLayout(parts.grid)
-        self.lists: list[int] = []
-        self.steps: list[list[int]] = []
-        self.factors: list[list[int]] = []
-        self.numbers: list[list[float]] = []
-        self.sizes = {kind: (0, 0) for kind in (loops.WORDS, loops.REALS)}
-        self.tables: dict[int | None, Table] = {}
-        self.fills: list[tuple[int, np.ndarray]] = []
-        self.row = parts.grid[1] * LANES
-        self.memory = self.row  # of zeros
+class _Writer(Writer):
+    def __init__(self, parts: Ring, kinds: Sequence[tuple[int, int]], scales: Sequence[float]):
+        self.parts, self.layout = parts, RingLayout(parts.grid)
         used = (*(f for s in parts.filters for f in s.factors), *parts.last.factors)
-        self.constants = {c: self.reserve(self.row) for c in sorted({f.constant for f in used})}
+        super().__init__(kinds, scales, used, parts.grid[1] * LANES)
+        self.fills: list[tuple[int, np.ndarray]] = []
         shifts = [abs(shift) for step in parts.filters for shift in step.axes[1].shifts]
         halo = max(shifts, default=0) * LANES
         self.spare = {name: self.reserve(self.row) for name in ("SPARE_K", "SPARE_O", "SUM")}
@@ -138,32 +128,10 @@ class _Writer:
             places[step.out] = free.pop() if free else self.reserve(size)
         return places
 
-    def list_of(self, values: Sequence[int]) -> int:
-        self.lists += [int(v) for v in values]
-        return len(self.lists) - len(values)
-
-    def table(self, slot: int | None) -> Table:
-        if slot not in self.tables:
-            kind, count = (loops.WORDS, 1) if slot is None else self.kinds[slot]
-            count = count if kind == loops.WORDS else -(-count // CHANNELS) * CHANNELS
-            one, two = self.sizes[kind]
-            self.tables[slot] = Table(slot, self.layout, kind, count, one, two)
-            self.sizes[kind] = (one + self.layout.positions * count, two + self.layout.length * count)
-        return self.tables[slot]
-
     def step(self, factors: Sequence[Factor], fields: dict[str, int]) -> None:
-        all_fields = dict.fromkeys(ring_loops.STEP_FIELDS, 0) | fields
-        all_fields |= {"FACTORS": len(self.factors), "N_FACTORS": len(factors)}
-        self.steps.append([all_fields[name] for name in ring_loops.STEP_FIELDS])
-        for factor in factors:
-            known = self.table(factor.slot)
-            nodes = self.list_of([self.nodes[node] for node in factor.nodes])
-            place = [known.kind, known.one, known.two, known.count]
-            self.factors.append([*place, nodes, len(factor.nodes), self.constants[factor.constant], self.row])
-            scale = 1.0 if factor.slot is None else self.scales[factor.slot]
-            self.numbers.append([factor.constant, factor.scale * scale])
+        self.add(ring_loops.STEP_FIELDS, fields, factors, self.nodes, self.layout)
 
-    def filtered(self, number: int, step: Filter) -> None:
+    def filtered(self, step: Filter) -> None:
         rows, columns = step.axes
         wrap = columns.wrap
         taps = [shift for shift in columns.shifts if wrap or shift != 0]
@@ -202,18 +170,8 @@ class _Writer:
             "HEIGHT": self.parts.grid[0], "WIDTH": self.parts.grid[1], "ROUNDED": self.layout.rounded,
             "TABLE_ROW": self.layout.row, "PLACES": places, **self.spare,
         }  # fmt: skip
-        return Code(
-            np.array(self.steps, np.int64),
-            np.array(self.factors, np.int64),
-            np.array(self.numbers, np.float64),
-            np.array(self.lists, np.int64),
-            self.memory,
-            np.array([shape[name] for name in ring_loops.SHAPE_FIELDS], np.int64),
-            tuple(self.tables.values()),
-            self.sizes,
-            tuple(self.fills),
-            ring_loops.rings,
-        )
+        result = np.array([shape[name] for name in ring_loops.SHAPE_FIELDS], np.int64)
+        return self.code(result, ring_loops.rings, self.fills)
 
 
 def tail_layers(parts: Ring, scales: Sequence[float]) -> list[tuple[int | None, float, float]]:
