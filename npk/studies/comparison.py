@@ -192,7 +192,7 @@ class _Comparison:
             rows = []
             for seed in range(config.seeds):
                 now = costs[i] + (costs[i + 1] - costs[i]) * seed / config.seeds
-                progress(float(now / costs[-1]), f"width {width}, draw {seed + 1}")
+                progress(float(now / costs[-1]), f"width {width}: draw {seed + 1}")
                 begun = time.perf_counter()
                 key = jax.random.fold_in(jax.random.fold_in(self.key, width), seed)
                 kernels = networks_of.kernels(key, x)

@@ -120,6 +120,7 @@ def reproduce(
         def show(share: float, text: str, number: int = number) -> None:
             run.progress((number + share) / len(rows), text)
 
+        show(0.0, row.config.label)
         data = _data(row.dataset or table.dataset, scale, data_dir)
         config = _scaled(row.config, scale, len(data.x_train))
         network, described = _network(row, table, scale, len(data.class_names))

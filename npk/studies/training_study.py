@@ -195,6 +195,7 @@ def _trained_stages(config: StudyConfig, model: _Model, data: Dataset, run: Run)
     path = run.folder / "parameters.npz"
     if run.content["training"] is None:
         start = time.perf_counter()
+        run.progress(0.0, "training")
         trained = training.train(
             model.module.apply,
             model.variables,
@@ -207,7 +208,7 @@ def _trained_stages(config: StudyConfig, model: _Model, data: Dataset, run: Run)
             stages=config.stages,
             forward=model.forward,
             on_record=lambda r: run.progress(
-                0.15 * r.epoch / config.epochs, f"training, accuracy {r.train_accuracy:.0%}"
+                0.15 * r.epoch / config.epochs, f"training: accuracy {r.train_accuracy:.0%}"
             ),
         )
         named = {f"stage-{s}/{k}": v for s, tree in enumerate(trained.stages) for k, v in _named(tree).items()}

@@ -7,6 +7,7 @@ where it was interrupted, whose chunks carry checksums, and which `open_kernel` 
 """
 
 from npk.tiles.progress import Progress as Progress
+from npk.tiles.progress import bar_or_lines as bar_or_lines
 from npk.tiles.progress import progress_bar as progress_bar
 from npk.tiles.stored_kernel import StoredKernel as StoredKernel
 from npk.tiles.whole import fingerprint as fingerprint

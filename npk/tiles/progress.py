@@ -1,12 +1,18 @@
-"""How far a kernel is: what a caller is told, and a bar for scripts."""
+"""How far a kernel is: what a caller is told; and what is shown of any long work, a bar or lines."""
 
 import contextlib
 import dataclasses
+import datetime
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 import rich.console
 import rich.progress
+
+_SILENCE = 60.0  # seconds, the longest where lines stand for a bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +77,10 @@ class Meter:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """A bar on the error stream with tiles, rate and time left, for scripts; messages go above it.
+    """On the error stream a bar with tiles, rate and time left, or a line a minute where that is no terminal.
 
     Returns:
-        A context manager that gives a callback for `progress=` of `tiled` and `stored`.
+        A context manager that gives a callback for `progress=` of `tiled` and `stored`; messages go above the bar.
 
     Example:
         >>> import numpy as np
@@ -83,25 +89,82 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         ...     tiled(np.multiply.outer, progress=progress)(np.ones(3, np.float32)).shape
         (3, 3)
     """
-    console = rich.console.Console(stderr=True)
-    bar = rich.progress.Progress(
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("tiles, {task.fields[rate]} pairs/s, elapsed"),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("left {task.fields[left]}"),
-        console=console,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("", total=None, rate="–", left="–")
+    with bar_or_lines(sys.stderr) as tell:
 
         def show(progress: Progress) -> None:
             if progress.message:
-                console.print(progress.message, highlight=False, soft_wrap=True)
-            left = progress.seconds_left
-            clock = "–" if left is None else f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
-            rate = f"{progress.rate:,.0f}" if progress.rate else "–"
-            bar.update(task, completed=progress.done, total=progress.total, rate=rate, left=clock)
+                print(progress.message, file=sys.stderr, flush=True)
+            rate = f", {progress.rate:,.0f} pairs/s" if progress.rate else ""
+            tell(progress.done / max(progress.total, 1), f"tiles: {progress.done} of {progress.total}{rate}")
 
         yield show
+
+
+@contextlib.contextmanager
+def bar_or_lines(out: TextIO) -> Iterator[Callable[[float, str], None]]:
+    """A bar on the error stream; or lines in `out`, where that or the error stream is no terminal.
+
+    It is told the fraction done and what is being done: "a stage", or "a stage: how it goes". A stage has a line as it
+    begins, and a long one a line a minute.
+    """
+    if out.isatty() and sys.stderr.isatty():
+        with _bar() as tell:
+            yield tell
+    else:
+        yield _lines(out)
+
+
+def _lines(out: TextIO) -> Callable[[float, str], None]:
+    start, told, stage = time.monotonic(), 0.0, None
+
+    def tell(fraction: float, text: str) -> None:
+        nonlocal told, stage
+        now, before = time.monotonic() - start, stage
+        stage = text.partition(":")[0]
+        if stage != before or now - told >= _SILENCE:
+            told = now
+            print(f"{datetime.timedelta(seconds=int(now))} {fraction:4.0%}  {text}", file=out, flush=True)
+
+    return tell
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[float, str], None]]:
+    bar = rich.progress.Progress(
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TextColumn("elapsed"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.description}"),
+        console=rich.console.Console(stderr=True),
+        transient=True,
+        auto_refresh=False,
+    )
+    with bar, _drawn(bar):
+        task = bar.add_task("starting", total=1.0)
+        yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
+
+
+@contextlib.contextmanager
+def _drawn(bar: rich.progress.Progress) -> Iterator[None]:
+    """Draw a bar ten times a second.
+
+    tensorflow-datasets, while it or one of its builders is imported, replaces Python's import in every thread. Rich
+    imports as it draws: a picture that fails then is left out (Rich's own thread would end with a traceback).
+    """
+    finished = threading.Event()
+
+    def draw() -> None:
+        while not finished.wait(0.1):
+            with contextlib.suppress(Exception):
+                bar.refresh()
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()

@@ -1,5 +1,3 @@
-import builtins
-import io
 import re
 import signal
 import subprocess
@@ -7,12 +5,10 @@ import sys
 import time
 
 import pytest
-import rich.console
 from typer.testing import CliRunner
 
 from npk import cli
 from npk.cli import commands
-from npk.cli.terminal import progress_bar
 from npk.studies import StudyConfig, read_study
 
 pytestmark = pytest.mark.standard_dtypes
@@ -28,9 +24,12 @@ def plain(text):
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def test_study_writes_a_run_folder_and_says_where(tmp_path):
+def test_study_writes_a_run_folder_tells_its_stages_and_says_where(tmp_path):
     result = run("study", *TINY, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
+    told = [line.split("%  ")[1].split(":")[0] for line in result.stdout.splitlines() if "%  " in line[:14]]
+    kernels = [f"kernels of stage {stage}" for stage in range(7)]
+    assert told == ["loading data", "training", *kernels, "done", "drawing the report"]
     assert str(tmp_path / "run" / "report.html") in result.stdout
     assert (tmp_path / "run" / "report.html").is_file()
     assert read_study(tmp_path / "run")["config"]["width"] == 8
@@ -120,22 +119,3 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
     assert hint, errors
     result = run(*hint.group(1).split())
     assert result.exit_code == 0 and read_study(folder)["finished"]
-
-
-def test_a_bar_goes_on_where_an_import_in_progress_has_replaced_pythons(monkeypatch):
-    """As that of tensorflow-datasets does, in all threads: Rich imports as it draws."""
-
-    def refuse(*args, **kwargs):
-        raise ValueError("imports are replaced")
-
-    screen = io.StringIO()
-    monkeypatch.setattr("npk.cli.terminal.stderr", rich.console.Console(file=screen, force_terminal=True, width=200))
-    with progress_bar() as progress:
-        progress(0.1, "before")
-        time.sleep(0.3)
-        with monkeypatch.context() as replaced:
-            replaced.setattr(builtins, "__import__", refuse)
-            time.sleep(0.3)
-        progress(0.5, "after")
-        time.sleep(0.5)
-        assert "before" in screen.getvalue() and "after" in screen.getvalue()
