@@ -1,7 +1,7 @@
 """The `npk` command and what `npk study` prints; the work is in `npk.studies`."""
 
 import platform
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import typer
@@ -27,17 +27,28 @@ app.command("compare")(compare_command)
 app.command("reproduce")(reproduce_command)
 
 
+_VERSIONS = f"npk {npk.__version__}, jax {jax.__version__}"
+
+
+def _print_versions(asked: bool) -> None:
+    if asked:
+        stdout.print(_VERSIONS)
+        raise typer.Exit
+
+
 @app.callback()
-def _main() -> None:
-    """Keeps `study` a subcommand."""
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_versions, is_eager=True, help="Print the versions and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command("version")
 def _version() -> None:
-    """Print the versions of npk and JAX, and the device in use."""
-    stdout.print(
-        f"npk {npk.__version__}, jax {jax.__version__}, python {platform.python_version()}, {jax.devices()[0]}"
-    )
+    """Print the versions of npk, JAX and Python, and the device in use."""
+    stdout.print(f"{_VERSIONS}, python {platform.python_version()}, {jax.devices()[0]}")
 
 
 @app.command("study")

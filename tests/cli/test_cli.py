@@ -1,4 +1,5 @@
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -68,7 +69,16 @@ def test_version_names_both_libraries():
 
     import npk
 
-    assert run("version").stdout.startswith(f"npk {npk.__version__}, jax {jax.__version__}, python 3.")
+    versions = f"npk {npk.__version__}, jax {jax.__version__}"
+    assert run("version").stdout.startswith(f"{versions}, python 3.")
+    assert run("--version").stdout == f"{versions}\n"
+
+
+def test_the_package_is_the_command_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["npk", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("npk", run_name="__main__")
+    assert capsys.readouterr().out.startswith("npk ")
 
 
 @pytest.mark.parametrize(
