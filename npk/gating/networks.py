@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from npk.gating.transforms import Function, activation_program, gate_shapes, gated, gates, linear, preactivations
-from npk.programs import remembered, working_dtype
+from npk.programs import check_key, remembered, transformation, working_dtype
 
 Gates = tuple[Any, ...]
 
@@ -131,6 +131,7 @@ def _composed(
     return network
 
 
+@transformation()
 def DGN(  # noqa: N802 (the papers' name)
     f: Function,
     *,
@@ -179,6 +180,7 @@ def DGN(  # noqa: N802 (the papers' name)
     return remembered(_deep, f, feature or f, False, beta, epsilon, constant_input, order, has_aux)
 
 
+@transformation()
 def DLGN(  # noqa: N802
     f: Function,
     *,
@@ -220,6 +222,7 @@ def DLGN(  # noqa: N802
     return remembered(_deep, f, feature or f, True, beta, epsilon, constant_input, order, has_aux)
 
 
+@transformation()
 def DLGN_SF(  # noqa: N802
     f: Function,
     *,
@@ -295,6 +298,7 @@ def _shallow(
     return _composed(f, makes, constant_input, permute, has_aux)
 
 
+@transformation("key, params, x")
 def shallow_features(f: Function) -> Callable[[PRNGKeyArray, PyTree, Any], list[dict[str, Any]]]:
     """Transform f into the initial feature parameters of `DLGN_SF(f)`: a linear map of the input a gate.
 
@@ -319,6 +323,7 @@ def shallow_features(f: Function) -> Callable[[PRNGKeyArray, PyTree, Any], list[
     """
 
     def draw(key: PRNGKeyArray, params: PyTree, x: Any) -> list[dict[str, Any]]:
+        check_key(key)
         program = activation_program(f, params, x)
         if any(e.activation is not None and e.activation.kind == "pool" for e in program.equations):
             raise ValueError("f has max-pooling, whose gate is no function of one value; use average pooling.")

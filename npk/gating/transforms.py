@@ -32,9 +32,11 @@ from npk.programs import (
     opens_for_gates,
     remembered,
     trace,
+    transformation,
     with_activations,
 )
 
+#: What every transformation takes: f(params, x), from a batch x [N, ...] to outputs [N, K].
 Function = Callable[[Any, Any], Any]
 
 
@@ -175,6 +177,7 @@ def own_gates(f: Function, params: PyTree, x: Any) -> tuple[Any, ...]:
     return tuple(run_with_gates(program, jax.tree_util.tree_leaves((params, x)))[2])
 
 
+@transformation()
 def gates(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]:
     """Transform f into the function that returns its gates.
 
@@ -225,6 +228,7 @@ def _gates(f: Function, has_aux: bool) -> Callable[[PyTree, Any], Any]:
     return gates_of_f
 
 
+@transformation()
 def preactivations(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]:
     """Transform f into the function that returns its pre-activations q.
 
@@ -263,6 +267,7 @@ def _preactivations(f: Function, has_aux: bool) -> Callable[[PyTree, Any], Any]:
     return preactivations_of_f
 
 
+@transformation("params, x, gates")
 def gated(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any, Sequence[Any]], Any]:
     """Transform f into the network that is linear given its gates: activation i becomes q_i·gates[i].
 
@@ -301,6 +306,7 @@ def _gated(f: Function, has_aux: bool) -> Callable[[PyTree, Any, Sequence[Any]],
     return gated_f
 
 
+@transformation()
 def linear(f: Function, *, has_aux: bool = False) -> Function:
     """Transform f into the deep linear network of the same shape: every activation is the identity.
 

@@ -20,7 +20,7 @@ from npk.infinite import pairs
 from npk.infinite.duals import TERMS
 from npk.infinite.loader import load
 from npk.infinite.moments import Scales
-from npk.programs import check_finite, check_pair, concrete, in_blocks, remembered, working_dtype
+from npk.programs import check_finite, check_pair, concrete, in_blocks, remembered, transformation, working_dtype
 
 # A standard deviation for all parameters, or by name ("Dense_0/kernel").
 Std = float | Mapping[str, float] | Callable[[str], float]
@@ -35,6 +35,7 @@ _LEFT_OUT, _ORDERS, _MOST = 1e-6, (32, 128, 512), 512
 _OWN_AT_ONCE = 16
 
 
+@transformation()
 def nngp(
     f: Function, *, weight_std: Std = HE, bias_std: Std = 0.0, order: int = 512
 ) -> Callable[..., Float[Array, "n1 n2"]]:
@@ -74,6 +75,7 @@ def nngp(
     return remembered(_limit, f, pairs.nngp, weight_std, bias_std, order)
 
 
+@transformation()
 def ntk(
     f: Function, *, weight_std: Std = HE, bias_std: Std = 0.0, order: int = 512
 ) -> Callable[..., Float[Array, "n1 n2"]]:
@@ -109,6 +111,7 @@ def ntk(
     return remembered(_limit, f, pairs.ntk, weight_std, bias_std, order)
 
 
+@transformation()
 def path_kernel(
     f: Function,
     *,

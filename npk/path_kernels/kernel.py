@@ -26,6 +26,7 @@ from npk.programs import (
     known_true,
     on_host,
     remembered,
+    transformation,
     working_dtype,
 )
 
@@ -86,6 +87,7 @@ def _block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
     return max(1, math.isqrt(elements // max(sizes)))
 
 
+@transformation()
 def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into its neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ under any gates.
 

@@ -17,7 +17,16 @@ from jaxtyping import Array, Float, PyTree
 from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
 from npk.paths import coordinates, rules
 from npk.paths.terms import Base, Source, Term
-from npk.programs import UnsupportedOperation, check_batch, check_finite, remembered, working_dtype
+from npk.programs import (
+    UnsupportedOperation,
+    check_arrays,
+    check_batch,
+    check_finite,
+    remembered,
+    transformation,
+    tried,
+    working_dtype,
+)
 
 _T = TypeVar("_T")
 
@@ -74,6 +83,7 @@ def _check_count(count: int) -> None:
         )
 
 
+@transformation()
 def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
     """Transform f into its neural path features φ: f(x) = ⟨φ_x, v⟩.
 
@@ -134,7 +144,9 @@ def _of_shapes(f: Function, params: PyTree, x: Any | None, use: Callable[[list[T
 
 
 def _sample(f: Function, params: PyTree, x: Any | None) -> Any:
+    check_arrays(params, "params")
     if x is not None:
+        check_batch(x, floating=True, finite=False)
         return x
     dtype = working_dtype(*jax.tree_util.tree_leaves(params))
     return jax.ShapeDtypeStruct((1, *_sample_shape(f, params, dtype)), dtype)
@@ -158,13 +170,10 @@ def _sample_shape(f: Function, params: PyTree, dtype: Any) -> tuple[int, ...]:
 
 
 def _fits(f: Function, params: PyTree, shape: tuple[int, ...], dtype: Any) -> bool:
-    try:
-        out = jax.eval_shape(f, params, jax.ShapeDtypeStruct((1, *shape), dtype))
-    except Exception:  # whatever a model raises for a shape that is not its own
-        return False
-    return len(getattr(out, "shape", ())) == 2
+    return len(getattr(tried(f, params, (1, *shape), dtype), "shape", ())) == 2
 
 
+@transformation()
 def npv(f: Function) -> Callable[..., Float[Array, "p k"]]:
     """Transform f into its neural path values v: the product of the weights along every path.
 
@@ -209,6 +218,7 @@ def _npv(f: Function) -> Callable[..., Any]:
     return npv_of_f
 
 
+@transformation("params")
 def path_names(f: Function) -> Callable[..., list[str]]:
     """Transform f into the names of its path coordinates, the order of `npf(f)` and `npv(f)`.
 
@@ -242,6 +252,7 @@ def path_names(f: Function) -> Callable[..., list[str]]:
     return path_names_of_f
 
 
+@transformation("params")
 def count_paths(f: Function) -> Callable[..., int]:
     """Transform f into the number of its path coordinates (bundles), however many there are.
 

@@ -16,10 +16,12 @@ from npk.programs.blocks import block_of as block_of
 from npk.programs.blocks import cuts as cuts
 from npk.programs.blocks import in_blocks as in_blocks
 from npk.programs.blocks import in_parts as in_parts
+from npk.programs.checks import check_arrays as check_arrays
 from npk.programs.checks import check_batch as check_batch
 from npk.programs.checks import check_finite as check_finite
 from npk.programs.checks import check_gate_shapes as check_gate_shapes
 from npk.programs.checks import check_gates as check_gates
+from npk.programs.checks import check_key as check_key
 from npk.programs.checks import check_pair as check_pair
 from npk.programs.checks import check_program as check_program
 from npk.programs.checks import concrete as concrete
@@ -27,6 +29,8 @@ from npk.programs.checks import finite as finite
 from npk.programs.checks import known_true as known_true
 from npk.programs.checks import on_host as on_host
 from npk.programs.checks import working_dtype as working_dtype
+from npk.programs.functions import transformation as transformation
+from npk.programs.functions import tried as tried
 from npk.programs.layouts import channels_last as channels_last
 from npk.programs.machine import available_memory as available_memory
 from npk.programs.machine import cores as cores

@@ -1,6 +1,7 @@
 """Checks of what users pass in: each failure is a ValueError that says what was expected and what came."""
 
 import functools
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from npk.programs.functions import PARTITION
 from npk.programs.program import Program, Var, is_traced, path_name
 
 _PART = 1 << 16
@@ -70,8 +72,28 @@ def _describe(value: Any) -> str:
     return f"{jnp.result_type(value)}{list(np.shape(value))}"
 
 
+def check_arrays(tree: Any, name: str) -> None:
+    """Every leaf is an array or a number."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        numeric = hasattr(leaf, "shape") and getattr(getattr(leaf, "dtype", None), "kind", "V") not in "OSU"
+        if not numeric and not isinstance(leaf, int | float | complex):
+            place = "/".join(filter(None, (name, path_name(path))))
+            raise TypeError(
+                f"{place} must be an array, got {type(leaf).__name__} {reprlib.repr(leaf)}: leave out of {name} "
+                f"what is none ({PARTITION})."
+            )
+
+
+def check_key(key: Any) -> None:
+    """`key` is a JAX key, typed or plain."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == jnp.uint32 and np.ndim(key) == 1)):
+        raise TypeError(f"key: a JAX key, jax.random.key(0), got {reprlib.repr(key)}.")
+
+
 def check_finite(value: Any, name: str) -> None:
-    """Every number in `value` is finite (skipped under tracing, where numbers are not known)."""
+    """Every leaf is an array, of finite numbers (skipped under tracing, where they are not known)."""
+    check_arrays(value, name)
     floats = [a for a in jax.tree_util.tree_leaves(value) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
     if not concrete(floats):
         return
@@ -94,7 +116,9 @@ def check_batch(x: Any, name: str = "x", *, floating: bool = False, finite: bool
         raise ValueError(f"{name} must be a batch [N, ...] of at least one sample, got shape {list(x.shape)}.")
     if floating and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must be of a floating dtype, got {_describe(x)}: convert it, e.g. x.astype('float32')."
+            f"{name} must be of a floating dtype, got {_describe(x)}: convert numbers, e.g. x.astype('float32'). "
+            "Tokens have no path feature of their own yet: look them up outside f, and pass the embedding's "
+            "output as x."
         )
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real, got {_describe(x)}.")
@@ -120,7 +144,7 @@ def check_program(program: Program, n: int) -> None:
         shapes = [list(a.shape) for a in program.outputs]
         raise ValueError(
             f"f(params, x) must return one array [N, K] for x of N = {n} samples, got "
-            f"{shapes[0] if len(shapes) == 1 else shapes}. Wrap f so that it returns its logits alone."
+            f"{shapes[0] if len(shapes) == 1 else shapes}. {_remedy(shapes, n)}"
         )
     for equation in program.equations:
         if equation.name in _RANDOM:
@@ -132,6 +156,22 @@ def check_program(program: Program, n: int) -> None:
     for x in program.x:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             _check_indices(program, x)
+
+
+def _remedy(shapes: Sequence[list[int]], n: int) -> str:
+    """How a function that returns arrays of other shapes is made one that returns [N, K]."""
+    if len(shapes) != 1:
+        return "Wrap f so that it returns its logits alone: lambda p, x: f(p, x)[0]."
+    (shape,) = shapes
+    if shape[:1] != [n]:
+        return "If f takes a single sample, pass jax.vmap(f, (None, 0))."
+    if len(shape) == 1:
+        return "Give it an axis of outputs: lambda p, x: f(p, x)[:, None]."
+    places = ", ".join("0" * (len(shape) - 2))
+    return (
+        f"Select one place or average over them: lambda p, x: f(p, x)[:, {places}], or f(p, x).mean("
+        f"{tuple(range(1, len(shape) - 1))})."
+    )
 
 
 def _check_indices(program: Program, x: Var) -> None:

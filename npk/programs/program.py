@@ -18,6 +18,8 @@ import numpy as np
 from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
+from npk.programs.functions import explain
+
 OLDEST_JAX = (0, 7, 0)
 
 
@@ -330,8 +332,16 @@ def trace(f: Callable[..., Any], params: Any, x: Any, opens: Callable[[Any], boo
 
     Returns:
         The program, unused equations removed.
+
+    Raises:
+        TypeError: f is no function of (params, x).
+        ValueError: f is one of single samples.
     """
-    closed, out_shape = jax.make_jaxpr(f, return_shape=True)(params, x)
+    try:
+        closed, out_shape = jax.make_jaxpr(f, return_shape=True)(params, x)
+    except Exception:
+        explain(f, params, x)
+        raise
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     names = [path_name(path) for path, _ in leaves]
     out_tree = jax.tree_util.tree_structure(out_shape)

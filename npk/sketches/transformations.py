@@ -25,12 +25,14 @@ from npk.programs import (
     check_batch,
     check_finite,
     check_gate_shapes,
+    check_key,
     concrete,
     cuts,
     evaluate,
     opens_for_gates,
     remembered,
     trace,
+    transformation,
     with_activations,
     working_dtype,
 )
@@ -126,6 +128,7 @@ def _swept(compute: Callable[..., Any], x: Any, gates_of: Callable[[slice], Any]
 
 
 def _draws_of(features: int, outputs: int, key: Any, first: int) -> Any:
+    check_key(key)
     if features < 1:
         raise ValueError(f"features must be a number of features, at least 1, got {features}.")
     if first < 0:
@@ -144,6 +147,7 @@ def _in_draws(one_draw: Callable[[Any], Any], draws: Any, kind: Any, together: i
 # ----------------------------------------------------------------------------------------------- public
 
 
+@transformation("params, x, features=m, key=jax.random.key(0)")
 def sketch(f: Function) -> Callable[..., KernelSketch]:
     """Transform f into random-sign features of its neural path kernel: E[z(s)·z(s')] = H(s, s').
 
@@ -284,6 +288,7 @@ def _derivative(
     return lambda tangent: whole(tangent) - value(tangent)
 
 
+@transformation("params, x, features=m, key=jax.random.key(0)")
 def sketch_ntk(f: Function, *, part: str = "value") -> Callable[..., KernelSketch]:
     """Transform f into random-sign features of its tangent kernel, or of a part of it: E[z(s)·z(s')] = K(s, s').
 

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from npk.gating import Function
-from npk.programs import Once, check_finite, check_pair, check_program, concrete, evaluate, opens_for_gates, trace
+from npk.programs import (
+    Once,
+    check_arrays,
+    check_finite,
+    check_pair,
+    check_program,
+    concrete,
+    evaluate,
+    opens_for_gates,
+    trace,
+)
 
 
 class Checks:
@@ -22,6 +32,7 @@ class Checks:
             raise ValueError(
                 f"outputs must be 'trace' (summed over outputs) or 'full' ([N1, N2, K, K]), got {outputs!r}."
             )
+        check_arrays(params, "params")
         check_pair(x1, x2, finite=False)
         if concrete(params, x1):
             self.once((params, x1), "checked", lambda: self.check(params, x1))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
-from npk.programs import check_finite, check_pair, concrete, remembered
+from npk.programs import check_finite, check_pair, concrete, remembered, transformation
 from npk.tangent_kernels.checks import Checks
 from npk.tangent_kernels.derivatives import DerivativePlan, plan_of
 from npk.tangent_kernels.pieces import diagonal_pieces, kernel_pieces
@@ -148,6 +148,7 @@ def _diagonal(f: Function, split: bool) -> Callable[[PyTree, Any], Any]:
     return diagonal
 
 
+@transformation()
 def ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
     """Transform f into its neural tangent kernel K(s, s') = Σ_θ ∂f(s)/∂θ · ∂f(s')/∂θ.
 
@@ -190,6 +191,7 @@ def _ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
     return ntk_of_f
 
 
+@transformation()
 def split_ntk(f: Function) -> Callable[..., NTKSplit]:
     """Transform f into its tangent kernel split by the gates: K = K^V + K^F + K^CROSS.
 
@@ -220,6 +222,7 @@ def split_ntk(f: Function) -> Callable[..., NTKSplit]:
     return remembered(_kernel, f, True)
 
 
+@transformation()
 def ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
     """Transform f into the diagonal K(s, s) of its tangent kernel, without the kernel.
 
@@ -252,6 +255,7 @@ def _ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
     return ntk_diagonal_of_f
 
 
+@transformation()
 def ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
     """Transform f into the trace Σ_s K(s, s) of its tangent kernel, without the kernel.
 
@@ -284,6 +288,7 @@ def _ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
     return ntk_trace_of_f
 
 
+@transformation()
 def split_ntk_diagonal(f: Function) -> Callable[[PyTree, Any], NTKSplit]:
     """Transform f into the diagonal of its split tangent kernel, without the kernel.
 
