@@ -92,6 +92,7 @@ def piecewise(below: float, above: float) -> Duals:
     return Duals(value, slope, gate)
 
 
+@functools.partial(jax.jit, inline=True)  # traced once for a shape, not at every activation
 def _angle(rho: Any) -> tuple[Any, Any]:
     """The angle of a correlation, and its sine.
 

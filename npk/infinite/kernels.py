@@ -5,6 +5,7 @@ Of the parameters only shapes count (and, where f normalises, the numbers it nor
 taken as random, independent, with standard deviation `weight_std`/√fan-in, biases with `bias_std`.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -214,17 +215,20 @@ def _limit(
         program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, dtype))
         return pairs.Model(program, params, scales, terms, dtype)
 
-    @functools.partial(jax.jit, static_argnames=("symmetric", "terms", "dtype"))
-    def of_all(params: PyTree, one: Any, two: Any, *, symmetric: bool, terms: int, dtype: Any) -> Any:
+    @functools.partial(jax.jit, static_argnames=("terms", "dtype"))
+    def of_all(params: PyTree, one: Any, two: Any, *, terms: int, dtype: Any) -> "_Metered":
         """All pairs of two batches, each (x [n, 1, ...], E[u²] of each pre-activation)."""
+        pair = pairs.Pair(model_of(params, one[0], terms, dtype), (one[0], two[0]), (one[1], two[1]))
+        return _Metered(kernel_of(pair), max(m.largest for m in pair.recursions))
+
+    @functools.partial(jax.jit, static_argnames=("side", "symmetric", "terms", "dtype"))
+    def of_blocks(params: PyTree, one: Any, two: Any, *, side: int, symmetric: bool, terms: int, dtype: Any) -> Any:
+        """As of_all, `side` samples of either batch at a time."""
         model = model_of(params, one[0], terms, dtype)
 
         def kernel(a: Any, b: Any) -> Any:
             return kernel_of(pairs.Pair(model, (a[0], b[0]), (a[1], b[1])))
 
-        side = _block_side(lambda a, b: pairs.Pair(model, (a[0], b[0]), (a[1], b[1])), kernel_of, one, two)
-        if max(one[0].shape[0], two[0].shape[0]) <= side:
-            return kernel(one, two)
         return in_blocks(kernel, one, None if symmetric else two, side, lambda block: block)
 
     @functools.partial(jax.jit, static_argnames=("diagonal", "terms", "dtype"))
@@ -256,11 +260,15 @@ def _limit(
         else:
             needed = _check_series(left_out, orders[-1])
         sides = [(x, variances) for x, (_, variances, _) in zip(blocks, owns, strict=True)]
-        h = of_all(params, sides[0], sides[-1], symmetric=x2 is None, terms=needed, dtype=dtype)
-        if x2 is None:  # of a sample with itself the angles are known to be zero
-            n = jnp.arange(h.shape[0])
-            h = h.at[n, n].set(owns[0][0])
-        return h
+        batches, options = (sides[0], sides[-1]), dict(terms=needed, dtype=dtype)
+        elements = of_all.eval_shape(params, *batches, **options).elements  # what is traced here serves the call below
+        side = max(1, math.isqrt(_BLOCK_ELEMENTS // elements))
+        if max(x.shape[0] for x in blocks) <= side:
+            h = of_all(params, *batches, **options).h
+        else:
+            h = of_blocks(params, *batches, side=side, symmetric=x2 is None, **options)
+        # Of a sample with itself the angles are known to be zero.
+        return h if x2 is not None else _with_diagonal(h, owns[0][0])
 
     return kernel
 
@@ -270,19 +278,19 @@ def _in_dtype(leaf: Any, dtype: Any) -> Any:
     return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
 
 
-def _block_side(pair_of: Callable[..., pairs.Pair], kernel_of: Callable[[pairs.Pair], Any], one: Any, two: Any) -> int:
-    """Samples a side so that the largest intermediate of a block of pairs stays within its budget."""
-    sizes: list[int] = []
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["h"], meta_fields=["elements"])
+@dataclasses.dataclass(frozen=True)
+class _Metered:
+    """A kernel, and the elements that its largest intermediate has for a pair of samples."""
 
-    def meter(a: Any, b: Any) -> Any:
-        pair = pair_of(a, b)
-        h = kernel_of(pair)
-        sizes.extend(m.largest for m in pair.recursions)
-        return h
+    h: Any
+    elements: int
 
-    two_samples = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), (one, two))
-    jax.eval_shape(meter, *two_samples)
-    return max(1, math.isqrt(_BLOCK_ELEMENTS // max(sizes)))
+
+@jax.jit
+def _with_diagonal(h: Any, diagonal: Any) -> Any:
+    n = jnp.arange(h.shape[0])
+    return h.at[n, n].set(diagonal)
 
 
 def _terms_needed(left_out: Sequence[Any], terms: int, dtype: Any) -> int | None:
