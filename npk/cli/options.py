@@ -7,14 +7,19 @@ by repeating its flag.
 import dataclasses
 import functools
 import inspect
+import re
 import typing
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from npk.cli.terminal import one_line_errors
 from npk.studies import setting_of
+
+_LONGEST = 120  # letters of a folder's name
 
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
@@ -26,7 +31,11 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         with one_line_errors():
-            config = place.annotation(**{field.name: _value(field, given.pop(field.name)) for field in fields})
+            values = {field.name: _value(field, given.pop(field.name)) for field in fields}
+            for field in fields:
+                if why := setting_of(field).refusal(values[field.name]):
+                    raise ValueError(f"--{_name(field)} {why}")
+            config = place.annotation(**values)
         command(**{place.name: config}, **given)
 
     # Within a panel flags stand as in the list; `late` ones come last.
@@ -38,18 +47,30 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
 
 def words(config: Any) -> list[str]:
     """The flags of a configuration, as far as it is not the default one."""
-    found = []
+    return [word for flag, value in _changed(config) for word in (f"--{flag}", value) if word]
+
+
+def folder_of(command: str, config: Any, named: Sequence[str] = ()) -> Path:
+    """The run folder of a configuration: fields that name every run, and what else is not the default."""
+    changed = [(flag, value) for flag, value in _changed(config) if flag not in named]
+    name = "-".join([command, *(flag + ("-" if value[:1].isalpha() else "") + value for flag, value in changed)])
+    # "mnist:4,7" names no folder on every system.
+    plain = re.sub(r"[^0-9A-Za-z_.]+", "-", name)
+    return Path("runs") / (plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}-{zlib.crc32(name.encode()):08x}")
+
+
+def _changed(config: Any) -> Iterator[tuple[str, str]]:
+    """The flags of what is not the default, each with its value; that of a switch is empty."""
     for field in _fields(config):
         value, name = getattr(config, field.name), _name(field)
         if value == field.default:
             continue
         if isinstance(value, bool):
-            found += [f"--{name}" if value else f"--no-{name}"]
+            yield name if value else f"no-{name}", ""
         elif _items(field) is str:
-            found += [word for item in value for word in (f"--{name}", item)]
+            yield from ((name, item) for item in value)
         else:
-            found += [f"--{name}", ",".join(map(str, value)) if _items(field) else str(value)]
-    return found
+            yield name, ",".join(map(str, value)) if _items(field) else str(value)
 
 
 def _fields(config: Any) -> list[dataclasses.Field[Any]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import rich.table
 import typer
 
-from npk.cli.options import configured
+from npk.cli.options import configured, folder_of
 from npk.cli.terminal import running, stdout
 from npk.studies import TABLES, Scale, reproduce, table_rows
 
@@ -22,14 +22,17 @@ def reproduce_command(
             show_default="$TFDS_DATA_DIR or ~/tensorflow_datasets",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the result.", show_default="runs/reproduce-TABLE")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the result.", show_default="runs/reproduce-TABLE, and what is not the default"),
+    ] = None,
 ) -> None:
     """Run a published table again and print each figure beside ours.
 
     Rows are selected on a validation split; the largest accuracy over epochs on the test set, which the published
     figures are, stands beside. An interrupted run continues when the command is given again.
     """
-    folder = out or Path("runs") / f"reproduce-{table}"
+    folder = out or folder_of(f"reproduce-{table}", scale)
     with running(f"Finished rows and checkpoints are in {folder}: run the same again to go on.") as progress:
         result = reproduce(table, folder, scale, data_dir=data_dir, progress=progress)
     shown = rich.table.Table(title=f"{result['title']} ({result['source']})")

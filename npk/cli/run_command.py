@@ -1,7 +1,6 @@
 """A command that fills a run folder: flags of a configuration, a folder, a report, and how to go on."""
 
 import inspect
-import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from npk.cli.options import configured, words
+from npk.cli.options import configured, folder_of, words
 from npk.cli.terminal import running, stdout
 
 
@@ -27,7 +26,9 @@ def run_command(
             out: Annotated[
                 Path | None,
                 typer.Option(
-                    help="Run folder.", show_default=f"runs/{name}-DATASET-NETWORK-sSEED", rich_help_panel="Run"
+                    help="Run folder.",
+                    show_default=f"runs/{name}-DATASET-NETWORK-sSEED, and what else is not the default",
+                    rich_help_panel="Run",
                 ),
             ] = None,
             resume: Annotated[
@@ -37,9 +38,8 @@ def run_command(
                 ),
             ] = False,
         ) -> None:
-            # "mnist:4,7" names no folder on every system.
-            dataset = re.sub(r"[^0-9A-Za-z_]+", "-", config.dataset)
-            folder = out or Path("runs") / f"{name}-{dataset}-{config.network}-s{config.seed}"
+            named = f"{name}-{config.dataset}-{config.network}-s{config.seed}"
+            folder = out or folder_of(named, config, ("dataset", "network", "seed"))
             source = [] if data_dir is None else ["--data-dir", str(data_dir)]
             again = shlex.join(["npk", name, *words(config), *source, "--out", str(folder), "--resume"])
             with running(f"What was finished is kept in {folder}; continue with:", again=again) as progress:

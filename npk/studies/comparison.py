@@ -28,7 +28,7 @@ from npk.studies.flow import CASES, measure
 from npk.studies.regression import LABELS, classify, fixed_kernels, gates_of_a_network
 from npk.studies.run_folder import Progress, Run, carry_out, write_arrays
 from npk.studies.samples import described, load_suited
-from npk.studies.settings import check_ranges, configuration, setting
+from npk.studies.settings import MOST_SEED, check_ranges, configuration, setting
 from npk.studies.widths import CURVES, NETWORKS, Width, errors, limit_gap, weight_layers
 
 _WIDTHS = {"mlp": (64, 128, 256, 512, 1024, 2048)}
@@ -46,7 +46,7 @@ class CompareConfig:
     see at most as many as training samples.
 
     Raises:
-        ValueError: a number is out of its range, or the network is another.
+        ValueError: a number is out of its range, or the data set or network another.
 
     Example:
         >>> from npk.studies import CompareConfig
@@ -54,40 +54,42 @@ class CompareConfig:
         (8, 16, 32, 64, 128)
     """
 
-    dataset: str = setting("digits", f"One of {', '.join(NAMES)}; or classes of it: mnist:4,7.", "Data")
-    network: str = setting("mlp", f"One of {', '.join(NETWORKS)}; no biases.", "Network")
-    depth: int | None = setting(None, "Weight layers (mlp).", "Network", none="4")
+    dataset: str = setting("digits", f"One of {', '.join(NAMES)}; or classes of it: mnist:4,7.", "Data", among=NAMES)
+    network: str = setting(
+        "mlp", f"One of {', '.join(NETWORKS)} (all paths of one length); no biases.", "Network", among=NETWORKS
+    )
+    depth: int | None = setting(None, "Weight layers (mlp).", "Network", none="4", least=2)
     widths: tuple[int, ...] | None = setting(
-        None, "Ladder of units or channels, as in 64,128,256.", _WIDTH, none="64,128,…,2048; channels 8,16,…,128"
+        None,
+        "Ladder of units or channels, as in 64,128,256.",
+        _WIDTH,
+        none="64,128,…,2048; channels 8,16,…,128",
+        least=1,
     )
     seeds: int = setting(10, "Draws at each width.", _WIDTH, least=1)
     inputs: int = setting(64, "Training samples these kernels are of.", _WIDTH, least=2)
     samples: int = setting(1500, "Most training samples. Time: its cube.", _REGRESSION, least=1)
     test_samples: int = setting(10_000, "Most test samples.", _REGRESSION, least=1)
     gates_width: int | None = setting(
-        None, "Of the networks that give random and learned gates.", _REGRESSION, none="the network's"
+        None, "Of the networks that give random and learned gates.", _REGRESSION, none="the network's", least=1
     )
     gates_seeds: int = setting(3, "How many such networks.", _REGRESSION, least=1)
     epochs: int = setting(40, "Passes that teach the gates.", _REGRESSION, least=1)
     batch_size: int = setting(64, "Samples a step there.", _REGRESSION, least=1)
-    learning_rate: float = setting(1e-3, "Of Adam there.", _REGRESSION, positive=True)
-    flow_width: int | None = setting(None, "Of the networks that are trained.", _FLOW, none="the widest but one")
+    learning_rate: float = setting(1e-3, "Of Adam there.", _REGRESSION, above=0)
+    flow_width: int | None = setting(
+        None, "Of the networks that are trained.", _FLOW, none="the widest but one", least=1
+    )
     flow_samples: int = setting(200, "Training samples, and test samples.", _FLOW, least=2)
     flow_steps: int = setting(600, "Full-batch gradient steps.", _FLOW, least=1)
-    flow_step: float = setting(0.3, "Step × largest eigenvalue of K.", _FLOW, positive=True)
-    beta: float = setting(4.0, "Steepness of the soft gates.", _FLOW, positive=True)
-    seed: int = setting(0, "Of all random numbers.", "Run")
+    flow_step: float = setting(0.3, "Step × largest eigenvalue of K.", _FLOW, above=0)
+    beta: float = setting(4.0, "Steepness of the soft gates.", _FLOW, above=0)
+    seed: int = setting(0, "Of all random numbers.", "Run", least=0, most=MOST_SEED)
 
     def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise ValueError(
-                f"network must be one of {', '.join(NETWORKS)} (all paths of one length), got {self.network!r}."
-            )
-        if self.depth is not None and self.depth < 2:
-            raise ValueError(f"depth must be at least 2 (one layer of gates), got {self.depth}.")
         check_ranges(self)
-        if len(set(self.ladder)) < 2 or min(self.ladder) < 1:
-            raise ValueError(f"widths must be at least two different numbers ≥ 1, got {list(self.ladder)}.")
+        if len(set(self.ladder)) < 2:
+            raise ValueError(f"widths must be at least two different numbers, got {list(self.ladder)}.")
         if len(self.ladder) * self.seeds < 3:
             raise ValueError("a slope with an interval needs at least three draws: more widths or seeds.")
 

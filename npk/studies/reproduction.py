@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from npk import networks
-from npk.data import Dataset, load, with_validation
+from npk.data import NAMES, Dataset, load, with_validation
 from npk.studies.published import TABLES, Row, Table
 from npk.studies.run_folder import Progress, Run, digest, read_json, surroundings
 from npk.studies.settings import check_ranges, configuration, setting
@@ -30,7 +30,7 @@ class Scale:
     in their data set alone are run once.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or the data set unknown.
 
     Example:
         >>> from npk.studies import Scale
@@ -38,29 +38,28 @@ class Scale:
         2
     """
 
-    share: float = setting(1.0, "Share of the epochs, samples and (square root) width; 1 is in full.", flag="scale")
-    epochs: int | None = setting(None, "Epochs, instead of that share of them.", none="the published number")
-    samples: int | None = setting(None, "Training samples, instead of that share of them.", none="all, or the share")
-    learning_rate: float | None = setting(None, "For runs of far fewer steps.", none="the published one")
+    share: float = setting(
+        1.0, "Share of the epochs, samples and (square root) width; 1 is in full.", flag="scale", above=0, most=1
+    )
+    epochs: int | None = setting(None, "Epochs, instead of that share of them.", none="the published number", least=1)
+    samples: int | None = setting(
+        None, "Training samples, instead of that share of them.", none="all, or the share", least=_FEWEST
+    )
+    learning_rate: float | None = setting(None, "For runs of far fewer steps.", none="the published one", above=0)
     pool: int = setting(1, "Average images over squares of so many pixels a side.", least=1)
     networks: tuple[str, ...] | None = setting(
         None, "Only this network of the table; may be repeated.", none="all", flag="network"
     )
-    seeds: int = setting(5, "Runs, trained together.")
+    seeds: int = setting(5, "Runs, trained together.", least=1)
     dataset: str | None = setting(
         None,
         "Of a table of several, only this one; or another in their place, e.g. cifar10_jpeg.",
         none="the published ones",
+        among=NAMES,
     )
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if not 0 < self.share <= 1:
-            raise ValueError(f"scale must lie in (0, 1], got {self.share}.")
-        if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
-            raise ValueError(f"seeds and epochs must be at least 1, got {self.seeds} and {self.epochs}.")
-        if self.samples is not None and self.samples < _FEWEST:
-            raise ValueError(f"samples must be at least {_FEWEST}, got {self.samples}.")
 
 
 def reproduce(
@@ -104,13 +103,13 @@ def reproduce(
     if name not in TABLES:
         raise ValueError(f"unknown table {name!r}: choose one of {', '.join(TABLES)}.")
     scale, table, folder = scale or Scale(), TABLES[name], Path(out)
+    rows = _rows_of(table, scale)
     folder.mkdir(parents=True, exist_ok=True)
     # As JSON gives it back, so that it can be compared.
     asked = json.loads(json.dumps({"table": name, **dataclasses.asdict(scale)}))
     path = folder / f"{name}.json"
     run = Run(path, _begun(path, asked, table, scale), progress)
     source: RegimeRun | None = None
-    rows = _rows_of(table, scale)
     for number, row in enumerate(rows):
         later = any(r.config.regime == Regime.FL for r in rows[number + 1 :])
         done = number < len(run.content["rows"])

@@ -11,6 +11,9 @@ def load_suited(config: Any, data_dir: str | os.PathLike[str] | None) -> Dataset
     data = load(config.dataset, data_dir=data_dir, seed=config.seed)
     if data.x_train.ndim != 4 and config.network != "mlp":
         raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
+    if config.samples <= (classes := len(data.class_names)):
+        # Of some class one is held out, to choose the regularization by.
+        raise ValueError(f"samples must be more than the {classes} classes, got {config.samples}.")
     return data
 
 

@@ -9,7 +9,13 @@ is a frozen dataclass whose docstring lists its fields; a command of it has `--e
 
 import dataclasses
 import inspect
+import operator
 from typing import Any, TypeVar, dataclass_transform
+
+# Of what scikit-learn, which splits the digits, takes for a seed.
+MOST_SEED = 2**32 - 1
+
+_BOUNDS = {"least": ("at least", operator.ge), "above": ("more than", operator.gt), "most": ("at most", operator.le)}
 
 Class = TypeVar("Class", bound=type)
 
@@ -24,8 +30,23 @@ class Setting:
     flag: str | None = None  # the name of its flag; None is the field's own
     late: int = 0  # within a panel, flags of a larger number stand later
     hidden: bool = False  # whether it has no flag
-    least: int | None = None  # the smallest number that it may be
-    positive: bool = False  # whether it must be
+    least: int | None = None  # the smallest number that it, or each of it, may be
+    above: float | None = None  # what it must be more than
+    most: float | None = None  # the largest that it may be
+    among: tuple[str, ...] = ()  # the words that it may be
+
+    def refusal(self, value: Any) -> str | None:
+        """Why a value is out of range, or None."""
+        named = ((words, holds, getattr(self, name)) for name, (words, holds) in _BOUNDS.items())
+        bounds = [(words, holds, bound) for words, holds, bound in named if bound is not None]
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, str):
+                # Some classes of a data set stand after a colon.
+                if self.among and one.partition(":")[0] not in self.among:
+                    return f"must be one of {', '.join(self.among)}, got {one!r}."
+            elif one is not None and not all(holds(one, bound) for _, holds, bound in bounds):
+                return f"must be {' and '.join(f'{words} {bound}' for words, _, bound in bounds)}, got {one}."
+        return None
 
 
 def setting(default: Any, *words: Any, **more: Any) -> Any:
@@ -49,10 +70,7 @@ def configuration(kind: Class) -> Class:
 
 
 def check_ranges(config: Any) -> None:
-    """Refuse, with a ValueError, a number out of its range: it could only fail later."""
+    """Refuse, with a ValueError, a value out of its range: it could only fail later."""
     for field in dataclasses.fields(config):
-        value, about = getattr(config, field.name), setting_of(field)
-        if about.least is not None and value < about.least:
-            raise ValueError(f"{field.name} must be at least {about.least}, got {value}.")
-        if about.positive and not value > 0:
-            raise ValueError(f"{field.name} must be positive, got {value}.")
+        if why := setting_of(field).refusal(getattr(config, field.name)):
+            raise ValueError(f"{field.name} {why}")

@@ -30,7 +30,7 @@ from npk.path_kernels import gram, path_kernel
 from npk.programs import in_parts
 from npk.studies.run_folder import Progress, Run, carry_out, write_arrays
 from npk.studies.samples import described, load_suited
-from npk.studies.settings import check_ranges, configuration, setting
+from npk.studies.settings import MOST_SEED, check_ranges, configuration, setting
 from npk.studies.study_regimes import compared, regime_names
 from npk.tangent_kernels import NTKSplit, split_ntk
 from npk.training import Network
@@ -45,7 +45,7 @@ class StudyConfig:
     The samples that kernels are of are balanced over the classes; the regression is scored on such test samples.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or a data set or network unknown.
 
     Example:
         >>> from npk.studies import StudyConfig
@@ -54,26 +54,27 @@ class StudyConfig:
     """
 
     dataset: str = setting(
-        "digits", f"One of {', '.join(NAMES)}; or classes of it, as in mnist:4,7. See `npk data list`.", "Data"
+        "digits",
+        f"One of {', '.join(NAMES)}; or classes of it, as in mnist:4,7. See `npk data list`.",
+        "Data",
+        among=NAMES,
     )
-    network: str = setting("mlp", f"One of {', '.join(networks.NAMES)}.", "Network")
-    width: int | None = setting(None, "Units or channels of the first layer.", "Network", none="the network's")
-    depth: int | None = setting(None, "Weight layers (mlp, resnet).", "Network", none="the network's")
+    network: str = setting("mlp", f"One of {', '.join(networks.NAMES)}.", "Network", among=networks.NAMES)
+    width: int | None = setting(None, "Units or channels of the first layer.", "Network", none="the network's", least=1)
+    depth: int | None = setting(None, "Weight layers (mlp, resnet).", "Network", none="the network's", least=2)
     use_bias: bool = setting(False, "Layers with biases.", "Network", flag="bias")
-    seed: int = setting(0, "Of parameters, sample order and splits.", "Training", late=1)
+    seed: int = setting(0, "Of parameters, sample order and splits.", "Training", late=1, least=0, most=MOST_SEED)
     epochs: int = setting(40, "Passes over the training set.", "Training", least=1)
     batch_size: int = setting(64, "Samples a gradient step.", "Training", least=1)
-    learning_rate: float = setting(1e-3, "Of Adam.", "Training", positive=True)
-    beta: float = setting(4.0, "Steepness of the soft gates in the split.", "Kernels", positive=True, late=1)
+    learning_rate: float = setting(1e-3, "Of Adam.", "Training", above=0)
+    beta: float = setting(4.0, "Steepness of the soft gates in the split.", "Kernels", above=0, late=1)
     samples: int = setting(500, "Training samples the kernels are of. Cost: its square.", "Kernels", least=1)
     test_samples: int = setting(500, "Most test samples for the ridge regression.", "Kernels", least=1)
-    stages: int = setting(7, "How many stages, the initial and the trained one included.", hidden=True)
+    stages: int = setting(7, "How many stages, the initial and the trained one included.", hidden=True, least=2)
     regimes: bool = setting(True, "Train random, learned and trained gates beside the network.", "Training", late=2)
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.stages < 2:
-            raise ValueError(f"stages must be at least 2 (initial and trained), got {self.stages}.")
 
 
 class _Model:

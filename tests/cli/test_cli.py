@@ -40,7 +40,8 @@ def test_some_classes_are_studied_in_a_folder_of_a_plain_name_under_their_title(
     monkeypatch.chdir(tmp_path)
     result = run("study", *TINY, "--dataset", "digits:4,7")
     assert result.exit_code == 0, result.output
-    page = tmp_path / "runs" / "study-digits-4-7-mlp-s0" / "report.html"
+    other = "width8-depth2-epochs2-samples20-test-samples20-no-regimes"
+    page = tmp_path / "runs" / f"study-digits-4-7-mlp-s0-{other}" / "report.html"
     assert "was trained on <b>Digits, classes 4 and 7</b>" in page.read_text(encoding="utf-8")
 
 
@@ -84,9 +85,10 @@ def test_the_package_is_the_command_too(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "emnist"], "unknown dataset 'emnist': choose one of digits, mnist"),
-        (["--network", "lenet"], "unknown network 'lenet': choose one of mlp"),
-        (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--dataset", "emnist"], "--dataset must be one of digits, mnist, "),
+        (["--network", "lenet"], "--network must be one of mlp, "),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0."),
+        (["--samples", "10"], "samples must be more than the 10 classes, got 10"),
         (["--batch-size", "5000"], "batch_size must lie in 1 … 1437"),
         (["--dataset", "mnist", "--data-dir", "nowhere"], "'nowhere' is not a folder"),
         (["--dataset", "digits:4,ten"], "'digits' has no class 'ten'"),

@@ -314,7 +314,7 @@ def test_the_report_is_one_page_with_each_number_by_its_name_and_what_it_is_told
         ({"depth": 1}, "depth must be at least 2"),
         ({"widths": (8,)}, "at least two different numbers"),
         ({"widths": (8, 16), "seeds": 1}, "at least three draws"),
-        ({"flow_step": 0.0}, "flow_step must be positive"),
+        ({"flow_step": 0.0}, "flow_step must be more than 0"),
         ({"inputs": 1}, "inputs must be at least 2"),
     ],
 )

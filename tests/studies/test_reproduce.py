@@ -117,11 +117,12 @@ def test_images_can_be_pooled_and_it_is_said(digits_table, tmp_path):
         studies.reproduce(digits_table, tmp_path / "3", Scale(pool=3))
 
 
-def test_some_networks_of_a_table():
+def test_some_networks_of_a_table(tmp_path):
     rows = reproduction._rows_of(TABLES["dlgn-cifar"], Scale(networks=("c4gap",), dataset="cifar10_jpeg"))
     assert [(row.network, row.config.regime) for row in rows] == [("c4gap", "ReLU"), ("c4gap", "DLGN")]
     with pytest.raises(ValueError, match="has the networks c4gap, vgg16-bn-average, resnet-bn-110"):
-        reproduction._rows_of(TABLES["dlgn-cifar"], Scale(networks=("mlp",)))
+        studies.reproduce("dlgn-cifar", tmp_path / "out", Scale(networks=("mlp",)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_data_set_of_a_table_keeps_its_published_figures(tmp_path):
@@ -155,9 +156,11 @@ def test_large_batches_shrink_with_the_data_and_rows_may_have_no_biases():
 
 
 def test_scales_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"\(0, 1\]"):
+    with pytest.raises(ValueError, match="share must be more than 0 and at most 1"):
         Scale(share=0.0)
     with pytest.raises(ValueError, match="at least 1"):
         Scale(seeds=0)
     with pytest.raises(ValueError, match="pool must be"):
         Scale(pool=0)
+    with pytest.raises(ValueError, match="samples must be at least 200"):
+        Scale(samples=199)

@@ -206,8 +206,8 @@ def test_a_study_is_not_overwritten_nor_mixed_with_another(finished, tmp_path):
 
 
 def test_a_study_that_cannot_begin_leaves_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="unknown network"):
-        run_study(StudyConfig(network="lenet"), tmp_path / "run")
+    with pytest.raises(ValueError, match="fixed depth"):
+        run_study(StudyConfig(network="c4gap", depth=3), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -216,8 +216,11 @@ def test_a_study_that_cannot_begin_leaves_no_folder(tmp_path):
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"samples": 0}, "samples must be at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"beta": -1.0}, "beta must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate must be more than 0"),
+        ({"beta": -1.0}, "beta must be more than 0"),
+        ({"seed": 2**32}, "seed must be at least 0 and at most 4294967295, got 4294967296"),
+        ({"network": "lenet"}, "network must be one of mlp, "),
+        ({"dataset": "emnist:4,7"}, "dataset must be one of digits, "),
         ({"stages": 1}, "stages must be at least 2"),
     ],
 )
