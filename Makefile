@@ -1,5 +1,6 @@
 # make study: environment and main job (continued where it was interrupted).  make test: environment and all tests.
 # make test-newest: what leans most on JAX, on the newest Python and JAX that can be had here.
+# make docs: the pages, from docstrings, notebooks and measurements.
 # make gpu: benchmarks.gpu, on an accelerator or small on a CPU; installs nothing (GPU_PYTHON=… chooses an interpreter).
 # All others need Python 3.11 or later and its venv module, nothing else. PYTHON=… chooses another interpreter,
 # ARGS=… passes flags on (make study ARGS="--width 256 --seed 1"), JOBS=… the number of test processes.
@@ -20,13 +21,18 @@ NEWEST_TESTS := tests/programs tests/gating tests/paths tests/tangent_kernels \
 # Of these a newer JAX may ask for newer versions than the pinned ones.
 UNPINNED := jax|jaxlib|numpy|scipy|ml_dtypes|flax|optax|orbax-checkpoint|tensorstore|numba|llvmlite
 
-.PHONY: study test test-newest gpu check clean
+.PHONY: study test test-newest docs gpu check clean
 
 study: .venv/study.stamp
 	$(BIN)/npk study --resume $(ARGS)
 
 test: check
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# Executes the notebooks; a warning, or a public name that no page describes, is an error.
+docs: .venv/docs.stamp
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 gpu:
 	PYTHONPATH=. $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
@@ -56,6 +62,11 @@ check: .venv/test.stamp
 	$(PIP) install --quiet -c constraints.txt -e .
 	@touch $@
 
+.venv/docs.stamp: .venv/pip.stamp
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]'
+	$(PIP) install --quiet -c constraints.txt --no-deps neural-tangents
+	@touch $@
+
 # neural-tangents without its requirements: they bring TensorFlow, which nothing of it here imports.
 .venv/test.stamp: .venv/pip.stamp
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
@@ -75,4 +86,4 @@ check: .venv/test.stamp
 	@touch $@
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist docs/_build docs/api docs/notebooks .pytest_cache .ruff_cache .hypothesis

@@ -13,6 +13,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+__all__ = ["C4GAP", "GCONV", "MLP", "NAMES", "ResNet", "VCONV", "VGG16", "build"]
+
 Activation = Callable[[Any], Any]
 
 _he_normal = nn.initializers.he_normal()
@@ -308,6 +310,7 @@ _REGISTRY = {
     "resnet-bn": _Entry(ResNet, "width", True, {}),
 }
 
+#: The networks that `build` knows.
 NAMES = tuple(_REGISTRY)
 
 

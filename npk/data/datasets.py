@@ -15,12 +15,13 @@ from npk.data.synthetic import cob_odt
 
 # The published sizes: training points, dimensions.
 _COB_ODT = {"cob_odt_20": (20_000, 20), "cob_odt_100": (30_000, 100)}
-# What each set is called where results are shown.
+#: What each data set is called where results are shown, by its name.
 TITLES = {
     "digits": "Digits",
     **{name: stored.title for name, stored in STORED.items()},
     **{name: f"COB-ODT, {dimensions} dimensions" for name, (_, dimensions) in _COB_ODT.items()},
 }
+#: The data sets that `load` knows.
 NAMES = tuple(TITLES)
 
 

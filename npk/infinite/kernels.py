@@ -26,7 +26,9 @@ from npk.programs import check_finite, check_pair, concrete, in_blocks, remember
 # A standard deviation for all parameters, or by name ("Dense_0/kernel").
 Std = float | Mapping[str, float] | Callable[[str], float]
 
-HE = math.sqrt(2)  # keeps the size of ReLU's outputs from layer to layer
+#: He's standard deviation √2, which keeps the size of ReLU's outputs from layer to layer.
+HE = math.sqrt(2)
+#: What `path_kernel` can take the gates from.
 REGIMES = ("FR-II", "FR-DI", "DLGN", "DLGN-SF")
 # Elements of the largest intermediate of one block of pairs: what stays in a core's cache.
 _BLOCK_ELEMENTS = 1 << 18

@@ -30,6 +30,7 @@ from npk.programs import (
 
 _T = TypeVar("_T")
 
+#: More coordinates than this `npf` and `npv` do not list.
 MAX_PATHS = 1 << 22
 
 

@@ -102,6 +102,7 @@ def _tree_row(dimensions: int, regime: str, published: float, width: int | None 
     return Row(config, published, dataset=f"cob_odt_{dimensions}", width=width, use_bias=False)
 
 
+#: The published tables that `reproduce` knows, by name.
 TABLES: dict[str, Table] = {
     "fc-mnist": Table(
         "Fully connected, depth 6, MNIST", _PAPER, "mnist", "mlp", 128, 6,

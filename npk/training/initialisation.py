@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
+#: The initialisations that `redraw` knows.
 KINDS = ("default", "bernoulli", "gaussian", "he", "uniform")
 
 
