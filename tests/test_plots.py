@@ -32,10 +32,16 @@ def test_names_at_the_lines_ends_do_not_overlap():
     assert min(np.diff(heights)) > 0.07 and heights[-1] <= 1.0
 
 
-def test_a_negative_share_hangs_below_the_axis():
-    figure = plots.shares({"a": [1.2], "b": [-0.2]}, xlabel="x", ylabel="y", xticks=["0"])
-    tops = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in figure.axes[0].patches]
-    assert tops == [(0.0, 1.2), (0.0, pytest.approx(-0.2))]
+def test_negative_shares_hang_below_the_axis_and_those_of_one_sign_are_stacked():
+    parts = {"a": [0.9], "b": [-0.2], "c": [0.6], "d": [-0.3]}
+    figure = plots.shares(parts, xlabel="x", ylabel="y", xticks=["0"])
+    ends = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in figure.axes[0].patches]
+    np.testing.assert_allclose(ends, [(0, 0.9), (0, -0.2), (0.9, 1.5), (-0.2, -0.5)])
+
+
+def test_a_spectrum_is_drawn_by_rank_divided_by_its_sum():
+    (line,) = plots.spectra({"K": [3.0, 1.0, -1e-9]}).axes[0].lines
+    np.testing.assert_allclose(line.get_xydata(), [(1, 0.75), (2, 0.25)])
 
 
 def test_heatmaps_mark_each_class_in_the_middle_of_its_samples():

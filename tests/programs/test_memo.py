@@ -287,6 +287,9 @@ def test_options_written_afresh_do_not_pile_up():
     for _ in range(3 * memo._MOST):
         memo.remembered(make, f, object())
     assert len(vars(f)[memo._ATTRIBUTE]) == memo._MOST
+    newest = object()
+    made = memo.remembered(make, f, newest)
+    assert memo.remembered(make, f, newest) is made, "the oldest are let go"
 
 
 def test_what_depends_on_shapes_is_found_once_for_each():

@@ -149,6 +149,16 @@ def test_the_interval_of_a_slope_covers_it_as_often_as_it_says():
     assert np.mean([fit.slope for fit in fits]) == pytest.approx(-0.5, abs=0.03)
 
 
+@pytest.mark.parametrize(("points", "confidence"), [(3, 0.95), (5, 0.6)])
+def test_the_interval_of_a_slope_of_few_points_is_that_of_a_regression_line(points, confidence):
+    x, y = np.random.default_rng(points).uniform(1, 9, size=(2, points))
+    line = scipy.stats.linregress(np.log(x), np.log(y))
+    reach = line.stderr * scipy.stats.t(points - 2).ppf((1 + confidence) / 2)
+    fit = solving.power_law(x, y, confidence=confidence)
+    expected = [line.slope - reach, line.slope + reach, np.exp(line.intercept)]
+    np.testing.assert_allclose([fit.low, fit.high, fit.factor], expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +101,11 @@ def test_a_tree_is_one_array_a_name(tmp_path):
     assert np.array_equal(group["part.twice"][:], 2 * exact(x, x)) and not found["part.zero"].read().any()
     assert np.array_equal(open_kernel(tmp_path / "k" / "plain").read(), exact(x, x))
     assert found["part.zero"].verify() == ()
+    for name in found:
+        (tmp_path / "k" / name / "c.1.0").unlink()
+        again = outer_store(tmp_path / "k", x, kernel=kernel)
+        assert all(one.verify() == () for one in again.values()), "what one array lacks is computed again"
+    assert np.array_equal(again["plain"].read(), exact(x, x))
 
 
 def test_a_finished_store_is_not_computed_again(tmp_path):
@@ -111,6 +117,24 @@ def test_a_finished_store_is_not_computed_again(tmp_path):
 
     again = stored(never, tmp_path / "k", identity=IDENTITY)(x)
     assert np.array_equal(again.read(), before)
+
+
+def test_tiles_of_another_process_are_done_but_not_computed_here(tmp_path):
+    x, y = whole_numbers(24), whole_numbers(24, 1)
+    outer_store(tmp_path / "whole", x, y)
+    computed, told = [], []
+
+    def kernel(a, b):
+        if len(a) == 4:
+            if not computed:  # the other process has just done them all
+                for chunk in (tmp_path / "whole").glob("c.*"):
+                    shutil.copy(chunk, tmp_path / "k")
+            computed.append(len(a) * len(b))
+        return exact(a, b)
+
+    outer_store(tmp_path / "k", x, y, kernel=kernel, progress=told.append)
+    assert told[-1].done == told[-1].total == 36 and told[-1].left == 0
+    assert told[-1].pairs == sum(computed) < 24 * 24
 
 
 def stop_after(number):
