@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from npk.programs import shown
 
+
+@shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification problem: images in [0, 1], or points.

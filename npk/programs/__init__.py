@@ -48,6 +48,7 @@ from npk.programs.program import path_name as path_name
 from npk.programs.program import require_supported_jax as require_supported_jax
 from npk.programs.program import trace as trace
 from npk.programs.program import x64 as x64
+from npk.programs.showing import shown as shown
 
 __all__ = [
     "UnsupportedOperation",

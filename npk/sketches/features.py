@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt32
 from numpy.typing import ArrayLike
 
-from npk.programs import concrete, finite, known_true
+from npk.programs import concrete, finite, known_true, shown
 from npk.sketches.draws import (
     blocks,
     draw_products,
@@ -26,6 +26,7 @@ from npk.sketches.draws import (
 from npk.solving import threads
 
 
+@shown("shape")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class KernelSketch:
@@ -262,6 +263,7 @@ class KernelSketch:
             raise ValueError(f"{what} needs at least {least} independent draws, got {len(self.draws)}.")
 
 
+@shown("shape")
 @dataclasses.dataclass(frozen=True, eq=False)
 class SketchBetween:
     """The estimated kernel between the samples of two sketches, as an operator that is never formed.

@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from npk.programs import shown
 from npk.solving.checks import epsilon, matrix
 
 
+@shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class GradientFlow:
     """The outputs that a kernel predicts, as functions of time.

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from npk.programs import available_memory
+from npk.programs import available_memory, shown
 from npk.solving import cholesky, conjugate_gradients
 from npk.solving.checks import Passes, diagonal_of, vectors
 from npk.solving.conjugate_gradients import Preconditioner, preconditioners
@@ -54,6 +54,7 @@ class NotPositiveDefinite(ValueError):
         )
 
 
+@shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class Iterate:
     """What conjugate gradients have after some passes; pickled, it is a checkpoint.
@@ -81,6 +82,7 @@ class Iterate:
     progress: conjugate_gradients.Progress
 
 
+@shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ridge:
     """A fitted kernel ridge regression, and how well it was fitted.

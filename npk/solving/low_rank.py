@@ -12,6 +12,7 @@ import scipy.linalg
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from npk.programs import shown
 from npk.solving.checks import diagonal_of, epsilon, finite, indices
 from npk.solving.operators import KernelOperator, operator_of
 
@@ -19,6 +20,7 @@ from npk.solving.operators import KernelOperator, operator_of
 _BLOCK = 128
 
 
+@shown("relative_error")
 @dataclasses.dataclass(frozen=True, eq=False)
 class LowRank:
     """An approximation K ≈ F Fᵀ.

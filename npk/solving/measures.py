@@ -13,6 +13,7 @@ import scipy.special
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from npk.programs import shown
 from npk.solving.checks import gram, indices, square, vectors
 from npk.solving.operators import KernelOperator, is_operator
 from npk.solving.spectra import moments
@@ -226,6 +227,7 @@ def relative_error(kernel: ArrayLike, reference: ArrayLike) -> float:
     return float(np.linalg.norm(first - second)) / size
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
     """A fit of y = factor · x^slope.

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from npk.programs import cuts
+from npk.programs import cuts, shown
 from npk.solving.accumulate import threads
 from npk.solving.checks import finite, indices, square, vectors
 
@@ -58,6 +58,7 @@ class KernelOperator(Protocol):
         ...
 
 
+@shown("shape")
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Array:
     """An array, read a band of rows at a time."""
@@ -131,6 +132,7 @@ def operator_of(kernel: Any, *, symmetric: bool = False) -> Any:
     return operator
 
 
+@shown("shape")
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
     """Some rows and columns of another operator."""
@@ -195,6 +197,7 @@ def part_of(kernel: Any, rows: Sequence[int] | np.ndarray, columns: Any = None) 
     return _Part(operator, *places)
 
 
+@shown("shape")
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Joined:
     """Products of one operator, columns and diagonal of another."""

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
-from npk.programs import block_of, cuts
+from npk.programs import block_of, cuts, shown
 from npk.solving.accumulate import threads
 from npk.solving.checks import check_symmetric, finite, indices, square, vectors
 from npk.solving.operators import KernelOperator
@@ -19,6 +19,7 @@ from npk.solving.operators import KernelOperator
 _DIAGONAL_SIDE = 64
 
 
+@shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batch:
     """A batch cut into blocks of equal size, the last one filled up with its last sample: one shape to compile."""
@@ -46,6 +47,7 @@ def _batch_of(batch: PyTree, tile: int, name: str) -> _Batch:
     return _Batch(batch, size, -(-size // -(-size // tile)))
 
 
+@shown("shape")
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Recomputed:
     """A kernel of two batches, computed tile by tile at every use."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from npk.programs import available_memory
+from npk.programs import available_memory, shown
 from npk.solving.checks import Passes, diagonal_of, finite, square, symmetric_part
 from npk.solving.operators import is_operator, operator_of
 from npk.solving.traces import NO_WEIGHT, Estimate, Starts, above, gauss, known, lanczos, radau, starts_of
@@ -25,6 +25,7 @@ from npk.solving.traces import NO_WEIGHT, Estimate, Starts, above, gauss, known,
 _ROUNDING = 1e-13
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class Moments:
     """The first two moments of a spectrum.
@@ -124,6 +125,7 @@ def _in_memory(kernel: Any) -> np.ndarray:
     return symmetric_part(kernel)
 
 
+@shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class Spectrum:
     """A kernel's eigenvalues, or what Lanczos has found out about them; made by `spectrum`.

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
+from npk.programs import shown
 from npk.solving.checks import Passes, square
 
 # A step shorter than this, relative to the largest so far, is rounding: the start has no more directions.
@@ -22,6 +23,7 @@ _ENDED = 1e-12
 NO_WEIGHT = 1e-14
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """A number and its confidence interval; of what is known exactly both ends are the number.

@@ -12,6 +12,8 @@ import inspect
 import operator
 from typing import Any, TypeVar, dataclass_transform
 
+from npk.programs import shown
+
 # Of what scikit-learn, which splits the digits, takes for a seed.
 MOST_SEED = 2**32 - 1
 
@@ -62,7 +64,7 @@ def setting_of(field: dataclasses.Field[Any]) -> Setting:
 @dataclass_transform(frozen_default=True)
 def configuration(kind: Class) -> Class:
     """A frozen dataclass whose docstring ends with its fields."""
-    made = dataclasses.dataclass(frozen=True)(kind)
+    made = shown()(dataclasses.dataclass(frozen=True)(kind))
     said = ((field.name, setting_of(field)) for field in dataclasses.fields(made))
     lines = [f"    {name}: {a.text}" + (f" None: {a.none}." if a.none else "") for name, a in said]
     made.__doc__ = "\n".join([inspect.cleandoc(kind.__doc__ or ""), "", "Attributes:", *lines])

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
-from npk.programs import check_finite, check_pair, concrete, remembered, transformation
+from npk.programs import check_finite, check_pair, concrete, remembered, shown, transformation
 from npk.tangent_kernels.checks import Checks
 from npk.tangent_kernels.derivatives import DerivativePlan, plan_of
 from npk.tangent_kernels.pieces import diagonal_pieces, kernel_pieces
 
 
+@shown()
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NTKSplit:

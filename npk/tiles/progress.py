@@ -12,9 +12,12 @@ from typing import TextIO
 import rich.console
 import rich.progress
 
+from npk.programs import shown
+
 _SILENCE = 60.0  # seconds, the longest where lines stand for a bar
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """How far a kernel is.

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from npk.programs import shown
 from npk.solving import threads
 from npk.tiles.plan import Tile, mirrored
 from npk.tiles.store import Record, TileArray
@@ -19,6 +20,7 @@ _AHEAD = 3  # tiles that are read while one is used
 _FEW = 16  # of as many rows or columns at most one is asked for: reading what is between would take longer
 
 
+@shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredKernel:
     """A kernel [N1, N2] in a Zarr store, made by `stored` and opened by `open_kernel`.

@@ -10,11 +10,13 @@ import numpy as np
 import optax
 from jaxtyping import ArrayLike, PRNGKeyArray, PyTree
 
+from npk.programs import shown
 from npk.training.loops import Snapshots, check_batches, course, cross_entropy, measure_of, record_steps, steps_of
 
 Function = Callable[[Any, Any], Any]
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class Record:
     """The state of training after a number of steps.
@@ -37,6 +39,7 @@ class Record:
     train_accuracy: float
 
 
+@shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
     """The outcome of `train`.

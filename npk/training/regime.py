@@ -16,6 +16,7 @@ from jaxtyping import Float, PyTree
 
 from npk.data import Dataset
 from npk.gating import Function
+from npk.programs import shown
 from npk.training import loops
 from npk.training.checkpoints import Checkpoints
 from npk.training.regimes import Network, Regime, RegimeConfig, compose, initial_params, loss_of, optimizer_of
@@ -26,6 +27,7 @@ from npk.training.seeds import over_seeds
 _MEASURED = 2_000
 
 
+@shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class RegimeRun:
     """What training a regime gave; the last axis of all numbers, the first of all parameters, are the seeds.

@@ -24,6 +24,7 @@ import optax
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from npk.gating import DGN, DLGN, DLGN_SF, Function, shallow_features
+from npk.programs import shown
 from npk.training import initialisation
 from npk.training.loops import cross_entropy
 
@@ -53,6 +54,7 @@ class Regime(enum.StrEnum):
         return self in (Regime.FR_II, Regime.FR_DI, Regime.FL)
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class RegimeConfig:
     """One regime and how it is trained.
@@ -199,6 +201,7 @@ def _decay(rate: Any, weight_decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)  # type: ignore[arg-type]
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A model as plain functions; what any framework's module can be turned into.
