@@ -1,1 +1,1 @@
-"""Benchmarks: each a script that prints a table and writes JSON; `python -m benchmarks` runs them all."""
+"""Benchmarks: each a script that prints a table and writes JSON; `python -m benchmarks --help` lists them."""

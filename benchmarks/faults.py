@@ -3,6 +3,8 @@
 Killed twenty times at random moments, a full disk, a truncated chunk, a flipped byte, a chunk that was not renamed, a
 read-only store, a clock that jumps, another configuration, two processes at once. A full and a read-only disk are real
 ones (a small tmpfs) where this may be mounted, else limits of the process and of the folder.
+
+Needs about 8 minutes on two cores (--quick: 4), Linux, and a C compiler for the clock.
 """
 
 import argparse
@@ -251,13 +253,14 @@ def two_at_once(folder: pathlib.Path) -> str:
 
 def main() -> None:
     """Every fault on a store of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="killed 4 times")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return child(args.child)
+    harness.begin(__doc__)
     kills = 4 if args.quick else args.kills
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -276,12 +279,12 @@ def main() -> None:
             "two processes at once": two_at_once,
         }
         rows = []
-        for number, (fault, inject) in enumerate(faults.items()):
+        for number, (fault, inject) in enumerate(harness.each(faults.items(), "{0[0]}".format)):
             where = folder / f"store-{number}" / "k"
             where.parent.mkdir()
             message = inject(where)
             rows.append([fault, message or "–", "yes" if hash_of(where) == whole else "NO"])
-            print(" | ".join(rows[-1]), flush=True)
+            harness.say(" | ".join(rows[-1]))
     columns = ["fault", "what is told", "same bytes in the end"]
     title = f"Faults while a kernel is written ({SAMPLES:,}² pairs, tiles of {TILE}²)"
     harness.report("faults-quick" if args.quick else "faults", title, columns, rows, {})

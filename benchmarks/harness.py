@@ -1,7 +1,12 @@
-"""Side by side: warm, blocked, interleaved; medians and quartiles, peak memory, and the machine's ceiling."""
+"""Side by side: warm, blocked, interleaved; medians and quartiles, peak memory, and the machine's ceiling.
 
+And what all benchmarks say alike: what they need, what is not measured, how far they are.
+"""
+
+import argparse
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -9,8 +14,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +24,42 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+Item = TypeVar("Item")
+_START = time.monotonic()
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """The flags of a benchmark; its docstring is its help."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m benchmarks.{_program()}", description=doc, formatter_class=form)
+
+
+def begin(doc: str, *packages: str) -> None:
+    """Say what a benchmark needs, the last paragraph of its docstring, and which packages it does without."""
+    say(" ".join(doc.strip().split("\n\n")[-1].split()))
+    for package in packages:
+        if not_measured(package):
+            say(f"{package} is not installed")
+
+
+def not_measured(package: str) -> str | None:
+    """What a row says in place of numbers where its package is not there, or None."""
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
+        return f"not measured: {package} is not installed"
+    return None
+
+
+def say(text: str) -> None:
+    """A line, at once, with the time since the start. No bar: drawing it would be measured too."""
+    print(f"{datetime.timedelta(seconds=int(time.monotonic() - _START))}  {text}", flush=True)
+
+
+def each(items: Iterable[Item], name: Callable[[Item], str] = str) -> Iterator[Item]:
+    """The items, each said as its turn comes."""
+    items = list(items)
+    for number, item in enumerate(items, 1):
+        say(f"{number} of {len(items)}: {name(item)}")
+        yield item
 
 
 def machine() -> dict[str, Any]:

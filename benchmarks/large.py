@@ -8,12 +8,14 @@ compilation included, and the process's peak resident memory.
 Then, at a size that all can run and in one process, taking turns: `npk.ntk`, neural-tangents' empirical kernels in
 `nt.batch` (under `jax.jit` where that takes less than 8 GiB), and the NTK from per-sample Jacobians of `torch.func`
 (left out where torch is not installed). Peaks are what one call adds to a fresh process.
+
+Needs about an hour on two cores, 12 GiB and 15 GB of disk in --folder (--quick: 5 minutes, 2 GiB, no disk);
+neural-tangents and torch for the peers' rows.
 """
 
 import argparse
 import dataclasses
 import functools
-import importlib.util
 import json
 import subprocess
 import sys
@@ -204,7 +206,13 @@ SHARED = {
 }
 TORCH = "torch.func Jacobians"
 _FITS = 8 << 30
-NAMES = ("npk.ntk", "nt.batch, implementation 1", "nt.batch, implementation 2", TORCH)
+# name → the package it needs
+PACKAGES = {
+    "npk.ntk": "jax",
+    "nt.batch, implementation 1": "neural-tangents",
+    "nt.batch, implementation 2": "neural-tangents",
+    TORCH: "torch",
+}
 
 
 @functools.cache
@@ -247,9 +255,8 @@ def torch_candidate(network: Layers, params: Any, x: np.ndarray) -> Callable[[],
 
 def available() -> tuple[list[str], dict[str, str]]:
     """The candidates that can run here, and why the others cannot."""
-    if importlib.util.find_spec("torch") is None:
-        return [n for n in NAMES if n != TORCH], {TORCH: "torch is not installed (pip install torch==2.13.0)"}
-    return list(NAMES), {}
+    skipped = {name: why for name, package in PACKAGES.items() if (why := harness.not_measured(package))}
+    return [name for name in PACKAGES if name not in skipped], skipped
 
 
 def side_by_side(case: str, quick: bool, repeats: int) -> dict[str, Any]:
@@ -304,7 +311,7 @@ def shared_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def main() -> None:
     """Run the cases and the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument(
         "--cases",
@@ -329,6 +336,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(run(args.one, args.quick, args.data_dir, args.folder)))
         return
+    harness.begin(__doc__, "neural-tangents", "torch")
     flags = ["--quick"] if args.quick else []
     flags += ["--data-dir", args.data_dir] if args.data_dir else []
     flags += ["--folder", args.folder] if args.folder else []
@@ -343,10 +351,10 @@ def main() -> None:
         data = {"cases": cases, "cases by": by, "side by side": shared}
         harness.report(name, title, ["case", "pairs", "time", "peak MiB"], rows, data)
 
-    for number in args.cases:
-        cases.append(in_own_process(list(CASES)[number], flags))
+    for case in harness.each([list(CASES)[number] for number in args.cases]):
+        cases.append(in_own_process(case, flags))
         report()
-    for case in () if args.no_comparison else SHARED:
+    for case in harness.each(() if args.no_comparison else SHARED, "side by side, {}".format):
         shared.append(side_by_side(case, args.quick, repeats))
         report()
 

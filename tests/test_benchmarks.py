@@ -1,15 +1,22 @@
-"""`make gpu` before there is a GPU: its small form whole, and what becomes of results when something fails."""
+"""`make gpu` before there is a GPU: its small form whole, and what becomes of results when something fails.
+
+Of the other benchmarks: what they say of themselves, and of peers that are not installed.
+"""
 
 import functools
+import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import jax
 import pytest
 
+from benchmarks import __main__ as benchmarks
+from benchmarks import harness, infinite, large, path_kernels, tangent_kernels
 from benchmarks.gpu import record, sizes
 from benchmarks.gpu.__main__ import PARTS
 
@@ -151,3 +158,86 @@ def test_differences_are_relative_to_the_largest_entry():
     assert record.relative([0.5], [0.0]) == 0.5
     with pytest.raises(ValueError, match="differ"):
         record.relative([1.0], [1.0, 2.0])
+
+
+# ------------------------------------------------------------------------------ the others, side by side
+
+
+def test_benchmarks_are_listed_a_line_each_and_none_begins(monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: pytest.fail("it began"))
+    with pytest.raises(SystemExit, match="0"):
+        benchmarks.main(["--help"])
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.split("benchmarks:\n")[1].splitlines())
+    assert listed["training"] == "Training" and listed["faults"] == "Faults while a kernel is written"
+    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "harness.begin(" in path.read_text()]
+    assert set(listed) == {path.stem for path in scripts} | {"gpu"} == set(benchmarks.NAMES)
+
+
+def test_one_is_run_with_its_flags_or_all_of_which_none_ends_the_others(monkeypatch, capsys):
+    ran = []
+
+    def run(command, check):
+        ran.append(command[1:])
+        return subprocess.CompletedProcess(command, int("faults" in command[2]))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert benchmarks.main(["tiles", "--quick", "--help"]) == 0
+    assert ran == [["-m", "benchmarks.tiles", "--quick", "--help"]]
+    assert benchmarks.main([]) == 1 and capsys.readouterr().err == "failed: faults\n"
+    assert [command[1] for command in ran[1:]] == [f"benchmarks.{name}" for name in benchmarks.NAMES]
+
+
+@pytest.mark.parametrize("name", [name for name in benchmarks.NAMES if name != "gpu"])
+def test_a_benchmark_says_first_what_it_needs(name, monkeypatch, capsys):
+    """It is ended as soon as it has."""
+
+    class Begun(Exception):
+        pass
+
+    def say(text):
+        said.append(text)
+        raise Begun
+
+    said, module = [], importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(harness, "say", say)
+    monkeypatch.setattr(sys, "argv", [name])
+    with pytest.raises(Begun):
+        module.main()
+    assert re.match(r"Needs about (\d+ minutes|an hour) on two cores", said[0]) and not capsys.readouterr().out
+
+
+def test_each_item_is_said_as_its_turn_comes(capsys):
+    turns = harness.each(["a", "b"], "case {}".format)
+    assert next(turns) == "a" and re.fullmatch(r"\d:\d\d:\d\d  1 of 2: case a\n", capsys.readouterr().out)
+    assert list(turns) == ["b"] and capsys.readouterr().out.endswith("  2 of 2: case b\n")
+
+
+WHY = "not measured: neural-tangents is not installed"
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """No package of the peers is there."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "neural_tangents" else object())
+
+
+def test_peers_that_are_not_installed_are_rows_that_say_so(alone):
+    assert harness.not_measured("neural-tangents") == WHY and harness.not_measured("numba") is None
+    _, skipped = large.available()
+    assert skipped == {f"nt.batch, implementation {number}": WHY for number in (1, 2)}
+    measured = {"times": {"npk.ntk": {"median": 2.0}}, "MiB": {"npk.ntk": 3.0}}
+    _, *rows = large.shared_rows([{"case": "A", "N": 8, **measured, "left out": skipped}])
+    assert rows == [[f"A: {name}", "–", WHY, "–"] for name in skipped]
+    result = {"times": {}, "ms a pair": {"npk.path_kernel": 0.5}, "neural-tangents ntk ÷ npk": None, "left out": WHY}
+    assert path_kernels._convolution_rows({4: result})[1][1] == WHY
+    times = dict.fromkeys(("ntk", "split, hard gates", "split, soft gates", "ntk, soft gates"), {"median": 2.0})
+    old = {"note": "not measured: no --old-python"}
+    result = {"case": "A", "outputs": 1, "N": 8, "times": times, "MiB": {"ntk": 3.0}, "left out": WHY}
+    cells = tangent_kernels.row(result | {"neural-tangents 3, JAX 0.4.36": old})
+    assert cells[1:6] == ["2.0", WHY, "–", "–", "–"]
+
+
+def test_kernels_at_infinite_width_are_measured_without_the_peer(alone, monkeypatch):
+    monkeypatch.setitem(infinite.CASES, "small", infinite.Case((infinite.dense(),), (3,), 2))
+    cells = infinite.row(infinite.measure("small", 1, False))
+    assert cells[0] == "small, N=2²" and all(re.fullmatch(rf"[\d.e+-]+ / {WHY}", cell) for cell in cells[1:3])

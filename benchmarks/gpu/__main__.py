@@ -4,6 +4,8 @@ Parts in order of value: correctness, ntk, dense, convolution, infinite, trainin
 soon as it is there, and nothing that fails ends the rest. It starts from a copied tree, with no installation, no git
 and no network (`PYTHONPATH=. python -m benchmarks.gpu`); neural-tangents is compared with where it is found. On a
 machine without a GPU it runs the same parts at about a hundredth of the size.
+
+Needs about 8 minutes on one GPU, or on two cores and 4 GiB in the small form; neural-tangents for the peer's rows.
 """
 
 import argparse
@@ -39,12 +41,13 @@ def parts_of(text: str) -> list[str]:
 
 def main() -> int:
     """Run the parts, print the tables; the exit status says whether all went well."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser = harness.parser(__doc__)
     parser.add_argument("--only", type=parts_of, metavar="PART,…", help="these parts; others already in the file stay")
     parser.add_argument("--out", type=pathlib.Path, help="the file of the results")
     parser.add_argument("--minutes", type=float, help="after which no case begins (7.5; the small form: none)")
     parser.add_argument("--small", action="store_true", help="the small form on a GPU too")
     args = parser.parse_args()
+    harness.begin(__doc__, "neural-tangents")
     small = args.small or jax.default_backend() != "gpu"
     # A GPU's results have a name of their own, so that no CPU's take their place.
     path = args.out or harness.RESULTS / ("gpu-quick.json" if small else "gpu.json")
