@@ -32,7 +32,7 @@ from npk.programs.program import (
 )
 
 _ELEMENTWISE = frozenset(
-    """abs add add_any and atan2 cbrt clamp convert_element_type copy copy_p cos cosh div eq erf erf_inv erfc exp exp2
+    """abs add add_any and atan2 cbrt clamp convert_element_type cos cosh div eq erf erf_inv erfc exp exp2
     expm1 floor ceil ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow
     reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor""".split()
 )
@@ -57,6 +57,7 @@ class Activation:
     gate: Callable[..., Any]
     apply: Callable[[Any, Any], Any] = jnp.multiply
     windows: Callable[[Any, Any], Any] | None = None  # pooling only: (q, fill) -> [..., window]
+    slopes: tuple[float, float] | None = None  # hard only: below zero and above
 
 
 # --------------------------------------------------------------------------------------------- finding
@@ -91,7 +92,7 @@ class _Finder:
         return float(values.flat[0]) if values.size == 1 or (values == values.flat[0]).all() else None
 
     def note_uniform(self, equation: Equation) -> None:
-        if equation.name in ("broadcast_in_dim", "convert_element_type", "copy", "copy_p", "reshape", "neg"):
+        if equation.name in ("broadcast_in_dim", "convert_element_type", "reshape", "neg"):
             value = self.scalar(equation.inputs[0])
             if value is not None:
                 self.uniform[equation.outputs[0]] = -value if equation.name == "neg" else value
@@ -211,7 +212,7 @@ class _Finder:
         for interior in inside[:-1]:
             self.found.pop(interior, None)
         if slopes is not None:
-            self.add(equation, [root], Activation("hard", _hard_gate(slopes)))
+            self.add(equation, [root], Activation("hard", _hard_gate(slopes), slopes=(slopes[0], slopes[2])))
         elif equation.name in ("mul", "div"):
             gate = self.soft_gate(root, inside)
             if gate is not None:

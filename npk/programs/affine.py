@@ -48,7 +48,7 @@ def affine_step(equation: Equation, values: list[Affine], side: int) -> Affine |
     """One elementwise primitive on symbols; None where the result is not of the form slope·q + offset."""
     name = equation.name
     first = values[0]
-    if name in ("copy", "copy_p", "convert_element_type", "stop_gradient", "reduce_precision"):
+    if name in ("convert_element_type", "stop_gradient", "reduce_precision"):
         if name == "stop_gradient" and first.slope:
             return None
         return first

@@ -46,6 +46,37 @@ def x64(wide: bool) -> Any:
     return home.enable_x64(wide)
 
 
+def _varying_alike(values: Sequence[Any]) -> Sequence[Any]:
+    """Operands of one primitive vary over the same axes of a mesh, inside `jax.shard_map`; elsewhere as they are."""
+    axes = frozenset().union(*(_varies_over(v) for v in values))
+    return [_vary(v, tuple(axes - _varies_over(v))) for v in values] if axes else values
+
+
+def varying_as(value: Any, tree: Any) -> Any:
+    """A value as one that varies over the axes of a mesh that the leaves of `tree` vary over.
+
+    A derivative by what does not vary would be summed over the devices.
+    """
+    axes = frozenset().union(*map(_varies_over, jax.tree_util.tree_leaves(tree)))
+    return jax.tree_util.tree_map(lambda v: _vary(v, tuple(axes - _varies_over(v))), value)
+
+
+def _varies_over(value: Any) -> frozenset[str]:
+    if not is_traced(value):
+        return frozenset()
+    kind = jax.typeof(value)
+    kind = getattr(kind, "mat", kind)  # JAX before 0.10 has `vma` in its place
+    return getattr(kind, "varying", None) or getattr(kind, "vma", None) or frozenset()
+
+
+def _vary(value: Any, axes: tuple[str, ...]) -> Any:
+    if not axes:
+        return value
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(value, axes, to="varying")
+    return jax.lax.pvary(value, axes)  # before JAX 0.9
+
+
 class Var:
     """A value of a program; two variables are equal only when they are the same object."""
 
@@ -106,7 +137,7 @@ class Equation:
         subfuns: Sequence[Any] = ()
         if isinstance(params, tuple):  # JAX < 0.10 returns the sub-functions apart.
             subfuns, params = params
-        out = self.primitive.bind(*subfuns, *values, **params)
+        out = self.primitive.bind(*subfuns, *_varying_alike(values), **params)
         return list(out) if self.primitive.multiple_results else [out]
 
 
@@ -199,6 +230,10 @@ _CALLS |= {"remat": "jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr", "custom_l
 _CUSTOM = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
 
 
+# What returns its operands: marks for memory, names and meshes. They are left out, since `bind` makes its own.
+_SAME = frozenset(("copy", "copy_p", "name", "optimization_barrier", "pvary"))
+
+
 def sub_jaxpr(eqn: Any) -> Any | None:
     """The body of a call-like equation as a closed jaxpr, or None."""
     name = eqn.primitive.name
@@ -256,6 +291,8 @@ class _Flattener:
         return [read(a) for a in jaxpr.outvars]
 
     def equation(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:
+        if eqn.primitive.name in _SAME:
+            return inputs
         body = sub_jaxpr(eqn)
         # Bodies of library functions carry no line of the user's: they are placed where they are called.
         place = eqn.source_info if source_info_util.summarize(eqn.source_info) else self.caller or eqn.source_info

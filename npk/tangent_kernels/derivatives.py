@@ -24,6 +24,7 @@ from npk.programs import (
     evaluate,
     opens_for_gates,
     trace,
+    varying_as,
     with_activations,
 )
 from npk.tangent_kernels.uses import Uses, find_uses
@@ -141,19 +142,21 @@ def _data_of(plan: DerivativePlan, i: int, values: Sequence[Any]) -> list[Any]:
 
 def derivatives(plan: DerivativePlan, leaves: Sequence[Any], x: Any) -> Derivatives:
     """Inputs, cotangents and gradients of a block of samples: one forward pass, one backward pass a mode."""
+    leaves = varying_as(list(leaves), x)
     equations = [e.equation for e in (*plan.uses.products, *plan.uses.reads)]
     n, n_products = x.shape[0], len(plan.uses.products)
     nudges = {
         i: [jnp.zeros((n, *v.shape), v.dtype if _is_float(v) else jnp.float32) for v in e.outputs]
         for i, e in enumerate(equations)
     }
+    nudges = varying_as(nudges, (leaves, x))
     cotangents, gradients, inputs = [], [], []
     for fixed in plan.fixed:
         run = jax.vmap(functools.partial(_forward, plan, leaves, fixed=fixed))
         out, pull, seen = jax.vjp(lambda v, run=run: run(x, v), nudges, has_aux=True)
         k = out.shape[1]
         seeds = jnp.broadcast_to(jnp.eye(k, dtype=out.dtype)[:, None], (k, n, k))
-        (b,) = jax.vmap(pull)(seeds)  # [K, n, ...]: all samples in one backward pass an output
+        (b,) = jax.vmap(pull)(varying_as(seeds, out))  # [K, n, ...]: all samples in one backward pass an output
         inputs = [seen[i][0] for i in range(n_products)]
         cotangents.append([b[i][0] for i in range(n_products)])
         gradients.append(_leaf_gradients(plan, leaves, seen, b) if plan.uses.reads else [])

@@ -107,7 +107,7 @@ def _repeats(elements: np.ndarray) -> bool:
 
 
 _REARRANGING = frozenset(
-    ("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "copy", "copy_p", "broadcast_in_dim")
+    ("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "broadcast_in_dim")
 )
 
 

@@ -154,7 +154,7 @@ def _reduce_window_sum(walk: Walk, equation: Equation, states: list[State]) -> S
 
 
 POSITIONWISE: dict[str, Callable[[Walk, Equation, list[State]], State]] = {
-    **dict.fromkeys(("copy", "copy_p", "stop_gradient", "reduce_precision", "sharding_constraint"), _same),
+    **dict.fromkeys(("stop_gradient", "reduce_precision", "sharding_constraint"), _same),
     "convert_element_type": _convert,
     **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
     **dict.fromkeys(("gather", "dynamic_slice", "tile"), _selection),

@@ -1,0 +1,57 @@
+"""Inside `jax.shard_map` every transformation gives what it gives outside, also where devices share parameters."""
+
+import subprocess
+import sys
+
+# Two devices need a process of their own; a derivative by shared parameters would be summed over them in silence.
+PROGRAM = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import jax, numpy as np, npk
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
+
+rng = np.random.default_rng(0)
+draw = lambda *shape: rng.normal(size=shape).astype("float32")
+p, q = ({"a": draw(3, 4), "b": draw(4, 4), "c": draw(4, 2)} for _ in range(2))
+x, both = draw(4, 3), {"feature": p, "value": q}
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("d",))
+
+def f(p, x):
+    h = checkpoint_name(jax.nn.relu(x @ p["a"] + p["a"][0]), "h")  # a leaf that is read twice
+    return npk.soft_relu(jax.lax.optimization_barrier(h) @ p["b"]) @ p["c"]
+
+def hard(p, x):
+    return jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]
+
+transformed = {
+    "gates": lambda a, b: npk.gates(f)(p, a),
+    "linear": lambda a, b: npk.linear(f)(p, a),
+    "DGN": lambda a, b: npk.DGN(f)(both, a),
+    "npf": lambda a, b: npk.npf(hard)(p, a),
+    "path kernel": lambda a, b: npk.path_kernel(hard)(p, a, b),
+    "counts": lambda a, b: npk.path_kernel(hard)(p, a, b, normalize=False),
+    "ntk": lambda a, b: npk.ntk(f)(p, a, b),
+    "split": lambda a, b: npk.split_ntk(f)(p, a, b).blocks,
+    "split of DGN": lambda a, b: npk.split_ntk(npk.DGN(f))(both, a, b).total,
+    "diagonal": lambda a, b: npk.ntk_diagonal(f)(p, a),
+    "sketch": lambda a, b: npk.sketch(hard)(p, a, features=4, key=jax.random.key(0)).features,
+}
+for name, function in transformed.items():
+    for check in (True, False) if name in ("gates", "path kernel", "ntk") else (True,):
+        sharded = jax.shard_map(
+            lambda a, b: function(a, b), mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"), check_vma=check
+        )
+        inside, outside = sharded(x, x + 0), function(x, x + 0)
+        assert jax.tree.structure(inside) == jax.tree.structure(outside), name
+        assert jax.tree.leaves(inside), name
+        for one, two in zip(jax.tree.leaves(inside), jax.tree.leaves(outside)):
+            np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-5, err_msg=name)
+print("as outside:", len(transformed))
+"""
+
+
+def test_inside_a_shard_map_everything_is_as_outside():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "as outside: 11"
