@@ -47,6 +47,7 @@ from npk.programs.program import is_traced as is_traced
 from npk.programs.program import path_name as path_name
 from npk.programs.program import require_supported_jax as require_supported_jax
 from npk.programs.program import trace as trace
+from npk.programs.program import varying_as as varying_as
 from npk.programs.program import x64 as x64
 from npk.programs.showing import shown as shown
 
