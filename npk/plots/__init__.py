@@ -1,17 +1,18 @@
 """Figures from arrays; they know no kernel.
 
-`curves`, `learning`, `bars`, `shares`, `heatmaps` and `spectra` each take plain arrays and return a Matplotlib
-figure; `save(figure, "name.svg")` writes it, as PNG or SVG. One style (colours, ink, paper) serves them all, and
-the pages of a study.
+`kernel(K, labels)`, `heatmaps`, `spectra`, `curves`, `learning`, `bars` and `shares` each take plain arrays and return
+a Matplotlib figure, which a notebook shows; `save(figure, "name")` writes it as PNG and SVG. One style (colours, ink,
+paper) serves them all, and the pages of a study.
 """
 
 from npk.plots.figures import bars as bars
 from npk.plots.figures import curves as curves
-from npk.plots.figures import heatmaps as heatmaps
 from npk.plots.figures import learning as learning
 from npk.plots.figures import save as save
 from npk.plots.figures import shares as shares
 from npk.plots.figures import spectra as spectra
+from npk.plots.kernels import heatmaps as heatmaps
+from npk.plots.kernels import kernel as kernel
 from npk.plots.style import COLORS as COLORS
 from npk.plots.style import INK as INK
 from npk.plots.style import PAPER as PAPER
@@ -22,6 +23,7 @@ __all__ = [
     "bars",
     "curves",
     "heatmaps",
+    "kernel",
     "learning",
     "save",
     "shares",

@@ -1,4 +1,4 @@
-"""Figures from plain arrays: curves over stages, kernel heat-maps by class, stacked shares, spectra.
+"""Figures from plain arrays: curves over stages, learning curves, bars, stacked shares, spectra.
 
 Figures hold no global state and need no screen; `save` writes the PNG and the SVG of one.
 """
@@ -169,67 +169,6 @@ def shares(parts: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, xticks: 
             loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts), handlelength=1, handleheight=1, borderaxespad=0.2
         )
     return figure
-
-
-def heatmaps(
-    rows: Mapping[str, Sequence[ArrayLike]], labels: ArrayLike, *, columns: Sequence[str], class_names: Sequence[str]
-) -> Figure:
-    """A grid of symmetric matrices whose samples are ordered by class, red above zero, blue below.
-
-    Each panel has its own scale, the 99th percentile of its absolute entries: compare patterns, not sizes.
-
-    Args:
-        rows: name → matrices, one a column, each of shape (N, N).
-        labels: class numbers in ascending order, of shape (N,).
-        columns: names of the columns.
-        class_names: names of the classes, by number.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: the labels are not in ascending order, or a matrix is not [N, N].
-
-    Example:
-        >>> import numpy as np
-        >>> from npk import plots
-        >>> figure = plots.heatmaps({"K": [np.eye(4)]}, [0, 0, 1, 1], columns=["stage 0"], class_names=["a", "b"])
-        >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
-        ['a', 'b']
-    """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or (np.diff(labels) < 0).any():
-        raise ValueError("labels must be class numbers in ascending order: sort the samples by class first.")
-    starts = np.searchsorted(labels, np.unique(labels))
-    middles = (starts + np.append(starts[1:], len(labels))) / 2 - 0.5
-    names = [class_names[label] for label in labels[starts]]
-    with panels(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns)) as (figure, grid):
-        for i, (name, matrices) in enumerate(rows.items()):
-            for j, matrix in enumerate(matrices):
-                axes = grid[i, j]
-                _panel(axes, np.asarray(matrix, dtype=float), starts, len(labels))
-                axes.set_xticks(middles, names if i == len(rows) - 1 else [])
-                axes.set_yticks(middles, names if j == 0 else [])
-                if i == 0:
-                    axes.set_title(columns[j], loc="center", fontsize=9)
-            grid[i, 0].set_ylabel(name, fontweight="bold")
-        crowded = max(map(len, names)) > 2
-        for axes in grid.flat:
-            axes.tick_params(length=0, labelsize=6 if crowded else 7)
-            axes.tick_params(axis="x", rotation=90 if crowded else 0)
-    return figure
-
-
-def _panel(axes: Axes, matrix: np.ndarray, starts: np.ndarray, size: int) -> None:
-    if matrix.shape != (size, size):
-        raise ValueError(f"each matrix must be [{size}, {size}], one row a label, got shape {list(matrix.shape)}.")
-    bound = float(np.percentile(np.abs(matrix), 99)) or float(np.abs(matrix).max()) or 1.0
-    axes.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound)
-    for start in starts[1:]:
-        axes.axhline(start - 0.5, color="#8a8f98", linewidth=0.35)
-        axes.axvline(start - 0.5, color="#8a8f98", linewidth=0.35)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
 
 
 def spectra(series: Mapping[str, ArrayLike], *, ylabel: str = "eigenvalue / sum of eigenvalues") -> Figure:

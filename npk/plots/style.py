@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers.
 """
 
 import contextlib
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,13 +52,23 @@ STYLE: dict[Any, Any] = {
 }
 
 
+class _NotebookFigure(Figure):
+    """A figure that a notebook shows as it is; of Matplotlib's own it shows only those that pyplot has made."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.savefig(png, format="png", dpi=100)
+        return png.getvalue()
+
+
 @contextlib.contextmanager
 def panels(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> Iterator[tuple[Figure, Any]]:
     """A figure and its axes [rows, columns], of this style: matplotlib fixes that of each part as the part is made."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = _NotebookFigure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, figure.subplots(rows, columns, squeeze=False, **options)
 

@@ -1,0 +1,170 @@
+"""Kernels as pictures: one with its colour bar, or many in a grid, their samples ordered by class."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import ArrayLike
+
+from npk.plots.style import INK, panels
+
+_LETTER = 0.14  # inches that a name on an axis takes
+
+
+def kernel(
+    K: ArrayLike,  # noqa: N803 (the papers' name)
+    labels: ArrayLike | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    title: str = "",
+    width: float = 4.2,
+) -> Figure:
+    """One kernel: its samples ordered by class, the classes' boundaries marked, red above zero, blue below.
+
+    Colours end at the 99th percentile of absolute entries, as in `heatmaps`; the bar points on where entries do.
+
+    Args:
+        K: of shape (N, N), of NumPy or of JAX.
+        labels: the class of every sample, numbers or words in any order, of shape (N,); None keeps the samples' order.
+        class_names: names of the classes by number; None for the labels themselves.
+        title: above the kernel.
+        width: of the figure, in inches.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: K is not square, empty, complex or not finite; there is not one label a sample, or not one name a
+            class; names without labels.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk import plots
+        >>> figure = plots.kernel(np.eye(4), [1, 0, 1, 0], class_names=["a", "b"])
+        >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+        ['a', 'b']
+    """
+    matrix = _matrix(K)
+    starts, middles, names = np.zeros(1, int), [], []
+    if labels is not None:
+        values = np.asarray(labels)
+        if values.shape != matrix.shape[:1]:
+            raise ValueError(f"labels must have shape [{len(matrix)}], one a sample, got {list(values.shape)}.")
+        order = np.argsort(values, kind="stable")
+        matrix, values = matrix[np.ix_(order, order)], values[order]
+        starts, middles = _classes(values)
+        names = _names(values[starts], class_names)
+    elif class_names is not None:
+        raise ValueError("class_names are names of labels: give labels too.")
+    with panels(width, 0.82 * width) as (figure, ((axes,),)):
+        image = _panel(axes, matrix, starts, len(matrix), INK, min(0.6, 6 / len(starts)))
+        every = math.ceil(len(names) * _LETTER / (0.7 * width)) or 1
+        axes.set_xticks(middles[::every], names[::every], rotation=90 if max(map(len, names), default=0) > 2 else 0)
+        axes.set_yticks(middles[::every], names[::every])
+        axes.tick_params(length=0, labelsize=7)
+        axes.set_title(title, loc="left")
+        bound, low, high = _bound(matrix), float(matrix.min()), float(matrix.max())
+        ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+        bar = figure.colorbar(image, ax=axes, extend=ends[low < -bound, high > bound], shrink=0.9, pad=0.02)
+        bar.ax.set_ylim(-bound if low < 0 else 0, bound if high > 0 or low >= 0 else 0)
+        bar.ax.tick_params(length=2, labelsize=7)
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _matrix(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.size == 0:
+        raise ValueError(f"K must be square [N, N] and not empty, got shape {list(array.shape)}.")
+    if np.iscomplexobj(array):
+        raise ValueError(f"K must be real, got {array.dtype}.")
+    array = array.astype(float)
+    if not np.isfinite(array).all():
+        raise ValueError(f"K must be finite; {int((~np.isfinite(array)).sum())} of its entries are NaN or infinite.")
+    return array
+
+
+def _names(classes: np.ndarray, class_names: Sequence[str] | None) -> list[str]:
+    if class_names is None:
+        return [str(label) for label in classes]
+    if classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= len(class_names):
+        raise ValueError(f"labels must be numbers of the {len(class_names)} class_names, got {classes.tolist()}.")
+    return [class_names[int(label)] for label in classes]
+
+
+def heatmaps(
+    rows: Mapping[str, Sequence[ArrayLike]], labels: ArrayLike, *, columns: Sequence[str], class_names: Sequence[str]
+) -> Figure:
+    """A grid of symmetric matrices whose samples are ordered by class, red above zero, blue below.
+
+    Each panel has its own scale, the 99th percentile of its absolute entries: compare patterns, not sizes.
+
+    Args:
+        rows: name → matrices, one a column, each of shape (N, N).
+        labels: class numbers in ascending order, of shape (N,).
+        columns: names of the columns.
+        class_names: names of the classes, by number.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the labels are not in ascending order, or a matrix is not [N, N].
+
+    Example:
+        >>> import numpy as np
+        >>> from npk import plots
+        >>> figure = plots.heatmaps({"K": [np.eye(4)]}, [0, 0, 1, 1], columns=["stage 0"], class_names=["a", "b"])
+        >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+        ['a', 'b']
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or (np.diff(labels) < 0).any():
+        raise ValueError("labels must be class numbers in ascending order: sort the samples by class first.")
+    starts, middles = _classes(labels)
+    names = [class_names[label] for label in labels[starts]]
+    with panels(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns)) as (figure, grid):
+        for i, (name, matrices) in enumerate(rows.items()):
+            for j, matrix in enumerate(matrices):
+                axes = grid[i, j]
+                _panel(axes, np.asarray(matrix, dtype=float), starts, len(labels))
+                axes.set_xticks(middles, names if i == len(rows) - 1 else [])
+                axes.set_yticks(middles, names if j == 0 else [])
+                if i == 0:
+                    axes.set_title(columns[j], loc="center", fontsize=9)
+            grid[i, 0].set_ylabel(name, fontweight="bold")
+        crowded = max(map(len, names)) > 2
+        for axes in grid.flat:
+            axes.tick_params(length=0, labelsize=6 if crowded else 7)
+            axes.tick_params(axis="x", rotation=90 if crowded else 0)
+    return figure
+
+
+def _classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each class of labels in order begins, and its middle."""
+    starts = np.searchsorted(labels, np.unique(labels))
+    return starts, (starts + np.append(starts[1:], len(labels))) / 2 - 0.5
+
+
+def _bound(matrix: np.ndarray) -> float:
+    """The entry that has the strongest colour."""
+    return float(np.percentile(np.abs(matrix), 99)) or float(np.abs(matrix).max()) or 1.0
+
+
+def _panel(
+    axes: Axes, matrix: np.ndarray, starts: np.ndarray, size: int, color: str = "#8a8f98", linewidth: float = 0.35
+) -> AxesImage:
+    if matrix.shape != (size, size):
+        raise ValueError(f"each matrix must be [{size}, {size}], one row a label, got shape {list(matrix.shape)}.")
+    bound = _bound(matrix)
+    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound)
+    for start in starts[1:]:
+        axes.axhline(start - 0.5, color=color, linewidth=linewidth)
+        axes.axvline(start - 0.5, color=color, linewidth=linewidth)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    return image
