@@ -30,7 +30,16 @@ def draw_keys(key: Any, first: int, draws: int) -> Any:
 
 @jax.jit
 def _folded(key: Any, numbers: Any) -> Any:
-    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, numbers))
+    fold = _by_itself(key, lambda number: jax.random.key_data(jax.random.fold_in(key, number)))
+    return jax.vmap(fold)(numbers)
+
+
+def _by_itself(key: Any, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function that draws, which under `vmap` draws what it does alone.
+
+    JAX's other generators ("rbg") draw for keys side by side from the first of them alone.
+    """
+    return function if jax.random.key_impl(key) == "threefry2x32" else jax.custom_batching.sequential_vmap(function)
 
 
 def key_kind(key: Any) -> Any:
@@ -41,7 +50,9 @@ def key_kind(key: Any) -> Any:
 def random_signs(key: Any, like: Sequence[Any]) -> list[Any]:
     """Independent ±1 of the shapes and dtypes of some arrays, one random bit each."""
     sizes = [math.prod(jnp.shape(a)) for a in like]
-    words = jax.random.bits(key, (-(-sum(sizes) // 32), 1), jnp.uint32)
+    kind, shape = jax.random.key_impl(key), (-(-sum(sizes) // 32), 1)
+    draw = lambda data: jax.random.bits(jax.random.wrap_key_data(data, impl=kind), shape, jnp.uint32)  # noqa: E731
+    words = _by_itself(key, draw)(jax.random.key_data(key))
     bits = ((words >> jnp.arange(32, dtype=jnp.uint32)[None]) & jnp.uint32(1)).reshape(-1)
     starts = np.cumsum([0, *sizes]).tolist()
     return [

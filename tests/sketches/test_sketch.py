@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from architectures import REGISTRY
 from oracles.enumeration import Enumeration, gram_of
 from oracles.language import BatchNorm, Conv, Dense, GlobalAvgPool, MaxPool, Network, Relu, Residual, Scale
@@ -260,6 +261,22 @@ def test_the_relative_error_is_that_of_all_pairs_of_draws(n):
     norm = pairs[~np.eye(9, dtype=bool)].mean()
     spread = np.square(draws - draws.mean(0)).sum() / 8
     assert_close(z.relative_error(), np.sqrt(spread / 9 / norm))
+
+
+@pytest.mark.parametrize("n", [4, 40])
+def test_the_number_of_features_is_that_of_a_jackknife_over_draws(n):
+    """The logarithms of one draw's relative variance with one draw after another left out."""
+    features = np.random.default_rng(1).normal(1, 1, size=(n, 9, 2))
+    draws, everyone = np.einsum("idk,jdk->dij", features, features), np.arange(9)
+
+    def variance(some):
+        pairs = np.einsum("dij,eij->de", draws[some], draws[some])
+        return draws[some].var(0, ddof=1).sum() / pairs[~np.eye(len(some), dtype=bool)].mean()
+
+    logs = np.log([variance(np.delete(everyone, d)) for d in everyone])
+    reach = scipy.stats.t(8).ppf(0.8) * np.sqrt(8 / 9 * np.square(logs - logs.mean()).sum())
+    z = npk.KernelSketch(features, np.arange(9, dtype=np.uint32)[:, None])
+    assert z.features_for(0.01, confidence=0.8) == 2 * np.ceil(variance(everyone) * np.exp(reach) / 0.01**2)
 
 
 def test_no_more_features_than_an_exact_draw_needs():

@@ -62,6 +62,17 @@ def test_draws_depend_on_the_key_and_their_number_alone():
     assert np.array_equal(raw.features, whole.features)
 
 
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+def test_draws_of_another_generator_do_not_depend_on_those_beside_them(generator):
+    f = lambda w, x: x @ w  # noqa: E731
+    draw = functools.partial(npk.sketch(f), jnp.ones((9, 1)), 3 * jnp.eye(9), key=jax.random.key(3, impl=generator))
+    whole, some = draw(features=40), draw(features=7, first=5)
+    assert np.array_equal(some.draws, whole.draws[5:12])
+    assert np.array_equal(some.features, whole.features[:, 5:12])
+    assert np.array_equal(np.abs(whole.features), np.ones_like(whole.features))
+    assert len(np.unique(whole.features[:, :, 0], axis=1).T) > 30, "of 512 vectors"
+
+
 def test_signs_are_fair_and_independent():
     linear = lambda p, x: x @ p["w"]  # noqa: E731
     z = npk.sketch(linear)({"w": jnp.ones((40, 1))}, 40**0.5 * jnp.eye(40), features=4096, key=KEY)
