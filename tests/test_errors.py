@@ -114,6 +114,17 @@ def test_counts_beyond_single_precision():
     assert npk.path_kernel(deep)(p, jnp.ones((2, 64))).shape == (2, 2)
 
 
+def test_counts_are_exact_as_far_as_single_precision_holds_every_integer():
+    """4096² + 1 is the first whole number that it does not hold, and would be rounded to 4096²."""
+    kernel, p = (
+        npk.path_kernel(lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]),
+        {"a": jnp.ones((2, 1)), "b": jnp.ones((1, 1))},
+    )
+    assert kernel(p, jnp.array([[4095.0, 90.0]]), normalize=False).tolist() == [[4095**2 + 90**2]]
+    with pytest.raises(ValueError, match="path counts reach 1.68e.07"):
+        kernel(p, jnp.array([[4096.0, 1.0]]), normalize=False)
+
+
 def test_an_old_jax_is_refused():
 
     with pytest.raises(ImportError, match="npk needs jax >= 0.7.0, found jax 0.4.36"):

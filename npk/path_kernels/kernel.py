@@ -282,11 +282,11 @@ def _whole(values: Any) -> Any:
 
 
 def _check_counts(most: float, dtype: Any) -> None:
-    """Integers must be exact: refuse counts above the largest that the dtype holds one by one."""
+    """Integers must be exact: refuse counts that the dtype does not hold one by one (the first rounds to the limit)."""
     limit = 2 ** (jnp.finfo(dtype).nmant + 1)
-    if most > limit:
+    if most >= limit:
         remedy = "enable x64 (jax.config.update('jax_enable_x64', True)) or " if dtype == jnp.float32 else ""
         raise ValueError(
-            f"path counts reach {most:.3g}, above {limit} up to which {jnp.dtype(dtype).name} holds every integer: "
+            f"path counts reach {most:.3g}, and {jnp.dtype(dtype).name} holds every integer below {limit} alone: "
             f"{remedy}use normalize=True."
         )
