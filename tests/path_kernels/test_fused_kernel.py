@@ -192,6 +192,16 @@ def test_other_networks_are_refused(name):
     assert chain_of(REFUSED[name], params, jnp.ones((2, 4, 5, 2))) is None
 
 
+def test_constants_that_multiply_weights_count_squared():
+    def f(p, x):
+        return jax.nn.relu(convolved({"a": 3 * p["a"]}, x)).mean((1, 2)) @ (p["b"] / 2)
+
+    params, x = {"a": jnp.ones((3, 3, 2, 4)), "b": jnp.ones((4, 2))}, jnp.ones((2, 4, 5, 2))
+    for normalize, scales in ((False, (9, 1 / 4)), (True, (1 / 18, 1 / 4))):
+        chain = chain_of(f, params, x, normalize)
+        assert chain is not None and (chain.convolutions[0].scale, chain.dense[0].scale) == pytest.approx(scales)
+
+
 @pytest.mark.parametrize(
     "model", [Tail("VALID"), Tail(windows=((2, 2),)), networks.VCONV(channels=2), networks.MLP()], ids=str
 )
@@ -208,6 +218,10 @@ def test_deep_chains_and_large_sums_are_refused():
         return gap_gpu.covers(GapChain((8, 8, 3), True, (layer,) * depth, 1.0, ()), gates, jnp.float32)
 
     assert covers(4) and not covers(12)
+    # All gates on, 1 x 1 windows, d layers of 256 channels: H of ones is 256^d · 64², and float32 ends at 2^128.
+    point, gates = Convolution((1, 1), 1.0, 0.0, 0), [jnp.ones((1, 1, 8, 8, 256))]
+    sums = {d: gap_gpu.covers(GapChain((8, 8, 1), True, (point,) * d, 1.0, ()), gates, jnp.float32) for d in (10, 11)}
+    assert sums == {10: True, 11: False}, "up to 2^96: 2^92 and 2^100"
     assert pallas_gap.layout(GapChain((8, 8, 3), True, (layer,) * 20, 1.0, ()), [512], jnp.float32) is None
 
 

@@ -37,7 +37,7 @@ NETWORKS = {
     "circular, even and long windows": network(
         conv(3, (4, 5), "CIRCULAR"), Relu(), conv(3, (2, 2), "CIRCULAR"), Relu()
     ),
-    "valid": network(conv(3, padding="VALID"), Relu(), conv(65, (2, 3), "VALID"), Relu()),
+    "valid, three words, two": network(conv(130, padding="VALID"), Relu(), conv(65, (2, 3), "VALID"), Relu()),
     "explicit padding": network(conv(3, (3, 3), ((2, 0), (1, 3))), Relu(), conv(3, (3, 3), ((0, 2), (2, 2))), Relu()),
     "one word, two, three": network(conv(64), Relu(), conv(128), Relu(), conv(130), Relu(), image=(3, 3, 1)),
     "one channel": network(conv(1), Relu(), conv(1), Relu(), image=(4, 4, 1)),

@@ -13,6 +13,7 @@ from oracles.enumeration import Enumeration, gram_of, name_of
 from tolerances import assert_close
 
 import npk
+from npk.path_kernels.engines import dense
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -165,6 +166,23 @@ def test_blocks_and_packed_gates_give_the_same_kernel(monkeypatch):
     np.testing.assert_array_equal(kernel(p, xs[:4], xs[4:], normalize=False), plain[:4, 4:])
     monkeypatch.setattr(module, "_PACKED_PAIRS", 0)
     np.testing.assert_array_equal(kernel(p, xs, normalize=False), plain)
+
+
+def test_packed_gates_of_one_word_and_of_two_multiply_layer_after_layer():
+    """More rows than a task has, more columns than stay in the cache."""
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(0)
+    widths, scales, shifts = (64, 3, 70), (1.0, 0.5, 1.0), (1.0, 0.0, 2.0)
+    chain = dense.DenseChain(2.0, (1, 2, 0), scales, shifts, 3.0)
+    (x1, gates1), (x2, gates2) = (
+        (rng.integers(-2, 3, (n, 3)), [rng.integers(0, 2, (n, w)).astype(float) for w in widths]) for n in (70, 1030)
+    )
+    one, two = dense.side(chain, x1, gates1, float), dense.side(chain, x2, gates2, float)
+    assert one is not None and two is not None
+    expected = 2.0 * x1 @ x2.T
+    for number, scale, shift in zip(chain.gates, scales, shifts, strict=True):
+        expected = (expected + shift) * scale * (gates1[number] @ gates2[number].T)
+    np.testing.assert_array_equal(dense.kernel(chain, one, two), expected + 3)
 
 
 @pytest.mark.parametrize("name", ["same", "flatten head"])  # sums over pairs of positions, and over positions
