@@ -17,7 +17,7 @@ from oracles import dense
 from typer.testing import CliRunner
 
 from npk import networks
-from npk.cli import app
+from npk.cli import app, options
 from npk.data import load
 from npk.studies import CompareConfig, run_comparison
 from npk.studies.pages.comparison_page import write_comparison_report
@@ -307,6 +307,25 @@ def test_the_report_is_one_page_with_each_number_by_its_name_and_what_it_is_told
     assert all(LABELS[f"{kind}-infinite"] == f"{shown}, infinite width" for kind, shown in kinds.items())
 
 
+def test_the_command_prints_means_over_draws_and_seeds(finished, tmp_path, monkeypatch):
+    """Of a finished run that is given again, without its page."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    monkeypatch.setattr("npk.studies.pages.comparison_page._draw", lambda result: {})
+    monkeypatch.setattr("npk.studies.pages.comparison_page.write_page", lambda folder, *_: folder / "report.html")
+    command = ["compare", *options.words(TINY), "--out", str(tmp_path / "run"), "--resume"]
+    printed, result = CliRunner().invoke(app, command, env={"COLUMNS": "200"}).stdout, finished[1]
+    widest = [np.mean([r["errors"][curve] for r in result["ladder"] if r["width"] == 16]) for curve in result["slopes"]]
+    slopes = [f"{row['slope']:.2f}" for row in result["slopes"].values()]
+    shown = [(f"{error:.1%}", slope) for error, slope in zip(widest, slopes, strict=True)]
+    assert re.findall(r"(\S+%) +(\S+) +\[", printed) == shown
+    for name, label in LABELS.items():
+        rows = [row for row in result["regression"] if row["kernel"] == name]
+        means = [np.mean([row[part] for row in rows]) for part in ("validation_accuracy", "test_accuracy")]
+        assert re.findall(rf"^{label} +(\S+) +(\S+)$", printed, re.M) == [tuple(f"{mean:.2%}" for mean in means)]
+    flow = [tuple(f"{row['errors'][kind]['test']:.1%}" for kind in ("ntk", "value", "npk")) for row in result["flow"]]
+    assert re.findall(r" (\S+%) +(\S+%) +(\S+%)$", printed, re.M) == flow
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -337,7 +356,7 @@ def test_the_command_that_an_interruption_prints_continues_it(tmp_path, monkeypa
 
     monkeypatch.setattr("npk.networks.build", interrupt)
     flags = "--depth 3 --widths 8,16 --seeds 2 --flow-step 0.2 --beta 3.0 --seed 4 --out"
-    words = ["npk", "compare", *flags.split(), str(tmp_path / "a run")]
+    words = ["npk", "compare", "--data-dir", str(tmp_path), *flags.split(), str(tmp_path / "a run")]
     for _ in range(2):
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 130, result.output
@@ -345,7 +364,7 @@ def test_the_command_that_an_interruption_prints_continues_it(tmp_path, monkeypa
         assert [config[k] for k in ("depth", "widths", "flow_step", "beta", "seed")] == [3, [8, 16], 0.2, 3.0, 4]
         said = result.output + (result.stderr or "")
         words = shlex.split(next(line for line in said.splitlines() if line.lstrip().startswith("npk compare")))
-        assert words[-1] == "--resume"
+        assert words[-1] == "--resume" and words[words.index("--data-dir") + 1] == str(tmp_path)
 
 
 @pytest.mark.slow
