@@ -11,7 +11,7 @@ from npk.cli.compare import compare_command
 from npk.cli.data import app as data_app
 from npk.cli.reproduce import reproduce_command
 from npk.cli.run_command import run_command
-from npk.cli.terminal import stdout, table
+from npk.cli.terminal import show, stdout, table
 from npk.studies import StudyConfig, run_study, write_report
 
 app = typer.Typer(
@@ -75,4 +75,4 @@ def _study(result: dict[str, Any]) -> None:
     stages = table(*columns, left=0)
     for stage in result["stages"]:
         stages.add_row(*(show.format(**stage) for show in columns.values()))
-    stdout.print(stages)
+    show(stages)

@@ -5,7 +5,7 @@ from typing import Any
 import rich.text
 
 from npk.cli.run_command import run_command
-from npk.cli.terminal import stdout, table
+from npk.cli.terminal import show, stdout, table
 from npk.studies import (
     CASES,
     CURVES,
@@ -44,13 +44,13 @@ def compare_command(result: dict[str, Any]) -> None:
             f"{row['expected']:g}",
         )
         slopes.add_row(row["of"], f"{where}, infinite" if CURVES[name][1] in _INFINITE else where, *shown)
-    stdout.print(slopes)
+    show(slopes)
     stdout.print(f"Distance between the limits of K^V in FR-DI and FR-II: {result['limit_gap']:.1%}\n")
     accuracies = table("ridge regression with", "validation", "test")
     for name, row in mean_accuracies(result).items():
         accuracies.add_row(LABELS[name], f"{row['validation_accuracy']:.2%}", f"{row['test_accuracy']:.2%}")
-    stdout.print(accuracies)
+    show(accuracies)
     flow = table("\nprediction of test outputs, largest error", *(f"\n{name}" for name in KERNELS.values()))
     for row in result["flow"]:
         flow.add_row(CASES[row["case"]], *(f"{row['errors'][kernel]['test']:.1%}" for kernel in KERNELS))
-    stdout.print(flow)
+    show(flow)

@@ -7,7 +7,7 @@ import rich.table
 import typer
 
 from npk.cli.options import configured, folder_of
-from npk.cli.terminal import running, stdout
+from npk.cli.terminal import running, show, stdout
 from npk.studies import TABLES, Scale, reproduce, table_rows
 
 
@@ -40,7 +40,7 @@ def reproduce_command(
         shown.add_column(name, justify="left" if name in ("regime", "run") else "right")
     for row in table_rows(result):
         shown.add_row(*row)
-    stdout.print(shown)
+    show(shown)
     if result["not as published"]:
         stdout.print(f"Not as published: {'; '.join(result['not as published'])}.", soft_wrap=True)
     stdout.print(f"Written to {folder / table}.json", soft_wrap=True)

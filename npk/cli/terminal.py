@@ -9,6 +9,7 @@ import rich.console
 import rich.table
 import rich.text
 import typer
+from rich.measure import Measurement
 
 from npk.tiles import bar_or_lines
 
@@ -23,6 +24,16 @@ def table(*columns: str, left: int = 1, **look: Any) -> rich.table.Table:
     for i, name in enumerate(columns):
         made.add_column(name, justify="left" if i < left else "right", **look)
     return made
+
+
+def show(made: rich.table.Table) -> None:
+    """Print a table; where there is no room its words and numbers stay whole, and the terminal breaks the lines."""
+    for column in made.columns:
+        cells = (
+            Measurement.get(stdout, stdout.options.update(width=10_000), c) for c in (column.header, *column.cells)
+        )
+        column.min_width = max(cell.minimum for cell in cells)
+    stdout.print(made, crop=False)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What is shown of a command on its way: a bar in a terminal, a line a stage in a pipe."""
+"""What is shown of a command on its way: a bar in a terminal, a line a stage in a pipe; and tables."""
 
 import builtins
 import contextlib
@@ -9,8 +9,9 @@ import time
 import types
 
 import pytest
+import rich.console
 
-from npk.cli.terminal import running
+from npk.cli.terminal import running, show, table
 from npk.tiles import Progress, bar_or_lines, progress_bar
 
 
@@ -114,3 +115,15 @@ def test_a_bar_goes_on_where_an_import_in_progress_has_replaced_pythons(monkeypa
         progress(0.5, "after")
         time.sleep(0.5)
         assert "before" in screen.getvalue() and "after" in screen.getvalue()
+
+
+def test_a_table_loses_no_letter_where_there_is_no_room(capsys, monkeypatch):
+    made = table("stage", "gates flipped")
+    made.add_row("1", "12.3%")
+    monkeypatch.setattr("npk.cli.terminal.stdout", rich.console.Console(width=9))
+    show(made)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["gates"],
+        ["stage", "flipped"],
+        ["1", "12.3%"],
+    ]
