@@ -39,7 +39,7 @@ def _output_state(f: Function, params: PyTree, x: Any, gates: Sequence[Any] | No
     program = sample_program(f, params, x)
     shapes = gate_shapes(program)
     if gates is None:
-        x = jnp.ones((1, *x.shape[1:]), x.dtype)
+        x = jnp.ones((1, *x.shape[1:]), jnp.result_type(x))
         laid = [(jnp.ones((1, *s.shape), s.dtype),) for s in shapes]
     else:
         laid = [(per_sample(g, s.shape, x.shape[0]),) for g, s in zip(gates, shapes, strict=True)]

@@ -50,7 +50,7 @@ class Checks:
 def _check_independent(f: Function, params: PyTree, x: Any) -> None:
     """Samples must not see each other: a change of one must leave the others' outputs as they are."""
     pair = jnp.concatenate([x[:1], x[-1:]])
-    push = jnp.zeros_like(pair).at[0].set(jnp.linspace(0.5, 1.5, pair[0].size, dtype=x.dtype).reshape(pair[0].shape))
+    push = jnp.zeros_like(pair).at[0].set(jnp.linspace(0.5, 1.5, pair[0].size, dtype=pair.dtype).reshape(pair[0].shape))
 
     def changed(params: PyTree, moved: tuple[Any, Any]) -> Any:
         at, along = moved
