@@ -1,9 +1,19 @@
-"""Batches in blocks on the host: every sample once, and blocks of one shape."""
+"""Batches in blocks: all pairs of two, under one trace; on the host every sample once, and blocks of one shape."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from npk.programs import block_of, cuts, in_parts
+from npk.programs import block_of, cuts, in_blocks, in_parts
+
+
+@pytest.mark.parametrize("n1, n2, side", [(5, None, 2), (7, None, 2), (5, 7, 3)])
+def test_all_pairs_are_those_of_all_samples_at_once(n1, n2, side):
+    """A kernel of two outputs: of one batch K[s', s] is K[s, s'] with its outputs transposed."""
+    rng = np.random.default_rng(n1)
+    one, two = (None if n is None else rng.integers(-9, 9, (n, 3, 2)).astype(np.float32) for n in (n1, n2))
+    found = in_blocks(lambda a, b: jnp.einsum("ifk,jfl->ijkl", a, b), one, two, side, lambda block: 2 * block)
+    np.testing.assert_array_equal(found, 4 * np.einsum("ifk,jfl->ijkl", one, one if two is None else two))
 
 
 @pytest.mark.parametrize("n, size", [(0, 3), (1, 3), (3, 3), (7, 3), (7, 1), (2, 5)])
