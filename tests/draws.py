@@ -12,6 +12,11 @@ def normal(*shape, seed=0, dtype=None):
     return jnp.asarray(np.random.default_rng([seed, *shape]).normal(size=shape), dtype or float)
 
 
+def of_key(key, shape, dtype=None):
+    """`jax.random.normal`: its numbers, drawn in one row, which compiles in a tenth of the time of several axes."""
+    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+
+
 def variables(module, x, seed=0):
     """Variables of a Flax module for inputs like x, in float32: weights of variance 1 / fan-in, small biases."""
     rng = np.random.default_rng(seed)

@@ -8,6 +8,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import of_key
 from tolerances import assert_close
 
 import npk
@@ -32,7 +33,7 @@ def nt(x64):
 
 
 def draw(*shape, seed=0):
-    return jax.random.normal(jax.random.fold_in(KEY, seed), shape)
+    return of_key(jax.random.fold_in(KEY, seed), shape)
 
 
 def convolution(x, w):

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
+from draws import of_key
 from tolerances import assert_close
 
 import npk
@@ -21,8 +22,9 @@ def in_ntk_parameterisation(model, params):
 
 def problem(network, outputs=1, **options):
     model = networks.build(network, outputs=outputs, use_bias=False, **options)
-    x = jax.random.normal(jax.random.key(0), (5, 4, 4, 2))
-    params = training.redraw(model.init(jax.random.key(1), x), jax.random.key(2), "he")
+    x = of_key(jax.random.key(0), (5, 4, 4, 2))
+    shapes = jax.eval_shape(model.init, jax.random.key(1), x)
+    params = training.redraw(shapes, jax.random.key(2), "he")
     return model, params, x
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from draws import of_key
 from jax import lax
 from tolerances import assert_close
 
@@ -12,7 +13,7 @@ LAYOUTS = [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", 
 
 
 def _draw(layout, sizes, key):
-    return jax.random.normal(key, [sizes[letter] for letter in layout])
+    return of_key(key, [sizes[letter] for letter in layout])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=" ".join)

@@ -113,7 +113,7 @@ def real_gap(width, seed):
     model = networks.MLP(width=width, depth=3, outputs=1, use_bias=False)
     keys = jax.random.split(jax.random.key(seed), 3)
     x, y = jax.random.normal(keys[0], (20, 6)), jax.random.normal(keys[1], (20, 1))
-    params = training.redraw(model.init(keys[2], x), keys[2], "he")
+    params = training.redraw(jax.eval_shape(model.init, keys[2], x), keys[2], "he")
     f = jax.jit(model.apply)
     kernel = np.asarray(npk.ntk(model.apply)(params, x))
     test_kernel, train_kernel = kernel[15:, :15], kernel[:15, :15]

@@ -75,7 +75,7 @@ def test_batch_statistics_move_and_get_no_gradient():
     net = networks.ResNet(depth=8, width=2, outputs=2)
     x = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
     y = np.arange(16, dtype=np.int32) % 2
-    variables = net.init(jax.random.key(0), x[:1])
+    variables = jax.jit(net.init)(jax.random.key(0), x[:1])
 
     def forward(v, batch):
         logits, moved = net.apply(v, batch, train=True, mutable=["batch_stats"])
