@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from draws import of_key
 from tolerances import assert_close
@@ -71,6 +72,13 @@ def test_wide_networks_are_near_the_limits(network):
     for name, (finite, limit) in pairs.items():
         gap = float(jnp.linalg.norm(finite - limit) / jnp.linalg.norm(limit))
         assert gap < (0.15 if network == "mlp" else 0.35), f"{name}: {gap}"
+
+
+def test_a_bias_counts_with_its_variance(x64):
+    """K of a linear layer in unit weights is σ_w²/d ⟨x, x'⟩ + σ_b²."""
+    x, p = np.random.default_rng(0).normal(size=(3, 4)), {"w": jnp.ones((4, 1)), "b": jnp.ones(1)}
+    split = npk.split_ntk(lambda p, x: x @ p["w"] + p["b"][None])(p, jnp.asarray(x))
+    assert_close(infinite.ntk_parameterised(split, p, weight_std=1.5, bias_std=0.3).total, 1.5**2 / 4 * x @ x.T + 0.09)
 
 
 def test_errors():
