@@ -1,6 +1,7 @@
 """Dtypes of what comes in: NumPy's float64 where JAX has none, and half precision."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -82,3 +83,60 @@ def test_float64_of_numpy_is_taken_without_a_warning(call):
     """Warnings are errors here."""
     assert not jax.config.jax_enable_x64
     jax.block_until_ready(call())
+
+
+HALVES = {
+    dtype: jax.tree_util.tree_map(lambda a, t=dtype: jnp.asarray(a, t), PARAMS) for dtype in ("bfloat16", "float16")
+}
+half_precision = pytest.mark.parametrize("dtype", HALVES)
+
+
+def single(tree):
+    return jax.tree_util.tree_map(lambda a: a.astype(jnp.float32), tree)
+
+
+def assert_single_and_close(found, expected, rounding=1e-6):
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=rounding * abs(np.asarray(expected)).max())
+
+
+@half_precision
+def test_kernels_of_gates_in_half_precision_are_those_of_the_same_numbers_in_single(dtype):
+    p, x = HALVES[dtype], jnp.asarray(X, dtype)
+    gates = npk.gates(soft)(p, x)
+    assert gates[0].dtype == dtype
+    assert_single_and_close(npk.gram(x), npk.gram(single(x)))
+    assert_single_and_close(npk.overlap(gates), npk.overlap(single(gates)))
+    assert_single_and_close(npk.layer_overlaps(gates)[0], npk.layer_overlaps(single(gates))[0])
+    expected = npk.path_kernel(soft)(single(p), single(x), gates1=single(gates))
+    assert_single_and_close(npk.path_kernel(soft)(p, x), expected)
+    for limit in (infinite.nngp, infinite.ntk, infinite.path_kernel):
+        assert_single_and_close(limit(f)(p, x), limit(f)(single(p), single(x)))
+
+
+@half_precision
+def test_tangent_kernels_are_sums_in_single_precision_of_derivatives_in_half(dtype):
+    p, x = HALVES[dtype], jnp.asarray(X, dtype)
+    jacobian = [a.reshape(6, 2, -1).astype(jnp.float32) for a in jax.tree_util.tree_leaves(jax.jacrev(soft)(p, x))]
+    full = sum(jnp.einsum("nkp,mlp->nmkl", a, a) for a in jacobian)
+    expected, rounding = jnp.einsum("nmkk->nm", full), 4 * float(jnp.finfo(dtype).eps)
+    assert_single_and_close(npk.ntk(soft)(p, x, outputs="full"), full, rounding)
+    assert_single_and_close(npk.ntk(soft)(p, x), expected, rounding)
+    assert_single_and_close(npk.ntk_diagonal(soft)(p, x), jnp.diagonal(expected), rounding)
+    assert_single_and_close(npk.ntk_trace(soft)(p, x), jnp.trace(expected), rounding)
+    split, diagonal = npk.split_ntk(soft)(p, x), npk.split_ntk_diagonal(soft)(p, x)
+    assert_single_and_close(split.total, expected, rounding)
+    assert_single_and_close(diagonal.total, jnp.diagonal(expected), rounding)
+    assert {a.dtype for a in jax.tree_util.tree_leaves((split, diagonal))} == {np.dtype(np.float32)}
+
+
+@half_precision
+def test_sketches_are_means_in_single_precision_of_features_in_half(dtype):
+    p, x = HALVES[dtype], jnp.asarray(X, dtype)
+    z = npk.sketch_ntk(f)(p, x, features=40, key=KEY)
+    again = npk.sketch_ntk(f)(single(p), single(x), features=40, key=KEY)
+    assert_single_and_close(z.features, again.features, 8 * float(jnp.finfo(dtype).eps))
+    held = npk.KernelSketch(jnp.asarray(again.features, dtype), again.draws)
+    wide = npk.KernelSketch(single(held.features), again.draws)
+    assert_single_and_close(held.gram(), wide.gram())
+    assert_single_and_close(held.standard_error(), wide.standard_error())

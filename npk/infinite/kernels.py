@@ -55,9 +55,10 @@ def nngp(
             used as rounding warrants.
 
     Returns:
-        A function (params, x1, x2=None) → [N1, N2] in the dtype of x1; x2=None means x1, whose diagonal is then
-        computed without rounding of angles. In float32 an entry of two inputs that are nearly equal but not
-        the same carries a relative error of about 1e-4 (the angle is lost in the cosine): use x64 for those.
+        A function (params, x1, x2=None) → [N1, N2] in the dtype of x1 (of half precision float32); x2=None means x1,
+        whose diagonal is then computed without rounding of angles. In float32 an entry of two inputs that are nearly
+        equal but not the same carries a relative error of about 1e-4 (the angle is lost in the cosine): use x64 for
+        those.
 
     Raises:
         ValueError: inputs are empty, not finite, of integer dtype or do not match; a standard deviation is

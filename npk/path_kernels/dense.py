@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from npk.path_kernels.network import Gates
-from npk.programs import check_finite, check_pair, concrete, finite, known_true
+from npk.programs import check_finite, check_pair, concrete, finite, known_true, working_dtype
 
 
 def gram(
@@ -25,7 +25,8 @@ def gram(
         normalize: divide by the number of input features.
 
     Returns:
-        Σ [N1, N2] in the dtype that JAX gives the inputs (NumPy's float64 is float32 without x64).
+        Σ [N1, N2] in the dtype that JAX gives the inputs (NumPy's float64 is float32 without x64); of half precision
+        it is accumulated in and returned as float32.
 
     Raises:
         ValueError: empty, not finite, integer or mismatched inputs, or Σ leaves the range of its dtype.
@@ -38,8 +39,7 @@ def gram(
     Source: Lakshminarayanan & Singh 2020, section 5.1.
     """
     check_pair(x1, x2, floating=True)
-    a = x1.reshape(x1.shape[0], -1)
-    b = a if x2 is None else x2.reshape(x2.shape[0], -1)
+    a, b = (jnp.reshape(x, (len(x), -1)).astype(working_dtype(x)) for x in (x1, x1 if x2 is None else x2))
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     if concrete(product) and not known_true(finite, product):
         raise ValueError(f"the Gram matrix leaves the range of {product.dtype}: scale the inputs, or enable x64.")
@@ -57,7 +57,7 @@ def layer_overlaps(
         normalize: divide each overlap by its width, so that it is a fraction.
 
     Returns:
-        A tuple of [N1, N2], one a layer, in the gates' dtype.
+        A tuple of [N1, N2], one a layer, in the gates' dtype (of half precision float32, as of `gram`).
 
     Raises:
         ValueError: the two tuples differ in number or shapes, or hold numbers that are not finite.
@@ -93,7 +93,7 @@ def overlap(gates1: Gates, gates2: Gates | None = None, *, normalize: bool = Tru
         normalize: divide each layer's overlap by its width.
 
     Returns:
-        Λ [N1, N2] in the gates' dtype.
+        Λ [N1, N2] in the gates' dtype (of half precision float32, as of `gram`).
 
     Raises:
         ValueError: as `layer_overlaps`; or there are no gates.

@@ -113,9 +113,9 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
     Returns:
         A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → H [N1, N2], in the
-        dtype of x1 (float64 for counts when x64 is enabled). x2=None means x1. The gates are f's own
-        where none are given; else tuples as of `gates(f)`. It can be jitted and differentiated in soft gates.
-        For hard 0/1 gates overlaps are computed by bfloat16 products with a float32 accumulator, which is exact.
+        dtype of x1 (of half precision float32; float64 for counts when x64 is enabled). x2=None means x1. The gates
+        are f's own where none are given; else tuples as of `gates(f)`. It can be jitted and differentiated in soft
+        gates. For hard 0/1 gates overlaps are computed by bfloat16 products with a float32 accumulator, which is exact.
 
     Raises:
         ValueError: inputs are empty, not finite, of integer dtype or do not match; gates do not match f's

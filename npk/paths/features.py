@@ -96,8 +96,8 @@ def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
         f: a function of (params, x), x: [N, ...] → [N, K], of any architecture `path_kernel` covers.
 
     Returns:
-        A function (params, x) → φ [N, P] in the dtype of x, in the order of `path_names(f)`. Nothing is
-        normalised: `npf(f)(p, x) @ npv(f)(p) == f(p, x)`.
+        A function (params, x) → φ [N, P] in the dtype of x (of half precision float32), in the order of
+        `path_names(f)`. Nothing is normalised: `npf(f)(p, x) @ npv(f)(p) == f(p, x)`.
 
     Raises:
         ValueError: x as for `gates`; more than 2^22 coordinates (the message states their number).

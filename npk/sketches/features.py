@@ -6,6 +6,7 @@ their mean estimates K, and their spread says how well. Nothing here knows which
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt32
 from numpy.typing import ArrayLike
 
-from npk.programs import concrete, finite, known_true, shown
+from npk.programs import concrete, finite, known_true, shown, working_dtype
 from npk.sketches.draws import (
     blocks,
     draw_products,
@@ -65,12 +66,13 @@ class KernelSketch:
             other: a sketch of other samples by the same draws; None for itself.
 
         Returns:
-            K̂ [N1, N2] in the dtype of the features; positive semi-definite where other is None.
+            K̂ [N1, N2] in the dtype of the features (of half precision float32); positive semi-definite where other is
+            None.
 
         Raises:
             ValueError: the two sketches are not of the same draws; the estimate leaves the range of its dtype.
         """
-        estimate = mean_product(jnp.asarray(self.features), jnp.asarray(self._same_draws(other).features))
+        estimate = mean_product(_wide(self.features), _wide(self._same_draws(other).features))
         if concrete(estimate) and not known_true(finite, estimate):
             raise ValueError(f"the estimate leaves the range of {estimate.dtype}; use normalize=True or enable x64.")
         return estimate
@@ -86,14 +88,14 @@ class KernelSketch:
             other: as of `gram`.
 
         Returns:
-            Standard errors [N1, N2] in the dtype of the features.
+            Standard errors [N1, N2] in the dtype of `gram`.
 
         Raises:
             ValueError: as `gram`; there is one draw only.
         """
         self._require_draws(2, "a standard error")
-        two = None if other is None else jnp.asarray(self._same_draws(other).features)
-        return standard_errors(jnp.asarray(self.features), two)
+        two = None if other is None else _wide(self._same_draws(other).features)
+        return standard_errors(_wide(self.features), two)
 
     def relative_error(self) -> float:
         """The standard error of the whole kernel, relative: the root of E‖K̂ - K‖² over ‖K‖ (Frobenius norms).
@@ -322,6 +324,11 @@ class SketchBetween:
 
 
 # ----------------------------------------------------------------------------------------- its numbers
+
+
+def _wide(features: Any) -> Any:
+    """What an estimate is summed of: of half precision in single."""
+    return jnp.asarray(features, working_dtype(features))
 
 
 def _joined(sketches: list[KernelSketch], axis: int) -> np.ndarray:

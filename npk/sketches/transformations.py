@@ -338,7 +338,8 @@ def _sketch_ntk(f: Function, part: str) -> Callable[..., KernelSketch]:
             return along(dict(zip(wanted, random_signs(key, list(wanted.values())), strict=True)))
 
         room = max(1, _BLOCK_NUMBERS // (x.shape[0] * _numbers_of(program)))
-        return _in_draws(one_draw, draws, kind, room)
+        found = _in_draws(one_draw, draws, kind, room)
+        return found.astype(working_dtype(found))  # of half precision, to be summed in single
 
     check, shapes_of = Checks(f), _shapes_of(functools.partial(_one_sample, f))
 

@@ -26,6 +26,7 @@ from npk.programs import (
     trace,
     varying_as,
     with_activations,
+    working_dtype,
 )
 from npk.tangent_kernels.uses import Uses, find_uses
 
@@ -35,7 +36,8 @@ class Derivatives:
     """Everything a kernel is made of, for a block of samples.
 
     `inputs[i]` is A of use i, [n, *shape]; `cotangents[m][i]` is B in mode m, [K, n, *shape];
-    `gradients[m][j]` are per-sample gradients of leaf j, [n, K, size]. Modes: value, then feature.
+    `gradients[m][j]` are per-sample gradients of leaf j, [n, K, size]. Modes: value, then feature. None is of half
+    precision.
     """
 
     inputs: list[Any]
@@ -59,6 +61,11 @@ class DerivativePlan:
     @property
     def modes(self) -> int:
         return len(self.fixed)
+
+    @property
+    def dtype(self) -> Any:
+        """Of the kernel: that of f's outputs, of half precision float32."""
+        return working_dtype(self.program.outputs[0].dtype)
 
     def moves_gates(self, *equations: Equation) -> bool:
         """Whether any gate changes with what the equations compute."""
@@ -157,13 +164,18 @@ def derivatives(plan: DerivativePlan, leaves: Sequence[Any], x: Any) -> Derivati
         k = out.shape[1]
         seeds = jnp.broadcast_to(jnp.eye(k, dtype=out.dtype)[:, None], (k, n, k))
         (b,) = jax.vmap(pull)(varying_as(seeds, out))  # [K, n, ...]: all samples in one backward pass an output
-        inputs = [seen[i][0] for i in range(n_products)]
-        cotangents.append([b[i][0] for i in range(n_products)])
-        gradients.append(_leaf_gradients(plan, leaves, seen, b) if plan.uses.reads else [])
+        inputs = _wide([seen[i][0] for i in range(n_products)])
+        cotangents.append(_wide([b[i][0] for i in range(n_products)]))
+        gradients.append(_wide(_leaf_gradients(plan, leaves, seen, b) if plan.uses.reads else []))
     if plan.soft:  # ψ^F = ∇f - ψ^V
         cotangents[1] = [t - v for t, v in zip(cotangents[1], cotangents[0], strict=True)]
         gradients[1] = [t - v for t, v in zip(gradients[1], gradients[0], strict=True)]
     return Derivatives(inputs, cotangents, gradients)
+
+
+def _wide(arrays: Sequence[Any]) -> list[Any]:
+    """What a kernel is summed of: of half precision in single."""
+    return [a.astype(working_dtype(a)) for a in arrays]
 
 
 def derivatives_apart(plan: DerivativePlan, leaves: Sequence[Any], x: Any) -> Derivatives:

@@ -82,8 +82,7 @@ jax.tree_util.register_dataclass(_Sums)
 def _sums(
     plan: DerivativePlan, pieces: Mapping[str, list[Any]], shape: tuple[int, ...], split: bool, *inputs: Any
 ) -> _Sums:
-    dtype = plan.program.outputs[0].dtype
-    zeros = [jnp.zeros(shape, dtype)] * (3 if plan.soft else 1)
+    zeros = [jnp.zeros(shape, plan.dtype)] * (3 if plan.soft else 1)
     whole = [functools.reduce(jnp.add, column) for column in zip(*pieces.values(), strict=True)] if pieces else zeros
     floats = [v for v in inputs if v is not None and jnp.issubdtype(v.dtype, jnp.floating)]
     fine = functools.reduce(jnp.logical_and, [jnp.isfinite(v).all() for v in (*floats, *whole)])
@@ -166,7 +165,8 @@ def ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
 
     Returns:
         A function (params, x1, x2=None, *, outputs="trace") → K, [N1, N2] summed (not averaged) over
-        outputs, or [N1, N2, K, K] for outputs="full", in the dtype of f's output. x2=None means x1.
+        outputs, or [N1, N2, K, K] for outputs="full", in the dtype of f's output (of half precision, accumulated in
+        and returned as float32). x2=None means x1.
 
     Raises:
         ValueError: inputs are empty, not finite or do not match; f draws random numbers, mixes samples or
@@ -206,7 +206,7 @@ def split_ntk(f: Function) -> Callable[..., NTKSplit]:
 
     Returns:
         A function (params, x1, x2=None, *, outputs="trace") → `NTKSplit` of [N1, N2] (summed over outputs)
-        or, for outputs="full", [N1, N2, K, K]; its `blocks` hold the same for each parameter leaf.
+        or, for outputs="full", [N1, N2, K, K]; its `blocks` hold the same for each parameter leaf. Dtype as of `ntk`.
 
     Raises:
         ValueError: as `ntk`.
@@ -231,7 +231,7 @@ def ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
         f: a function of (params, x), x: [N, ...] → [N, K].
 
     Returns:
-        A function (params, x) → [N], squared norms of per-sample gradients, summed over outputs.
+        A function (params, x) → [N], squared norms of per-sample gradients, summed over outputs; dtype as of `ntk`.
 
     Raises:
         ValueError: as `ntk`.
@@ -264,7 +264,7 @@ def ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
         f: a function of (params, x), x: [N, ...] → [N, K].
 
     Returns:
-        A function (params, x) → a scalar.
+        A function (params, x) → a scalar; dtype as of `ntk`.
 
     Raises:
         ValueError: as `ntk`.
@@ -297,7 +297,7 @@ def split_ntk_diagonal(f: Function) -> Callable[[PyTree, Any], NTKSplit]:
         f: a function of (params, x), x: [N, ...] → [N, K].
 
     Returns:
-        A function (params, x) → `NTKSplit` of [N] arrays, blocks included.
+        A function (params, x) → `NTKSplit` of [N] arrays, blocks included; dtype as of `ntk`.
 
     Raises:
         ValueError: as `ntk`.

@@ -65,9 +65,9 @@ def _mirrored(mixed: Any, full: bool, diagonal: bool) -> Any:
     return jnp.transpose(mixed, (1, 0, 3, 2)) if full else mixed.T
 
 
-def _block_size(plan: DerivativePlan, outputs: int, itemsize: int) -> int:
+def _block_size(plan: DerivativePlan) -> int:
     """Samples whose derivatives fit the budget: what all uses keep, and the most that one needs in passing."""
-    kept, passing = 0, 0
+    kept, passing, outputs = 0, 0, plan.program.outputs[0].shape[-1]
     cotangents = outputs * plan.modes
     for use in plan.uses.products:
         groups, positions, fan_in, fan_out = sizes = sizes_of(use)
@@ -78,7 +78,7 @@ def _block_size(plan: DerivativePlan, outputs: int, itemsize: int) -> int:
         passing = max(passing, b + (groups * positions * fan_in + gradients) // len(places_of(use)))
     kept += sum(cotangents * math.prod(v.shape) for r in plan.uses.reads for v in r.equation.outputs)
     kept += sum(cotangents * math.prod(plan.program.params[n].shape) for n in plan.uses.leaves)
-    return max(1, _block_bytes() // (itemsize * max(1, kept + 2 * passing)))
+    return max(1, _block_bytes() // (plan.dtype.itemsize * max(1, kept + 2 * passing)))
 
 
 def _block_bytes() -> int:
@@ -95,8 +95,7 @@ def kernel_pieces(
 ) -> dict[str, list[Any]]:
     """All leaves' pieces for all pairs, block by block where the derivatives of all samples do not fit."""
     derive = functools.partial(derivatives_apart, plan, leaves)
-    outputs = plan.program.outputs[0]
-    size = _block_size(plan, outputs.shape[-1], outputs.dtype.itemsize)
+    size = _block_size(plan)
     if max(x1.shape[0], 0 if x2 is None else x2.shape[0]) <= size:
         return _pieces(plan, derive(x1), None if x2 is None else derive(x2), full, False)
     return in_blocks(lambda one, two: _pieces(plan, one, two, full, False), x1, x2, size, derive)
@@ -109,5 +108,5 @@ def diagonal_pieces(plan: DerivativePlan, leaves: Sequence[Any], x: Any, full: b
         one = derivatives(plan, leaves, sample[None])
         return jax.tree_util.tree_map(lambda t: t[0], _pieces(plan, one, None, full, True))
 
-    size = _block_size(plan, plan.program.outputs[0].shape[-1], plan.program.outputs[0].dtype.itemsize)
+    size = _block_size(plan)
     return jax.lax.map(single, x, batch_size=min(size, x.shape[0]))
