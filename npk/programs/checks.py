@@ -72,11 +72,17 @@ def _describe(value: Any) -> str:
     return f"{jnp.result_type(value)}{list(np.shape(value))}"
 
 
+def _numeric(leaf: Any) -> bool:
+    array = hasattr(leaf, "shape") and getattr(getattr(leaf, "dtype", None), "kind", "V") not in "OSU"
+    return array or isinstance(leaf, int | float | complex)
+
+
 def check_arrays(tree: Any, name: str) -> None:
     """Every leaf is an array or a number."""
+    if all(map(_numeric, jax.tree_util.tree_leaves(tree))):
+        return
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        numeric = hasattr(leaf, "shape") and getattr(getattr(leaf, "dtype", None), "kind", "V") not in "OSU"
-        if not numeric and not isinstance(leaf, int | float | complex):
+        if not _numeric(leaf):
             place = "/".join(filter(None, (name, path_name(path))))
             raise TypeError(
                 f"{place} must be an array, got {type(leaf).__name__} {reprlib.repr(leaf)}: leave out of {name} "
