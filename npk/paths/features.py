@@ -42,7 +42,10 @@ def _output_state(f: Function, params: PyTree, x: Any, gates: Sequence[Any] | No
         x = jnp.ones((1, *x.shape[1:]), jnp.result_type(x))
         laid = [(jnp.ones((1, *s.shape), s.dtype),) for s in shapes]
     else:
-        laid = [(per_sample(g, s.shape, x.shape[0]),) for g, s in zip(gates, shapes, strict=True)]
+        laid = [
+            (per_sample(g, s.shape, x.shape[0], place),)
+            for g, s, place in zip(gates, shapes, program.gate_places, strict=True)
+        ]
     dtype = working_dtype(x)
     leaves = jax.tree_util.tree_leaves(params)
     state = rules.output_terms(program, leaves, (x[:, None],), laid, binary=False, dtype=dtype)

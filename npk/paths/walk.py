@@ -7,18 +7,17 @@ where, and which belong to a normalisation.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from npk.paths import terms
+from npk.paths.normalisations import Kind
 from npk.paths.terms import Base, Leaf, Source, Term
-from npk.programs import Atom, Const, Equation, Program, UnsupportedOperation, Var, is_traced
+from npk.programs import Atom, Const, Equation, Program, UnsupportedOperation, Var, is_traced, now
 
 State = list[Term]
 
@@ -69,14 +68,6 @@ class Layer(Base):
         return self.weight.base
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What is known of a value that does not depend on x."""
-
-    from_params: bool = False
-    rooted: bool = False  # the square root of an array was taken on the way: a normalisation's factor
-
-
 @dataclasses.dataclass
 class Walk:
     """One pass over a program. `sides` holds the values of (params, x, gates) that differ between sides."""
@@ -90,12 +81,11 @@ class Walk:
     sides: int
     dtype: Any
     kinds: dict[Var, Kind]
-    centred: set[Var]
+    normalising: set[Equation]
     source: Source = dataclasses.field(default_factory=lambda: Source(()))
     states: dict[Var, State] = dataclasses.field(default_factory=dict)
     scalars: dict[Var, Any] = dataclasses.field(default_factory=dict)
-    normalised: set[Var] = dataclasses.field(default_factory=set)
-    used: dict[Leaf, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
+    used: dict[int, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
     poisoned: set[Var] = dataclasses.field(default_factory=set)
     errors: dict[str, None] = dataclasses.field(default_factory=dict)
 
@@ -113,8 +103,7 @@ class Walk:
         if any(is_traced(v) for v in values):
             outputs = equation.bind(*values)
         else:  # numbers stay numbers under jit, so that indices can be read
-            with jax.ensure_compile_time_eval():
-                outputs = equation.bind(*values)
+            outputs = now(lambda: equation.bind(*values))
         self.values.update(zip(equation.outputs, outputs, strict=True))
         if equation.name == "broadcast_in_dim" and self.uniform(equation.inputs[0]) is not None:
             self.scalars[equation.outputs[0]] = self.uniform(equation.inputs[0])
@@ -176,19 +165,14 @@ class Walk:
         """Every element of a parameter may be a weight only once."""
         leaf = weight.base
         assert isinstance(leaf, Leaf)
-        shape = tuple(a.size for a in leaf.axes)
-        dims = tuple(range(len(weight.sizes)))
-        places = [terms.over(weight, i, dims) for i in weight.index]
-        flat = np.ravel_multi_index(places, shape).reshape(-1) if shape else np.zeros(1, int)
-        mask = np.zeros(max(math.prod(shape), 1), bool)
-        mask[flat] = True
-        if leaf in self.used and (self.used[leaf][0] & mask).any():
+        mask = elements(weight)
+        if leaf.number in self.used and (self.used[leaf.number][0] & mask).any():
             raise UnsupportedOperation(
-                f"parameter `{leaf.name}` is a weight twice, at {self.used[leaf][1]} and at {source}: paths "
+                f"parameter `{leaf.name}` is a weight twice, at {self.used[leaf.number][1]} and at {source}: paths "
                 "through shared weights are not independent, so neither the NPF nor the NPK is defined by these rules."
             )
-        before = self.used[leaf][0] if leaf in self.used else np.zeros_like(mask)
-        self.used[leaf] = (before | mask, source)
+        before = self.used[leaf.number][0] if leaf.number in self.used else np.zeros_like(mask)
+        self.used[leaf.number] = (before | mask, source)
 
     # -- the walk ----------------------------------------------------------------------------------
 
@@ -254,32 +238,12 @@ class Walk:
         return [moved(self, equation, [self.state(a) or [] for a in equation.inputs])]
 
 
-def kinds_of(program: Program) -> dict[Var, Kind]:
-    """What the values are that do not depend on x: numbers, or made of parameters, with or without a root.
-
-    Numbers that a layer's weights multiply are the input of a network of their own (a constant input).
-    """
-    kinds = {var: Kind(from_params=True) for var in program.params}
-    for equation in program.equations:
-        inputs = [a for a in equation.inputs if isinstance(a, Var)]
-        made = [isinstance(a, Var) and a in kinds and kinds[a].from_params for a in equation.inputs]
-        layer = equation.name == "dot_general" or (equation.name == "conv_general_dilated" and not made[0])
-        if any(a not in kinds for a in inputs) or (layer and any(made) and not all(made)):
-            continue
-        made = any(made)
-        root = equation.name in ("sqrt", "rsqrt") and (made or len(equation.outputs[0].shape) > 0)
-        kind = Kind(made, root or any(kinds[a].rooted for a in inputs))
-        kinds.update(dict.fromkeys(equation.outputs, kind))
-    return kinds
-
-
-def centred(program: Program, kinds: dict[Var, Kind]) -> set[Var]:
-    """Values read by nothing but a normalisation: x - mean, in (x - mean) · rsqrt(var + ε)."""
-    readers = program.consumers()
-
-    def normalises(equation: Equation) -> bool:
-        factors = [kinds[a] for a in equation.inputs if isinstance(a, Var) and a in kinds]
-        return equation.name in ("mul", "div") and any(k.rooted for k in factors)
-
-    produced = itertools.chain.from_iterable(e.outputs for e in program.equations)
-    return {v for v in produced if v not in kinds and readers.get(v) and all(map(normalises, readers[v]))}
+def elements(selection: Term) -> np.ndarray:
+    """Which elements of its parameter a selection holds, as a mask."""
+    leaf = selection.base
+    shape = tuple(a.size for a in leaf.axes)
+    dims = tuple(range(len(selection.sizes)))
+    places = [terms.over(selection, i, dims) for i in selection.index]
+    mask = np.zeros(max(math.prod(shape), 1), bool)
+    mask[np.ravel_multi_index(places, shape).reshape(-1) if shape else 0] = True
+    return mask

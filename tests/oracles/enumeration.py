@@ -104,6 +104,8 @@ class Enumeration:
         self.gates: list[np.ndarray] = []
         self.preactivations: list[np.ndarray] = []
         self.names = lang.Names()
+        self.fixed = False  # whether the layer at work leads into a batch norm
+        self.normalised: set[int] = set()  # units with a batch norm behind them
         self.known: dict[int, dict[Monomial, np.ndarray]] = {}
         one = as_numbers(np.ones(self.n, int), self.exact)
         self.one = self.start(one)
@@ -138,12 +140,17 @@ class Enumeration:
     # -- layers: units in, units out -----------------------------------------------------------------
 
     def run(self, layers: tuple, units: np.ndarray) -> np.ndarray:
-        for layer in layers:
+        for i, layer in enumerate(layers):
+            # What comes before or after a batch norm, with nothing but factors between, is fixed with it.
+            ahead = itertools.dropwhile(lambda later: isinstance(later, lang.Scale), layers[i + 1 :])
+            self.fixed = isinstance(next(ahead, None), lang.BatchNorm)
             units = getattr(self, type(layer).__name__.lower())(layer, units)
         return units
 
     def bias(self, name: str, channel: int) -> list[Edge]:
         leaf = f"{name}/bias"
+        if self.fixed and leaf in self.params:
+            return [Edge(self.one, None, self.params[leaf][channel])]
         self.variance[leaf] = 1
         return [Edge(self.one, (leaf, (channel,)), 1)] if leaf in self.params else []
 
@@ -179,8 +186,14 @@ class Enumeration:
 
     def scale(self, layer: lang.Scale, units: np.ndarray) -> np.ndarray:
         leaf = f"{self.names(layer)}/scale"
+        if self.fixed or self.normalised.issuperset(units.ravel().tolist()):
+            return self.after_norm(self.each(units, lambda u, place: [Edge(u, None, self.params[leaf][place[-1]])]))
         self.variance[leaf] = 1
         return self.each(units, lambda u, place: [Edge(u, (leaf, (place[-1],)), 1)])
+
+    def after_norm(self, units: np.ndarray) -> np.ndarray:
+        self.normalised.update(units.ravel().tolist())
+        return units
 
     def batchnorm(self, layer: lang.BatchNorm, units: np.ndarray) -> np.ndarray:
         name = self.names(layer)
@@ -195,7 +208,7 @@ class Enumeration:
             factor = scale[c] * fractions.Fraction(1, root) if self.exact else scale[c] / root
             return [Edge(u, None, factor), Edge(self.one, None, bias[c] - mean[c] * factor)]
 
-        return self.each(units, normalised)
+        return self.after_norm(self.each(units, normalised))
 
     def each(self, units: np.ndarray, edges) -> np.ndarray:
         out = np.empty(units.shape, int)

@@ -40,7 +40,7 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class BatchNorm:
-    """Evaluation mode: (x - mean) · scale / sqrt(var + eps) + bias, all of it fixed."""
+    """Evaluation mode: (x - mean) · scale / sqrt(var + eps) + bias, all of it fixed, and a bias in front of it."""
 
     eps: float = 0.0
 

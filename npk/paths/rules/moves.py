@@ -4,14 +4,13 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from npk.paths import sums, terms
 from npk.paths.terms import Term
 from npk.paths.walk import State, Walk, Window
-from npk.programs import Equation, is_traced
+from npk.programs import Equation, is_traced, now
 
 
 def window_axes(term: Term, equation: Equation) -> Term:
@@ -138,8 +137,7 @@ def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
         raise walk.refuse(equation, "indexing by values that depend on x or on parameters.")
     numbers = np.arange(1, math.prod(shape) + 1, dtype=np.int32).reshape(shape)
     params = {**equation.params, **({"fill_value": 0} if "fill_value" in equation.params else {})}
-    with jax.ensure_compile_time_eval():
-        picked = equation.primitive.bind(jnp.asarray(numbers), *(walk.value(a) for a in rest), **params)
+    picked = now(lambda: equation.primitive.bind(jnp.asarray(numbers), *(walk.value(a) for a in rest), **params))
     chosen = np.asarray(picked) - 1
     return [terms.select_elements(t, chosen) for t in states[0]]
 

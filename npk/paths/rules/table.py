@@ -9,12 +9,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from npk.paths import terms
+from npk.paths.normalisations import kinds_of, normalising
 from npk.paths.rules.arithmetic import add, multiply, negate
 from npk.paths.rules.gates import gate
 from npk.paths.rules.moves import POSITIONWISE, SEVERAL
 from npk.paths.rules.weights import convolution, dot_general
 from npk.paths.terms import Axis, Leaf
-from npk.paths.walk import State, Walk, centred, kinds_of
+from npk.paths.walk import State, Walk
 from npk.programs import Equation, Program
 
 
@@ -62,8 +63,8 @@ def output_terms(
     """
     values = dict(zip(program.params, params, strict=True))
     kinds = kinds_of(program)
-    moves, middle = POSITIONWISE, centred(program, kinds)
-    state = Walk(program, rules or RULES, moves, values, list(gates), binary, len(xs), dtype, kinds, middle)
+    fixed = normalising(program, kinds)
+    state = Walk(program, rules or RULES, POSITIONWISE, values, list(gates), binary, len(xs), dtype, kinds, fixed)
     for number, (var, name) in enumerate(zip(program.params, program.param_paths, strict=True)):
         leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
         state.states[var] = [terms.whole(leaf, var.shape, len(xs), dtype)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from npk.paths import terms
 from npk.paths.terms import Axis, Term
-from npk.paths.walk import Layer, State, Walk, Window
+from npk.paths.walk import Layer, State, Walk, Window, elements
 from npk.programs import Atom, Equation
 
 
@@ -51,8 +51,7 @@ def _layer(
 ) -> Term:
     """The new base of a weight layer, as a value with axes [batch.., kept.., out..]."""
     plain, constant = _constant_of(walk, equation, weight)
-    dims = {d for index in plain.index for d in index.dims}
-    if any(d not in dims for d in range(len(plain.sizes))):
+    if elements(plain).sum() != math.prod(plain.sizes):
         raise walk.refuse(equation, f"parameter `{plain.base.name}` is repeated within one layer (weight sharing).")  # type: ignore[attr-defined]
     walk.claim(plain, equation.source)
     for axis in range(n_batch + n_kept):

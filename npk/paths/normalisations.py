@@ -1,0 +1,96 @@
+"""Which parameters are fixed numbers: those of a normalisation.
+
+A normalisation is a region, found by what it computes, in whatever order and spelling: a chain of elementwise affine
+operations on one value, with nothing but numbers and parameters, that holds a negative or fractional power of a
+parameter somewhere (batch norm's 1/√(variance + ε)). All parameters of the chain are fixed numbers, a layer's bias in
+front of it and a shift behind it included. Powers of constants are constants and make no normalisation.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from npk.programs import Atom, Const, Equation, Program, Var
+
+_AFFINE = frozenset(("add", "add_any", "sub", "mul", "div", "neg"))
+_MOVES = frozenset(("broadcast_in_dim", "convert_element_type", "expand_dims", "reduce_precision", "reshape"))
+_MOVES |= {"sharding_constraint", "squeeze", "transpose"}
+_ROOTS = frozenset(("cbrt", "rsqrt", "sqrt"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What is known of a value that does not depend on x."""
+
+    from_params: bool = False
+    powered: bool = False  # a negative or fractional power of a parameter was taken on the way
+
+
+def kinds_of(program: Program) -> dict[Var, Kind]:
+    """What the values are that do not depend on x: numbers, or made of parameters, with or without a power of one.
+
+    Numbers that a layer's weights multiply are the input of a network of their own (a constant input).
+    """
+    kinds = {var: Kind(from_params=True) for var in program.params}
+    for equation in program.equations:
+        inputs = [a for a in equation.inputs if isinstance(a, Var)]
+        made = [isinstance(a, Var) and a in kinds and kinds[a].from_params for a in equation.inputs]
+        layer = equation.name == "dot_general" or (equation.name == "conv_general_dilated" and not made[0])
+        if any(a not in kinds for a in inputs) or (layer and any(made) and not all(made)):
+            continue
+        powered = any(kinds[a].powered for a in inputs) or _takes_a_power(equation, made)
+        kinds.update(dict.fromkeys(equation.outputs, Kind(any(made), powered)))
+    return kinds
+
+
+def _takes_a_power(equation: Equation, made: list[bool]) -> bool:
+    """Whether an equation takes a negative or fractional power of a value made of parameters."""
+    if not made or not made[0]:
+        return equation.name in ("div", "pow") and any(made[1:])
+    exponent = equation.inputs[1] if equation.name == "pow" else None
+    if isinstance(exponent, Const):
+        return not np.all(np.isin(exponent.value, np.arange(1, 9)))
+    return (
+        equation.name in _ROOTS
+        or exponent is not None
+        or (equation.name == "integer_pow" and equation.params["y"] < 0)
+        or (equation.name == "div" and made[1])
+    )
+
+
+def normalising(program: Program, kinds: dict[Var, Kind]) -> set[Equation]:
+    """The equations of normalisations: what parameters they read are fixed numbers."""
+    readers = program.consumers()
+    chain = {e: link for e in program.equations if (link := _link(e, kinds)) is not None}
+
+    def holds_power(equation: Equation) -> bool:
+        value = chain[equation]
+        others = [a for a in equation.inputs if a is not value]
+        divides = equation.name == "div" and isinstance(others[0], Var) and kinds[others[0]].from_params
+        return divides or any(isinstance(a, Var) and kinds[a].powered for a in others)
+
+    before: set[Var] = set()  # values with a power behind them on their chain
+    for equation in program.equations:
+        if equation in chain and (holds_power(equation) or chain[equation] in before):
+            before.update(equation.outputs)
+    ahead: set[Var] = set()  # values all of whose readers lead to a power on the chain
+    for equation in reversed(program.equations):
+        for var in equation.outputs:
+            following = readers.get(var, [])
+            if (
+                following
+                and var not in program.outputs
+                and all(e in chain and chain[e] is var and (holds_power(e) or e.outputs[0] in ahead) for e in following)
+            ):
+                ahead.add(var)
+    return {e for e, value in chain.items() if holds_power(e) or value in before or e.outputs[0] in ahead}
+
+
+def _link(equation: Equation, kinds: dict[Var, Kind]) -> Atom | None:
+    """The one value that depends on x of an elementwise affine operation; None where it is none."""
+    data = [a for a in equation.inputs if isinstance(a, Var) and a not in kinds]
+    if len(data) != 1 or equation.name not in _AFFINE | _MOVES:
+        return None
+    if equation.name == "div" and equation.inputs[0] is not data[0]:
+        return None
+    return data[0]
