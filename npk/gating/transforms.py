@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk.programs import (
@@ -20,11 +21,14 @@ from npk.programs import (
     IDENTITY,
     Activation,
     Equation,
+    Once,
+    Place,
     Program,
     UnsupportedOperation,
     check_batch,
     check_finite,
     check_gates,
+    check_independent,
     check_program,
     evaluate,
     is_traced,
@@ -85,13 +89,29 @@ def _result(program: Program, outputs: Sequence[Any], has_aux: bool) -> Any:
 def sample_program(f: Function, params: PyTree, x: Any) -> Program:
     """The program of f for a batch of one of x's samples, every call opened, activations found.
 
-    It is the value network alone: what makes the gates that are given to it (a feature network) is left out.
+    It is the value network alone: what makes the gates that are given to it (a feature network) is left out. Samples
+    are checked not to see each other, and followed to where each gate of a batch holds them.
     """
-    sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    program = with_activations(trace(f, params, sample, opens_all))
-    check_program(program, 1)
-    values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
-    return dataclasses.replace(program, equations=tuple(values)).pruned()
+    return remembered(_sampler, f)(params, x)
+
+
+def _sampler(f: Function) -> Callable[[PyTree, Any], Program]:
+    once = Once()
+
+    def find(params: PyTree, x: Any) -> Program:
+        def of_batch(n: int) -> Program:
+            return with_activations(trace(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), opens_all))
+
+        samples = check_independent(f, params, x, of_batch)
+        program = of_batch(1)
+        check_program(program, 1)
+        values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
+        return dataclasses.replace(program, equations=tuple(values), gate_places=samples.of_gates).pruned()
+
+    def found(params: PyTree, x: Any) -> Program:
+        return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "sample", lambda: find(params, x))
+
+    return found
 
 
 def activations(program: Program) -> list[Equation]:
@@ -156,19 +176,30 @@ def _leaves(params: Any, x: Any) -> list[Any]:
     return jax.tree_util.tree_leaves((params, x))
 
 
-def per_sample(gate: Any, one: tuple[int, ...], n: int) -> Any:
-    """A gate of a batch as [n, *its shape for a batch of one]: the axis that grew n-fold is the batch's."""
-    if n == 1:
-        return jnp.reshape(gate, (1, *one))
-    grown = [a for a, (s, t) in enumerate(zip(gate.shape, one, strict=True)) if s != t]
-    if len(grown) != 1 or gate.shape[grown[0]] != n * one[grown[0]]:
+def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = None, rows: slice = slice(None)) -> Any:
+    """A gate of a batch as [rows, *its shape for a batch of one], its samples where `place` says.
+
+    Of a gate that has them one after the other only these rows are read.
+    """
+    axis, outer, inner = place or _grown(gate, one)
+    if np.shape(gate) != (*one[:axis], outer * n * inner, *one[axis + 1 :]) and n > 1:
         raise ValueError(
             f"a gate of shape {list(gate.shape)} (for one sample {list(one)}) does not hold the batch of {n} samples "
             "along one axis; f must treat its batch alike everywhere."
         )
-    (axis,) = grown
-    split = jnp.reshape(gate, (*gate.shape[:axis], n, one[axis], *gate.shape[axis + 1 :]))
-    return jnp.moveaxis(split, axis, 0)
+    start, stop, _ = rows.indices(n)
+    if n == 1:
+        return jnp.reshape(jnp.asarray(gate), (1, *one))[rows]
+    if outer == 1:
+        gate, n, rows = gate[(slice(None),) * axis + (slice(start * inner, stop * inner),)], stop - start, slice(None)
+    split = jnp.reshape(jnp.asarray(gate), (*gate.shape[:axis], outer, n, inner, *gate.shape[axis + 1 :]))
+    return jnp.reshape(jnp.moveaxis(split, axis + 1, 0), (n, *one))[rows]
+
+
+def _grown(gate: Any, one: tuple[int, ...]) -> Place:
+    """Where operations unknown to `samples` have left the batch: along the one axis that is 1 for one sample."""
+    grown = [a for a, (s, t) in enumerate(zip(np.shape(gate), one)) if s != t]
+    return Place(grown[0]) if len(grown) == 1 and one[grown[0]] == 1 else Place(0)
 
 
 def own_gates(f: Function, params: PyTree, x: Any) -> tuple[Any, ...]:

@@ -74,10 +74,12 @@ class Network:
 
     def laid_out(self, params: PyTree, x: Any, gates: Gates) -> tuple[Any, tuple[Any, ...]]:
         """Inputs [n, 1, ...] and gates [n, *their shape for one sample]."""
-        shapes = [g.shape for g in gate_shapes(self.program(params, x))]
+        program = self.program(params, x)
+        shapes = [g.shape for g in gate_shapes(program)]
         if len(gates) != len(shapes):
             raise ValueError(f"f has {len(gates)} activations for a batch and {len(shapes)} for one sample.")
-        laid = tuple(per_sample(jnp.asarray(g), s, x.shape[0]) for g, s in zip(gates, shapes, strict=True))
+        sides = zip(gates, shapes, program.gate_places, strict=True)
+        laid = tuple(per_sample(jnp.asarray(g), s, x.shape[0], place) for g, s, place in sides)
         return jnp.asarray(x)[:, None], laid
 
 

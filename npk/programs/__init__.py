@@ -44,11 +44,14 @@ from npk.programs.program import UnsupportedOperation as UnsupportedOperation
 from npk.programs.program import Var as Var
 from npk.programs.program import evaluate as evaluate
 from npk.programs.program import is_traced as is_traced
+from npk.programs.program import now as now
 from npk.programs.program import path_name as path_name
 from npk.programs.program import require_supported_jax as require_supported_jax
 from npk.programs.program import trace as trace
 from npk.programs.program import varying_as as varying_as
 from npk.programs.program import x64 as x64
+from npk.programs.samples import Place as Place
+from npk.programs.samples import check_independent as check_independent
 from npk.programs.showing import shown as shown
 
 __all__ = [

@@ -20,11 +20,13 @@ from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_prog
 from npk.programs import (
     Equation,
     Once,
+    Place,
     Program,
     block_of,
     check_batch,
     check_finite,
     check_gate_shapes,
+    check_independent,
     check_key,
     concrete,
     cuts,
@@ -51,26 +53,6 @@ PARTS = ("value", "feature", "total")
 # ---------------------------------------------------------------------------------------- samples in blocks
 
 
-def _axis_of_samples(gate: Any, one: tuple[int, ...], n: int) -> int:
-    """The axis of a gate that holds the batch: it is n times as long as for one sample."""
-    grown = [a for a, (s, t) in enumerate(zip(np.shape(gate), one, strict=True)) if s == n * t and s != t]
-    if len(grown) != 1:
-        return 0  # `per_sample` says what is wrong
-    return grown[0]
-
-
-def _gates_of_rows(gates: Gates, shapes: Sequence[Any], n: int, rows: slice) -> tuple[Any, ...]:
-    """The gates [rows, *shape for one sample] of some samples; only these are read."""
-    found = []
-    for gate, shape in zip(gates, shapes, strict=True):
-        if n > 1:
-            axis = _axis_of_samples(gate, shape.shape, n)
-            each = shape.shape[axis] if shape.shape else 1
-            gate = gate[(slice(None),) * axis + (slice(rows.start * each, rows.stop * each),)]
-        found.append(per_sample(jnp.asarray(gate), shape.shape, rows.stop - rows.start))
-    return tuple(found)
-
-
 def _numbers_of(program: Program) -> int:
     """All values that a program computes."""
     return sum(math.prod(v.shape) for e in program.equations for v in e.outputs)
@@ -81,6 +63,7 @@ class _Shapes:
     """What depends on shapes alone: the gates of one sample, the numbers it takes to pass it, and the outputs."""
 
     gates: tuple[Any, ...]
+    places: tuple[Place | None, ...]
     numbers: int
     outputs: int
 
@@ -92,7 +75,8 @@ def _shapes_of(find: Callable[[PyTree, Any], Program]) -> Callable[[PyTree, Any]
     def shapes(params: PyTree, x: Any) -> _Shapes:
         def found() -> _Shapes:
             program = find(params, x)
-            return _Shapes(tuple(gate_shapes(program)), _numbers_of(program), program.outputs[0].shape[-1])
+            gates, outputs = tuple(gate_shapes(program)), program.outputs[0].shape[-1]
+            return _Shapes(gates, program.gate_places, _numbers_of(program), outputs)
 
         return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "shapes", found)
 
@@ -197,7 +181,8 @@ def _sketch(f: Function) -> Callable[..., KernelSketch]:
         program = sample_program(f, params, x)
         if gates is None:
             own = own_gates(f, params, x)
-            gates = [per_sample(g, s.shape, x.shape[0]) for g, s in zip(own, gate_shapes(program), strict=True)]
+            sides = zip(own, gate_shapes(program), program.gate_places, strict=True)
+            gates = [per_sample(g, s.shape, x.shape[0], place) for g, s, place in sides]
         dtype = working_dtype(x)
         network = value_network(program, jax.tree_util.tree_leaves(params), normalize, dtype)
 
@@ -224,7 +209,7 @@ def _sketch(f: Function) -> Callable[..., KernelSketch]:
         check_batch(x, floating=True, finite=False)
         check_finite(params, "params")
         shapes = shapes_of(params, x)
-        gates_of = _given(f, params, x, gates, shapes.gates)
+        gates_of = _given(f, params, x, gates, shapes)
         draws = _draws_of(features, shapes.outputs, key, first)
         block = _block_of(block, x.shape[0], shapes.numbers)
         run = functools.partial(compute, params, draws=draws, normalize=normalize, kind=key_kind(key))
@@ -235,7 +220,7 @@ def _sketch(f: Function) -> Callable[..., KernelSketch]:
 
 
 def _given(
-    f: Function, params: PyTree, x: Any, gates: Gates | None, shapes: Sequence[Any]
+    f: Function, params: PyTree, x: Any, gates: Gates | None, shapes: _Shapes
 ) -> Callable[[slice], tuple[Any, ...] | None]:
     """Some samples' gates, [n, *shape for one sample]; None where f makes its own."""
     if gates is None:
@@ -245,7 +230,8 @@ def _given(
     check_gate_shapes(gates, expected)
 
     def of_rows(rows: slice) -> tuple[Any, ...]:
-        found = _gates_of_rows(gates, shapes, x.shape[0], rows)
+        sides = zip(gates, shapes.gates, shapes.places, strict=True)
+        found = tuple(per_sample(g, s.shape, x.shape[0], place, rows) for g, s, place in sides)
         check_finite(found, "gates")
         return found
 
@@ -254,8 +240,11 @@ def _given(
 
 def _one_sample(f: Function, params: PyTree, x: Any) -> Program:
     """The program of f for a batch of one, activations found, derivatives of the user's own left alone."""
-    sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    return with_activations(trace(f, params, sample, opens_for_gates))
+
+    def of_batch(n: int) -> Program:
+        return with_activations(trace(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), opens_for_gates))
+
+    return dataclasses.replace(of_batch(1), gate_places=check_independent(f, params, x, of_batch).of_gates)
 
 
 def _derivative(
@@ -357,7 +346,7 @@ def _sketch_ntk(f: Function, part: str) -> Callable[..., KernelSketch]:
         if gates is not None and part != "value":
             raise ValueError(f"gates given from outside are fixed, so that only part='value' is of them, not {part!r}.")
         shapes = shapes_of(params, x)
-        gates_of = _given(f, params, x, gates, shapes.gates)
+        gates_of = _given(f, params, x, gates, shapes)
         draws = _draws_of(features, shapes.outputs, key, first)
         block = _block_of(block, x.shape[0], shapes.numbers)
         run = functools.partial(compute, params, draws=draws, kind=key_kind(key))

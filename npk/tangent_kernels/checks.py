@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from npk.gating import Function
@@ -11,10 +9,10 @@ from npk.programs import (
     Once,
     check_arrays,
     check_finite,
+    check_independent,
     check_pair,
     check_program,
     concrete,
-    evaluate,
     opens_for_gates,
     trace,
 )
@@ -43,26 +41,4 @@ class Checks:
         """What is checked once for all params and inputs of the same shapes, where their numbers are known."""
         check_finite(params, "params")
         check_program(trace(self.f, params, x, opens_for_gates), x.shape[0])
-        if concrete(params, x) and jnp.issubdtype(x.dtype, jnp.floating):
-            _check_independent(self.f, params, x)
-
-
-def _check_independent(f: Function, params: PyTree, x: Any) -> None:
-    """Samples must not see each other: a change of one must leave the others' outputs as they are."""
-    pair = jnp.concatenate([x[:1], x[-1:]])
-    push = jnp.zeros_like(pair).at[0].set(jnp.linspace(0.5, 1.5, pair[0].size, dtype=pair.dtype).reshape(pair[0].shape))
-
-    def changed(params: PyTree, moved: tuple[Any, Any]) -> Any:
-        at, along = moved
-        return jax.jvp(lambda t: f(params, t), (at,), (along,))[1][1]
-
-    # Traced before anything is computed: evaluated as it is, a Flax model draws all its initial parameters anew.
-    program = trace(changed, params, (pair, push), lambda eqn: False)
-    with jax.ensure_compile_time_eval():
-        (change,) = jax.jit(lambda *values: evaluate(program, values))(*jax.tree_util.tree_leaves((params, pair, push)))
-        moved = bool(jnp.any(change != 0))
-    if moved:
-        raise ValueError(
-            "the samples of a batch are not independent: changing the first changes the output of the second. A "
-            "tangent kernel is of single samples; use evaluation mode (batch norm with running statistics)."
-        )
+        check_independent(self.f, params, x)

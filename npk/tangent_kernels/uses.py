@@ -5,11 +5,10 @@ import math
 from collections import Counter
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk.programs import Const, Equation, Program, Var
+from npk.programs import Const, Equation, Program, Var, now
 from npk.tangent_kernels.factors import Use, sizes_of
 
 
@@ -106,9 +105,7 @@ def _repeats(elements: np.ndarray) -> bool:
     return bool(np.bincount(elements.reshape(-1)).max(initial=0) > 1)
 
 
-_REARRANGING = frozenset(
-    ("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "broadcast_in_dim")
-)
+_REARRANGING = frozenset(("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "broadcast_in_dim"))
 
 
 def _selections(program: Program, data: set[Var]) -> dict[Var, tuple[int, np.ndarray, float]]:
@@ -127,8 +124,7 @@ def _selections(program: Program, data: set[Var]) -> dict[Var, tuple[int, np.nda
         out = equation.outputs[0]
         spread = equation.name == "broadcast_in_dim" and math.prod(out.shape) != math.prod(known[0].shape)
         if equation.name in _REARRANGING and len(equation.inputs) == 1 and not spread:
-            with jax.ensure_compile_time_eval():
-                moved = np.asarray(equation.bind(jnp.asarray(elements))[0])
+            moved = np.asarray(now(lambda e=equation, n=elements: e.bind(jnp.asarray(n)))[0])
             found[out] = (leaf, moved, number)
         elif equation.name == "convert_element_type" and jnp.issubdtype(out.dtype, jnp.floating):
             found[out] = (leaf, elements, number)

@@ -1,0 +1,385 @@
+"""Where the samples of a batch are in every value of a program, and whether they stay apart.
+
+The batch is followed by its place, not by its size: an axis of a value is `outer · N · inner`, and every operation
+moves that place, or mixes samples. So the same is found for any numbers, under `jit` as well, and for functions that
+reshape their batch away or bring time first.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from npk.programs.activations import is_elementwise
+from npk.programs.checks import check_program
+from npk.programs.program import Const, Equation, Program, Var, evaluate, is_traced, now, trace
+
+
+class Place(NamedTuple):
+    """The batch within one axis of a value: its size is outer · N · inner, in this order."""
+
+    axis: int
+    outer: int = 1
+    inner: int = 1
+
+
+class Mixed(Exception):  # noqa: N818 (what was met)
+    """An operation brings samples together."""
+
+
+class Lost(Exception):  # noqa: N818
+    """An operation that is not known here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Where the batch is in the gates, None for not known, and what brings samples together or is not known."""
+
+    of_gates: tuple[Place | None, ...]
+    mixing: tuple[tuple[Equation, str], ...]
+    unknown: tuple[Equation, ...]
+
+
+def samples_of(program: Program, n: int) -> Samples:
+    """Follow the first axis of x, n samples, through a program."""
+    places: dict[Var, Place] = {x: Place(0) for x in program.x}
+    gone: set[Var] = set()
+    mixing: list[tuple[Equation, str]] = []
+    unknown: list[Equation] = []
+    for equation in program.equations:
+        inputs = [a for a in equation.inputs if isinstance(a, Var)]
+        if any(a in gone for a in inputs):
+            gone.update(equation.outputs)
+            continue
+        if not any(a in places for a in inputs):
+            continue
+        try:
+            found = _moved(equation, [places.get(a) if isinstance(a, Var) else None for a in equation.inputs], n)
+            for var, place in zip(equation.outputs, found, strict=True):
+                if var.shape[place.axis] != place.outer * n * place.inner:
+                    raise Lost
+            places.update(zip(equation.outputs, found, strict=True))
+        except Mixed as why:
+            mixing.append((equation, str(why)))
+            gone.update(equation.outputs)
+        except (Lost, IndexError, KeyError, ValueError):
+            unknown.append(equation)
+            gone.update(equation.outputs)
+    for output in program.outputs[:1]:
+        if isinstance(output, Var) and output in places and places[output] != Place(0):
+            mixing.append((program.equations[-1], "the samples are not along the first axis of the result"))
+    gates = [
+        e.outputs[0] if e.activation.windows else e.inputs[0] for e in program.equations if e.activation is not None
+    ]
+    return Samples(tuple(places.get(g) if isinstance(g, Var) else None for g in gates), tuple(mixing), tuple(unknown))
+
+
+def _moved(equation: Equation, places: Sequence[Place | None], n: int) -> list[Place]:
+    name = equation.primitive.name
+    rule = _RULES.get(name)
+    if rule is None and (equation.activation is not None or is_elementwise(equation)):
+        rule = _elementwise
+    if rule is None:
+        raise Lost
+    place = rule(equation, places, n)
+    return [place] * len(equation.outputs)
+
+
+def _the_place(places: Sequence[Place | None]) -> Place:
+    """Of operations on several values: that of all those that depend on x."""
+    known = {p for p in places if p is not None}
+    if len(known) > 1:
+        raise Mixed("reads values whose samples lie along different axes")
+    return next(iter(known))
+
+
+def _one_of_data(places: Sequence[Place | None]) -> tuple[int, Place]:
+    (found,) = ((i, p) for i, p in enumerate(places) if p is not None)
+    return found
+
+
+def _elementwise(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    rank = len(equation.outputs[0].shape)
+    if any(p is not None and len(a.shape) != rank for a, p in zip(equation.inputs, places, strict=True)):
+        raise Lost
+    return _the_place(places)
+
+
+def _reshape(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    """Row-major order keeps how many numbers come before a sample and after it."""
+    place, old, new = _the_place(places), equation.inputs[0].shape, equation.outputs[0].shape
+    before = math.prod(old[: place.axis]) * place.outer
+    outer = before
+    for axis, size in enumerate(new):
+        if outer * n <= size and size % (outer * n) == 0 and (outer == 1 or size != 1):
+            return Place(axis, outer, size // (outer * n))
+        if size == 0 or outer % size:
+            break
+        outer //= size
+    raise Lost
+
+
+def _transpose(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    place = _the_place(places)
+    return place._replace(axis=tuple(equation.params["permutation"]).index(place.axis))
+
+
+def _broadcast_in_dim(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    place = _the_place(places)
+    return place._replace(axis=equation.params["broadcast_dimensions"][place.axis])
+
+
+def _reduced(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    place, axes = _the_place(places), tuple(equation.params["axes"])
+    if place.axis in axes:
+        raise Mixed("reduces the axis of the samples")
+    return place._replace(axis=place.axis - sum(a < place.axis for a in axes))
+
+
+def _along(*names: str) -> Callable[..., Place]:
+    """Operations along one axis, or several, that `names` of their parameters say."""
+
+    def rule(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+        place = _the_place(places)
+        along = next(equation.params[name] for name in names if name in equation.params)
+        if place.axis in (along if isinstance(along, tuple | list) else (int(along),)):
+            raise Mixed("works along the axis of the samples")
+        return place
+
+    return rule
+
+
+def _stacked(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    place, axis = _the_place(places), int(equation.params["axis"])
+    return place._replace(axis=place.axis + (axis <= place.axis))
+
+
+def _unstacked(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    place, axis = _the_place(places), int(equation.params["axis"])
+    if axis == place.axis:
+        raise Mixed("takes the axis of the samples apart")
+    return place._replace(axis=place.axis - (axis < place.axis))
+
+
+def _joined(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    place = _the_place(places)
+    if place.axis == int(equation.params["dimension"]) and len(equation.inputs) > 1:
+        raise Lost
+    return place
+
+
+def _kept_whole(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    """Slices and padding, of other axes."""
+    number, place = _one_of_data(places)
+    shape = equation.inputs[number].shape
+    if number != 0 or equation.outputs[0].shape[place.axis] != shape[place.axis]:
+        raise Lost
+    padding = equation.params.get("padding_config")
+    if padding is not None and tuple(padding[place.axis]) != (0, 0, 0):
+        raise Lost
+    return place
+
+
+def _windows(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    p, place = equation.params, _the_place(places)
+    low_high = p.get("padding") or ((0, 0),) * len(p["window_dimensions"])
+    if p["window_dimensions"][place.axis] != 1 or tuple(low_high[place.axis]) != (0, 0):
+        raise Mixed("has windows over samples")
+    return place
+
+
+def _dot_general(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    (contract, batch) = equation.params["dimension_numbers"]
+    found = set()
+    rank_batch = len(batch[0])
+    free = [
+        [d for d in range(len(a.shape)) if d not in (*contract[i], *batch[i])] for i, a in enumerate(equation.inputs)
+    ]
+    for i, place in enumerate(places):
+        if place is None:
+            continue
+        if place.axis in contract[i]:
+            raise Mixed("contracts the axis of the samples")
+        at = (
+            list(batch[i]).index(place.axis)
+            if place.axis in batch[i]
+            else rank_batch + free[i].index(place.axis) + (len(free[0]) if i else 0)
+        )
+        found.add(place._replace(axis=at))
+    if len(found) != 1:
+        raise Mixed("multiplies every sample with every other")
+    return found.pop()
+
+
+def _convolution(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    number, place = _one_of_data(places)
+    numbers = equation.params["dimension_numbers"]
+    if number != 0 or equation.params["batch_group_count"] != 1 or place.axis == numbers.lhs_spec[1]:
+        raise Lost
+    if place.axis != numbers.lhs_spec[0]:
+        raise Mixed("has windows over samples")
+    return place._replace(axis=numbers.out_spec[0])
+
+
+def _gather(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    operand, indices = places
+    numbers = equation.params["dimension_numbers"]
+    rank = len(equation.outputs[0].shape)
+    lookup = [d for d in range(rank) if d not in numbers.offset_dims]  # the axes of the indices
+    found = set()
+    if indices is not None:
+        found.add(indices._replace(axis=lookup[indices.axis]))
+    if operand is not None:
+        batched, axis = tuple(numbers.operand_batching_dims), operand.axis
+        if axis in batched:
+            at = lookup[numbers.start_indices_batching_dims[batched.index(axis)]]
+        elif axis in (*numbers.collapsed_slice_dims, *numbers.start_index_map):
+            raise Mixed("picks among the samples")
+        else:
+            shape = equation.inputs[0].shape
+            kept = [d for d in range(len(shape)) if d not in (*numbers.collapsed_slice_dims, *batched)]
+            if equation.params["slice_sizes"][axis] != shape[axis]:
+                raise Lost
+            at = numbers.offset_dims[kept.index(axis)]
+        found.add(operand._replace(axis=at))
+    return _the_place(list(found))
+
+
+def _transformed(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    place = _the_place(places)
+    if place.axis >= len(equation.inputs[0].shape) - len(equation.params["fft_lengths"]):
+        raise Mixed("transforms the axis of the samples")
+    return place
+
+
+def _squeezed(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    place, gone = _the_place(places), tuple(equation.params["dimensions"])
+    if place.axis in gone:
+        raise Lost
+    return place._replace(axis=place.axis - sum(a < place.axis for a in gone))
+
+
+_RULES: dict[str, Callable[[Equation, Sequence[Place | None], int], Place]] = {
+    "reshape": _reshape,
+    "squeeze": _squeezed,
+    "transpose": _transpose,
+    "broadcast_in_dim": _broadcast_in_dim,
+    **{f"reduce_{kind}": _reduced for kind in ("and", "max", "min", "or", "prod", "sum", "xor")},
+    **dict.fromkeys(("argmax", "argmin"), _reduced),
+    **{f"reduce_window_{kind}": _windows for kind in ("max", "min", "sum")},
+    **{f"cum{kind}": _along("axis") for kind in ("logsumexp", "max", "min", "prod", "sum")},
+    **dict.fromkeys(("rev", "sort"), _along("dimensions", "dimension")),
+    "split": _along("axis"),
+    "stack": _stacked,
+    "unstack": _unstacked,
+    "concatenate": _joined,
+    **dict.fromkeys(("dynamic_slice", "pad", "slice"), _kept_whole),
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+    "gather": _gather,
+    "fft": _transformed,
+    **dict.fromkeys(("sharding_constraint", "real", "imag", "conj", "complex"), _elementwise),
+}
+
+
+# ---------------------------------------------------------------------------------------- independence
+
+
+def check_independent(
+    f: Callable[..., Any], params: Any, x: Any, program_of: Callable[[int], Program] | None = None
+) -> Samples:
+    """The samples of a batch must not see each other, whatever the numbers: by structure, else by a probe.
+
+    Args:
+        f: a function of (params, x).
+        params: its parameters, of which only shapes are used.
+        x: a batch, or its shape.
+        program_of: the program of f for a batch of so many samples; None to trace it.
+
+    Returns:
+        Where the samples are in a batch.
+
+    Raises:
+        ValueError: an operation brings samples together, or f takes batches of one size alone.
+    """
+
+    def of_batch(n: int) -> Program:
+        if program_of is not None:
+            return program_of(n)
+        return trace(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype))
+
+    try:
+        two, three = of_batch(2), of_batch(3)
+    except (TypeError, ValueError) as error:
+        of_batch(x.shape[0])  # what fails for the batch itself is told of that
+        raise ValueError(
+            f"f takes a batch of {x.shape[0]} samples, but not of any other number ({error}). Kernels and path "
+            "features are of single samples: f must take any number of them, each by itself (nodes of a graph whose "
+            "adjacency matrix f holds are one sample)."
+        ) from error
+    check_program(two, 2)
+    found = samples_of(two, 2)
+    if found.mixing:
+        equation, why = found.mixing[0]
+        raise ValueError(_MIXED.format(f"`{equation.primitive.name}` at {equation.source} {why}"))
+    if found.unknown or not _same_numbers(two, three):
+        _probe(f, params, x)
+    return found
+
+
+_MIXED = (
+    "the samples of a batch are not independent: {}. Kernels and path features are of single samples: use evaluation "
+    "mode (batch norm with running statistics), and compute what belongs to a whole batch outside f."
+)
+
+
+def _same_numbers(one: Program, other: Program) -> bool:
+    """Whether the same numbers stand in two programs: none of them is the size of the batch."""
+    if [e.primitive for e in one.equations] != [e.primitive for e in other.equations]:
+        return False
+    pairs = zip(one.equations, other.equations, strict=True)
+    atoms = ((a, b) for e, o in pairs for a, b in zip(e.inputs, o.inputs, strict=True))
+    numbers = [(a, b) for a, b in atoms if isinstance(a, Const) and isinstance(b, Const) and np.size(a.value) == 1]
+    return all(is_traced(a.value) or is_traced(b.value) or np.array_equal(a.value, b.value) for a, b in numbers)
+
+
+def _probe(f: Callable[..., Any], params: Any, x: Any) -> None:
+    """Ask random networks and inputs, all units of some of which are open, whether one sample moves another."""
+    shape = (3, *x.shape[1:])
+    rng = np.random.default_rng(0)
+
+    def numbers(leaf: Any, size: tuple[int, ...], positive: bool) -> Any:
+        dtype = jax.numpy.result_type(leaf)
+        if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+            return np.zeros(size, dtype) if is_traced(leaf) or np.shape(leaf) != size else leaf
+        drawn = rng.uniform(0.5, 1.5, size) if positive else rng.standard_normal(size)
+        return np.asarray(drawn / (math.prod(size[:-1]) if len(size) > 1 else 1), dtype)
+
+    def outputs(p: Any, batch: Any, other: Any) -> tuple[Any, Any, Any]:
+        return f(p, batch), f(p, other), f(p, batch[1:2])
+
+    program = trace(lambda p, batches: outputs(p, *batches), params, (jax.ShapeDtypeStruct(shape, x.dtype),) * 2, _none)
+    run = jax.jit(lambda *values: evaluate(program, values))
+    for positive in (True, False):
+
+        def answers(positive: bool = positive) -> Any:
+            p = jax.tree_util.tree_map(lambda a, positive=positive: numbers(a, np.shape(a), positive), params)
+            batch = numbers(jax.ShapeDtypeStruct(shape, x.dtype), shape, positive)
+            other = np.concatenate([np.flip(batch[:1]) * np.asarray(1.5, batch.dtype) + batch[2:], batch[1:]])
+            return run(*jax.tree_util.tree_leaves((p, batch, other)))
+
+        whole, moved, alone = (np.asarray(v, np.float64) for v in now(answers))
+        size = np.abs(whole[1]).max()
+        for change, why in (
+            (np.abs(moved[1:] - whole[1:]).max(), "changing the first changes the output of the others"),
+            (np.abs(alone[0] - whole[1]).max(), "a sample has another output alone than in a batch"),
+        ):
+            if change > 1e-3 * size:  # false where numbers are not finite
+                raise ValueError(_MIXED.format(why))
+
+
+def _none(eqn: Any) -> bool:
+    return False

@@ -1,0 +1,115 @@
+"""Samples of a batch stay apart, or are refused: by what a function does with its batch, whatever the numbers are."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from draws import normal
+
+import npk
+from npk.programs import check_independent
+
+relu = jax.nn.relu
+P = {"w": normal(3, 4), "v": normal(4, 2, seed=1)}
+X = normal(5, 3, seed=2)
+
+MIXING = {
+    "the mean of the batch": (lambda p, x: relu((x - x.mean(0, keepdims=True)) @ p["w"]) @ p["v"], "reduce_sum"),
+    "batch norm in training": (lambda p, x: relu(jax.nn.standardize(x @ p["w"], axis=0)) @ p["v"], "reduce_sum"),
+    "units that are never open": (lambda p, x: relu(x @ p["w"] - 1e3 + relu(x - 1e3).sum(0).sum()) @ p["v"], "sum"),
+    "mixing that begins at zero": (
+        lambda p, x: relu(x @ p["w"] + 0.0 * x.sum(0, keepdims=True) @ p["w"]) @ p["v"],
+        "reduce_sum",
+    ),
+    "a sorted batch": (lambda p, x: relu(jnp.sort(x, 0) @ p["w"]) @ p["v"], "sort"),
+    "a running sum": (lambda p, x: relu(jnp.cumsum(x, 0) @ p["w"]) @ p["v"], "cumsum"),
+    "a turned batch": (lambda p, x: relu(x[::-1] @ p["w"]) @ p["v"], "rev"),
+    "attention over samples": (lambda p, x: relu(jax.nn.softmax(x @ x.T) @ x @ p["w"]) @ p["v"], "dot_general"),
+    "distances between samples": (lambda p, x: relu(jnp.abs(x[:, None] - x[None]).sum(1) @ p["w"]) @ p["v"], "sub"),
+    # what is asked of random networks
+    "a rolled batch": (lambda p, x: relu((x + jnp.roll(x, 1, 0)) @ p["w"]) @ p["v"], "output of the others"),
+    "the size of the batch": (lambda p, x: relu(x @ p["w"] / x.shape[0]) @ p["v"], "alone"),
+    "samples that are scanned": (
+        lambda p, x: relu(jax.lax.associative_scan(jnp.maximum, x) @ p["w"]) @ p["v"],
+        "not independent",
+    ),
+    "a graph's neighbours": (lambda p, x: relu(normal(5, 5) @ x @ p["w"]) @ p["v"], "not of any other number"),
+}
+each_mixing = pytest.mark.parametrize(("f", "said"), MIXING.values(), ids=MIXING.keys())
+
+
+@each_mixing
+def test_functions_that_see_the_batch_are_refused_whatever_the_numbers(f, said):
+    with pytest.raises(ValueError, match=said):
+        check_independent(f, P, X)
+    with pytest.raises(ValueError, match=said):  # no number is known
+        jax.eval_shape(functools.partial(check_of, f), P, X)
+
+
+def check_of(f, params, x):
+    check_independent(f, params, x)
+    return x
+
+
+@pytest.mark.parametrize("name", ["path_kernel", "npf", "ntk", "split_ntk", "ntk_diagonal"])
+def test_every_kernel_asks(name):
+    f, _ = MIXING["the mean of the batch"]
+    transformed = getattr(npk, name)(f)
+    for call in (transformed, jax.jit(transformed)):
+        with pytest.raises(ValueError, match=r"reduce_sum.*test_samples"):
+            call(P, X)
+
+
+@pytest.mark.parametrize("transform", [npk.sketch, npk.sketch_ntk])
+def test_every_sketch_asks(transform):
+    f, _ = MIXING["the mean of the batch"]
+    with pytest.raises(ValueError, match=r"reduce_sum.*test_samples"):
+        transform(f)(P, X, features=2, key=jax.random.key(0))
+
+
+def positions(p, x):
+    """[N, T, D], the batch first."""
+    return relu(x @ p["a"]).mean(1) @ p["b"]
+
+
+def time_first(p, x):
+    h = relu(jnp.swapaxes(x, 0, 1).reshape(-1, x.shape[2]) @ p["a"])
+    return h.reshape(x.shape[1], x.shape[0], -1).mean(0) @ p["b"]
+
+
+def batch_last(p, x):
+    h = relu(jnp.einsum("tdn,dk->tkn", jnp.transpose(x, (1, 2, 0)), p["a"]))
+    return h.mean(0).T @ p["b"]
+
+
+def in_the_middle(p, x):
+    h = relu(jnp.einsum("tnd,dk->tkn", jnp.swapaxes(x, 0, 1), p["a"]).reshape(x.shape[1], -1))
+    return h.reshape(x.shape[1], -1, x.shape[0]).mean(0).T @ p["b"]
+
+
+@pytest.mark.parametrize("f", [time_first, batch_last, in_the_middle])
+def test_the_batch_may_lie_anywhere(f):
+    p, x, y = {"a": normal(4, 5), "b": normal(5, 2, seed=1)}, normal(6, 3, 4, seed=2), normal(2, 3, 4, seed=3)
+    h = npk.path_kernel(positions)(p, x, y)
+    for given in ({}, {"gates1": npk.gates(f)(p, x), "gates2": npk.gates(f)(p, y)}):
+        np.testing.assert_allclose(npk.path_kernel(f)(p, x, y, **given), h, rtol=1e-5)
+    np.testing.assert_allclose(npk.npf(f)(p, x), npk.npf(positions)(p, x), rtol=1e-5)
+    key, gates = jax.random.key(0), npk.gates(f)(p, x)
+    features = npk.sketch(positions)(p, x, features=4, key=key).features
+    for block, given in itertools.product((None, 4, 1), (None, gates)):
+        sketch = npk.sketch(f)(p, x, given, features=4, key=key, block=block)
+        np.testing.assert_allclose(sketch.features, features, rtol=1e-5, atol=1e-6)
+
+
+def test_operations_that_are_not_known_are_asked_not_believed():
+    """A loop is opened by nothing here; its samples stay apart all the same."""
+
+    def looped(p, x):
+        return jax.lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, jnp.tanh(c[1])), (0, x @ p["w"]))[1] @ p["v"]
+
+    assert check_independent(looped, P, X).unknown
+    with pytest.raises(ValueError, match="output of the others"):
+        check_independent(lambda p, x: looped(p, x + jnp.roll(x, 1, 0)), P, X)
