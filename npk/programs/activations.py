@@ -4,7 +4,8 @@ An activation is found by what it computes, not by what it is called. Two forms 
 
 - hard: a(q) is a different multiple of q on either side of zero (ReLU in any spelling, leaky ReLU,
   absolute value), proven by running the equations once for q > 0 and once for q < 0 on symbols α·q + c;
-- soft: a product (or quotient) of a multiple of q with a bounded-type function of q: silu, gelu, soft-ReLU;
+- soft: any other elementwise function of one value q with a(0) = 0 and a finite slope there: γ is the factor of q where
+  a is written as such a product (silu, gelu, soft-ReLU), else a(q)/q (tanh, elu, a clipped ReLU);
 
 and max-pooling, whose gate selects. Whatever is nonlinear in another way stays in the program as it is.
 """
@@ -28,6 +29,8 @@ from npk.programs.program import (
     flatten,
     is_custom,
     is_traced,
+    now,
+    scaling,
     sub_jaxpr,
 )
 
@@ -38,7 +41,11 @@ _ELEMENTWISE = frozenset(
 )
 # What makes a factor of q a gate rather than a polynomial of q.
 _GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min select_n tanh".split())
-_DECIDING = frozenset("abs div max min mul select_n".split())
+# What is affine in the values that depend on x, if it reads no two of them.
+_AFFINE = frozenset("add add_any convert_element_type div mul neg reduce_precision stop_gradient sub".split())
+_SUMS = frozenset(("add", "add_any", "sub"))
+# A slope at zero above this is none: steps and roots are no gates.
+_STEEP = 1e4
 _POOLS = frozenset(("reduce_max", "reduce_window_max"))
 # Names of calls that npk leaves in a traced function to find them again.
 IDENTITY = "npk_identity_activation"
@@ -74,6 +81,7 @@ class _Finder:
         self.uniform: dict[Var, float] = {}
         self.found: dict[Equation, Activation] = {}
         self.operands: dict[Equation, tuple[Atom, ...]] = {}
+        self.pending: set[Var] = set()  # nonlinear functions of one value that are no activations as they stand
         self.consumers = program.consumers()
         for i, equation in enumerate(program.equations):
             for var in equation.outputs:
@@ -103,29 +111,49 @@ class _Finder:
     def expandable(self, var: Var) -> bool:
         """Whether var is an elementwise function of data and of numbers, nothing else."""
         equation = self.producer.get(var)
-        if equation is None or not _is_elementwise(equation):
+        if equation is None or not is_elementwise(equation):
             return False
         numbers = [a for a in equation.inputs if not (isinstance(a, Var) and a in self.data)]
         return all(self.scalar(a) is not None for a in numbers)
 
-    def region(self, exit_equation: Equation) -> tuple[Var, list[Equation]] | None:
+    def region(self, exit_equation: Equation, through_found: bool) -> tuple[Var, list[Equation]] | None:
         """The nearest single value q that everything `exit_equation` computes is a function of.
 
-        Returns q and the equations from q up to and with the exit, in order.
+        What is pending is looked through, and with `through_found` activations that nothing else reads. Returns q and
+        the equations from q up to and with the exit, in order.
         """
         numbers = [a for a in exit_equation.inputs if not (isinstance(a, Var) and a in self.data)]
         if any(self.scalar(a) is None for a in numbers):
             return None
         inside = [exit_equation]
         open_vars = set(self.data_inputs(exit_equation))
-        while len(open_vars) > 1:
+        while open_vars:
             latest = max(open_vars, key=lambda v: self.order.get(v, -1))
+            if len(open_vars) == 1 and latest not in self.pending:
+                if not (through_found and self.absorbed(latest, inside)):
+                    break
             if not self.expandable(latest):
+                if len(open_vars) == 1:
+                    break
                 return None
             open_vars.remove(latest)
             open_vars.update(self.data_inputs(self.producer[latest]))
             inside.append(self.producer[latest])
-        return (open_vars.pop(), inside[::-1]) if open_vars else None
+        inside = sorted(set(inside), key=lambda e: self.order[e.outputs[0]])
+        return (open_vars.pop(), inside) if open_vars else None
+
+    def absorbed(self, var: Var, readers: list[Equation]) -> bool:
+        """Whether a value is an activation, times a number, that nothing but these equations reads."""
+        equation = self.producer.get(var)
+        if equation is None or not self.read_by(var, readers):
+            return False
+        data = self.data_inputs(equation)
+        times = equation.name in _AFFINE - _SUMS and len(data) == 1 and self.expandable(var)
+        return equation in self.found or (times and self.absorbed(data[0], [equation]))
+
+    def read_by(self, var: Var, equations: list[Equation]) -> bool:
+        """Whether nothing but these equations reads a value."""
+        return var not in self.program.outputs and all(e in equations for e in self.consumers.get(var, []))
 
     def slopes(self, root: Var, inside: list[Equation], exit_atom: Atom) -> tuple[float, float, float] | None:
         """The multiples of q that `exit_atom` is for q < 0, q = 0, q > 0; None if it is not piecewise one."""
@@ -176,7 +204,11 @@ class _Finder:
         def gate(q: Any) -> Any:
             env: dict[Atom, Any] = {**numbers, root: q}
             for equation in inside:
-                values = equation.bind(*(env[atom] for atom in equation.inputs))
+                operands = [env[atom] for atom in equation.inputs]
+                if equation.name == "select_n":
+                    shape = jnp.broadcast_shapes(*map(jnp.shape, operands))
+                    operands = [jnp.broadcast_to(value, shape) for value in operands]
+                values = equation.bind(*operands)
                 env.update(zip(equation.outputs, values, strict=True))
             g = env[factor]
             if invert:
@@ -196,27 +228,58 @@ class _Finder:
             windows = _windows(equation)
             pool = Activation("pool", lambda q: _selection(windows(q, -jnp.inf)), _pooled(windows), windows)
             self.add(equation, self.data_inputs(equation), pool)
-        elif name in _DECIDING and equation.outputs[0] in self.data:
+        elif equation.outputs[0] in self.data and name in _ELEMENTWISE and _is_float(equation.outputs[0]):
             self.look_elementwise(equation)
 
     def look_elementwise(self, equation: Equation) -> None:
-        if equation.name in ("mul", "div") and len(self.data_inputs(equation)) < 2:
-            return
-        region = self.region(equation)
-        if region is None or not jnp.issubdtype(region[0].dtype, jnp.floating):
+        data = self.data_inputs(equation)
+        affine = equation.name in _AFFINE and (len(data) == 1 or equation.name in _SUMS)
+        if affine and len(data) == 1:
+            if equation.name in _SUMS:
+                self.shift(equation, data[0])
+            if data[0] not in self.pending:
+                return
+        region = self.region(equation, through_found=not affine)
+        if region is None or not _is_float(region[0]):
+            if not affine or self.pending.intersection(data):
+                self.pending.add(equation.outputs[0])
             return
         root, inside = region
         slopes = self.slopes(root, inside, equation.outputs[0])
+        waiting = any(e.outputs[0] in self.pending for e in inside[:-1])
         if slopes is not None and len(set(slopes)) == 1:
             return
+        bent = all(v is not root and len(set(self.slopes(root, inside, v) or (0, 1))) > 1 for v in data)
+        if affine and not waiting and not bent and (slopes is None or 0 not in (slopes[0], slopes[2])):
+            return  # a skip connection
         for interior in inside[:-1]:
-            self.found.pop(interior, None)
+            if self.read_by(interior.outputs[0], inside):
+                self.found.pop(interior, None)
+        activation = self.activation(root, inside, slopes)
+        if activation is None:
+            self.pending.add(equation.outputs[0])
+        else:
+            self.add(equation, [root], activation)
+
+    def shift(self, equation: Equation, var: Var) -> None:
+        """A number added to a smooth activation makes both a part of what follows: 1 + tanh(q)."""
+        activation = self.found.get(self.producer[var]) if var in self.producer else None
+        numbers = [n for a in equation.inputs if a is not var and (n := self.scalar(a)) is not None]
+        if activation is not None and activation.kind == "soft" and numbers != [0.0] and numbers:
+            self.pending.add(var)
+            if self.read_by(var, [equation]):
+                self.found.pop(self.producer[var])
+
+    def activation(
+        self, root: Var, inside: list[Equation], slopes: tuple[float, float, float] | None
+    ) -> Activation | None:
+        """What the last of some equations is to their root; None where it is no q·γ(q)."""
         if slopes is not None:
-            self.add(equation, [root], Activation("hard", _hard_gate(slopes), slopes=(slopes[0], slopes[2])))
-        elif equation.name in ("mul", "div"):
-            gate = self.soft_gate(root, inside)
-            if gate is not None:
-                self.add(equation, [root], Activation("soft", gate))
+            return Activation("hard", _hard_gate(slopes), slopes=(slopes[0], slopes[2]))
+        gate = self.soft_gate(root, inside) if inside[-1].name in ("mul", "div") else None
+        whole = self.replay(root, inside, inside[-1].outputs[0], 1.0, invert=False)
+        at_zero = _slope_at_zero(whole, root.dtype)
+        return None if at_zero is None else Activation("soft", gate or _quotient(whole, at_zero))
 
     def add(self, equation: Equation, operands: list[Var], activation: Activation) -> None:
         if operands:
@@ -244,16 +307,43 @@ class _Finder:
         """Whether nothing but a stopped gradient comes of var: the shift inside softmax or logsumexp."""
         readers = self.consumers.get(var, [])
         passing = [e for e in readers if e.name != "stop_gradient"]
-        if var in self.program.outputs or any(not _is_elementwise(e) and e.name != "broadcast_in_dim" for e in passing):
+        if var in self.program.outputs or any(not is_elementwise(e) and e.name != "broadcast_in_dim" for e in passing):
             return False
         return bool(readers) and all(self.only_stopped(e.outputs[0]) for e in passing)
 
 
-def _is_elementwise(equation: Equation) -> bool:
+def is_elementwise(equation: Equation) -> bool:
     if equation.name in _ELEMENTWISE:
         return True
     body = sub_jaxpr(equation) if is_custom(equation) else None
     return body is not None and all(e.primitive.name in _ELEMENTWISE for e in body.jaxpr.eqns)
+
+
+def _is_float(var: Var) -> bool:
+    return jnp.issubdtype(var.dtype, jnp.floating)
+
+
+def _slope_at_zero(function: Callable[[Any], Any], dtype: Any) -> float | None:
+    """The slope below zero of a function that is nonlinear, 0 at 0 and nowhere steep there; else None."""
+    small, large = float(jnp.finfo(dtype).smallest_normal) ** 0.5, float(jnp.finfo(dtype).max) / 4
+    far = np.array([1e-3, 0.3, 1.0, 7.0, 1e3, large])
+    points = np.concatenate([[-small, 0.0, small], far, -far]).astype(dtype)
+    found = now(lambda: jax.jvp(function, (jnp.asarray(points),), (jnp.ones(len(points), dtype),)))
+    values, slopes = map(np.asarray, found)
+    if not (values[1] == 0 and np.abs(values[[0, 2]]).max() < _STEEP * small and np.abs(slopes[[0, 2]]).max() < _STEEP):
+        return None
+    return None if np.array_equal(values, points) else float(slopes[0])
+
+
+def _quotient(function: Callable[[Any], Any], at_zero: float) -> Callable[[Any], Any]:
+    """γ(q) = a(q)/q; at q = 0 the slope of the negative side, as 1{q > 0} is for ReLU."""
+
+    def gate(q: Any) -> Any:
+        zero = q == 0
+        safe = jnp.where(zero, jnp.ones_like(q), q)
+        return jnp.where(zero, jnp.asarray(at_zero, q.dtype), function(safe) / safe)
+
+    return gate
 
 
 def _hard_gate(slopes: tuple[float, float, float]) -> Callable[[Any], Any]:
@@ -308,12 +398,13 @@ def with_activations(program: Program) -> Program:
     finder = _Finder(program)
     for equation in program.equations:
         finder.look(equation)
-    equations = []
+    equations: list[Equation] = []
     on_values = finder.on_values()
     for equation in program.equations:
         if equation in on_values:
             operands, activation = finder.operands[equation], finder.found[equation]
-            equation = dataclasses.replace(equation, inputs=operands, activation=activation)
+            equations += _with_gate(equation, operands, activation)
+            continue
         elif equation.name in ("cond", "while") and contains_activation(equation):
             raise UnsupportedOperation(
                 f"an activation inside `{equation.name}` has no gate of its own (at {equation.source}). Compute both "
@@ -321,6 +412,20 @@ def with_activations(program: Program) -> Program:
             )
         equations.append(equation)
     return dataclasses.replace(program, equations=tuple(equations)).pruned()
+
+
+def _with_gate(equation: Equation, operands: tuple[Atom, ...], activation: Activation) -> list[Equation]:
+    """An activation as one equation; a hard one has gates of 0 and 1, or 1 above zero, and a number apart."""
+    below, above = activation.slopes or (0.0, 1.0)
+    number = above or below
+    if number == 1.0 or activation.kind != "hard":
+        return [dataclasses.replace(equation, inputs=operands, activation=activation)]
+    gate = _hard_gate((below / number, 0.0, above / number))
+    unit = Activation("hard", gate, slopes=(below / number, above / number))
+    (out,) = equation.outputs
+    inner = Var(out.aval)
+    times = scaling(inner, number, out, equation)
+    return [dataclasses.replace(equation, inputs=operands, outputs=(inner,), activation=unit), *times]
 
 
 def contains_activation(eqn: Any) -> bool:

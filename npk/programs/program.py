@@ -5,10 +5,11 @@ and returns a `Program`. Everything else in npk reads programs, never raw jaxprs
 between JAX versions and the choice of what to open live here and nowhere else.
 """
 
+import concurrent.futures
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.core
@@ -21,6 +22,7 @@ from jax.extend import source_info_util
 from npk.programs.functions import explain
 
 OLDEST_JAX = (0, 7, 0)
+_T = TypeVar("_T")
 
 
 class UnsupportedOperation(ValueError):  # noqa: N818 (named for what was met, as in jax.errors)
@@ -38,6 +40,25 @@ def require_supported_jax(version: str = jax.__version__) -> None:
 def is_traced(value: Any) -> bool:
     """Whether a value stands for numbers that are not known yet."""
     return isinstance(value, jax.core.Tracer)
+
+
+def now(function: Callable[[], _T]) -> _T:
+    """The result of `function()`, computed on numbers at once, whatever is being traced around it.
+
+    `jax.ensure_compile_time_eval` leaves the traces of `jit`, not that of `shard_map`: that is left by another thread.
+    """
+    with jax.ensure_compile_time_eval():
+        result = function()
+    if not any(map(is_traced, jax.tree_util.tree_leaves(result))):
+        return result
+    wide = jax.config.read("jax_enable_x64")
+
+    def alone() -> _T:
+        with x64(wide):
+            return function()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(alone).result()
 
 
 def x64(wide: bool) -> Any:
@@ -70,11 +91,10 @@ def _varies_over(value: Any) -> frozenset[str]:
 
 
 def _vary(value: Any, axes: tuple[str, ...]) -> Any:
+    lax: Any = jax.lax
     if not axes:
         return value
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(value, axes, to="varying")
-    return jax.lax.pvary(value, axes)  # before JAX 0.9
+    return lax.pcast(value, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(value, axes)  # before JAX 0.9
 
 
 class Var:
@@ -146,7 +166,8 @@ class Program:
     """A function as flat equations. `inputs` are the leaves of `params`, then those of `x`.
 
     `params` and `x` name the input variables by role; `param_paths` names the leaves of `params`
-    (keys joined by "/"); `out_tree` rebuilds the function's result.
+    (keys joined by "/"); `out_tree` rebuilds the function's result. Of the program of one sample, `gate_places` say
+    where each gate of a batch holds its samples (`samples.Place`).
     """
 
     params: tuple[Var, ...]
@@ -155,6 +176,7 @@ class Program:
     outputs: tuple[Atom, ...]
     param_paths: tuple[str, ...]
     out_tree: Any
+    gate_places: tuple[Any, ...] = ()
 
     @property
     def inputs(self) -> tuple[Var, ...]:
@@ -274,6 +296,7 @@ class _Flattener:
     opens: Callable[[Any], bool]
     equations: list[Equation] = dataclasses.field(default_factory=list)
     caller: Any = None
+    stacks: dict[Atom, tuple[list[Atom], int]] = dataclasses.field(default_factory=dict)  # conditions, along an axis
 
     def run(self, closed: Any, args: Sequence[Atom]) -> list[Atom]:
         jaxpr = closed.jaxpr
@@ -293,6 +316,8 @@ class _Flattener:
     def equation(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:
         if eqn.primitive.name in _SAME:
             return inputs
+        if eqn.primitive.name == "argmax" and self.stacks.get(inputs[0], ((), -1))[1] in eqn.params["axes"]:
+            return self.first_true(eqn, self.stacks[inputs[0]][0])
         body = sub_jaxpr(eqn)
         # Bodies of library functions carry no line of the user's: they are placed where they are called.
         place = eqn.source_info if source_info_util.summarize(eqn.source_info) else self.caller or eqn.source_info
@@ -300,10 +325,27 @@ class _Flattener:
         if not opened:
             outputs = tuple(Var(v.aval) for v in eqn.outvars)
             self.equations.append(Equation(eqn.primitive, tuple(inputs), outputs, dict(eqn.params), place))
+            if eqn.primitive.name == "stack" and outputs[0].dtype == bool:
+                self.stacks[outputs[0]] = (inputs, eqn.params["axis"])
             return list(outputs)
         outer, self.caller = self.caller, place
         try:
             return self.unroll(eqn, inputs) if body is None else self.run(body, inputs)
+        finally:
+            self.caller = outer
+
+    def first_true(self, eqn: Any, conditions: list[Atom]) -> list[Atom]:
+        """Which condition holds first, elementwise: as `jnp.select` asks it, by the largest of them all."""
+
+        def first(*values: Any) -> Any:
+            found = jnp.zeros(values[0].shape, eqn.outvars[0].aval.dtype)
+            for number, value in reversed(list(enumerate(values))):
+                found = jnp.where(value, jnp.asarray(number, found.dtype), found)
+            return found
+
+        outer, self.caller = self.caller, eqn.source_info
+        try:
+            return self.call(first, *conditions)
         finally:
             self.caller = outer
 
@@ -351,6 +393,13 @@ def flatten(
         tuple(param_paths),
         out_tree,
     )
+
+
+def scaling(var: Var, number: float, out: Var, at: Equation) -> list[Equation]:
+    """The equations of `out` = number · `var`, placed where another equation is."""
+    flattener = _Flattener(lambda eqn: True, caller=at.source_info)
+    (result,) = flattener.call(lambda v: v * jnp.asarray(number, v.dtype), var)
+    return [dataclasses.replace(e, outputs=(out,)) if result in e.outputs else e for e in flattener.equations]
 
 
 def path_name(path: Sequence[Any]) -> str:

@@ -21,6 +21,11 @@ RELU = {
     "maximum, zero first": lambda q: jnp.maximum(0, q),
     "where": lambda q: jnp.where(q > 0, q, 0),
     "mask": lambda q: q * (q > 0),
+    "select": lambda q: jnp.select([q > 0], [q], 0.0),
+    "half of q and |q|": lambda q: (q + jnp.abs(q)) / 2,
+    "halves of q and |q|": lambda q: 0.5 * q + 0.5 * jnp.abs(q),
+    "vectorize": jnp.vectorize(lambda t: jnp.where(t > 0, t, 0.0)),
+    "a vmapped cond": jax.vmap(jax.vmap(lambda t: jax.lax.cond(t > 0, lambda t: t, jnp.zeros_like, t))),
 }
 SOFT = {
     "soft_relu": (npk.soft_relu, lambda q: jax.nn.sigmoid(4 * q)),
@@ -28,6 +33,20 @@ SOFT = {
     "silu by hand": (lambda q: q / (1 + jnp.exp(-q)), jax.nn.sigmoid),
     "gelu": (lambda q: jax.nn.gelu(q, approximate=False), lambda q: (1 + jax.lax.erf(q / 2**0.5)) / 2),
     "gelu, tanh": (jax.nn.gelu, lambda q: (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (q + 0.044715 * q**3))) / 2),
+}
+# With no factor q of their own: γ(q) = a(q)/q.
+OTHERS = {
+    "celu": jax.nn.celu,
+    "elu": jax.nn.elu,
+    "exp - 1": lambda q: jnp.exp(q) - 1,
+    "hard tanh": jax.nn.hard_tanh,
+    "relu squared": lambda q: jax.nn.relu(q) * jax.nn.relu(q),
+    "relu6": jax.nn.relu6,
+    "elu of another slope": lambda q: jax.nn.elu(q, 1.7),
+    "sin": jnp.sin,
+    "soft sign": jax.nn.soft_sign,
+    "square plus": lambda q: (q + jnp.sqrt(q * q + 4)) / 2 - 1,
+    "tanh": jnp.tanh,
 }
 
 
@@ -60,10 +79,45 @@ def test_numbers_inside_a_gate_may_have_any_shape():
         assert_close(gate, jax.nn.sigmoid(2 * q))
 
 
-def test_leaky_relu_and_no_gate():
+@pytest.mark.standard_dtypes
+@pytest.mark.parametrize("activation", OTHERS.values(), ids=OTHERS.keys())
+def test_any_function_that_is_zero_at_zero_is_q_times_its_gate(activation):
+    f, x = network(activation), 2 * X
+    (gate,), (q,) = npk.gates(f)(PARAMS, x), npk.preactivations(f)(PARAMS, x)
+    assert_close(q, x @ PARAMS["a"])
+    assert_close(gate, activation(q) / q)
+    assert_close(npk.gated(f)(PARAMS, x, (gate,)), f(PARAMS, x))
+    assert_close(npk.linear(f)(PARAMS, x), x @ PARAMS["a"] @ PARAMS["c"])
+    identity = lambda p, x: activation(x)  # noqa: E731
+    (at_zero,) = npk.gates(identity)({}, jnp.zeros((1, 2)))
+    slope = jax.grad(lambda q: activation(q)[0, 0])(jnp.full((1, 2), -1e-6))[0, 0]
+    assert_close(at_zero, jnp.full((1, 2), slope), factor=100)
+
+
+@pytest.mark.standard_dtypes
+def test_an_activation_that_others_read_stays_one():
+    def f(p, x):
+        q = x @ p["a"]
+        a = jax.nn.relu(q)
+        return (a * jax.nn.sigmoid(q)) @ p["c"] + a @ p["c"]
+
+    hard, soft = npk.gates(f)(PARAMS, X)
+    q = X @ PARAMS["a"]
+    assert (hard == (q > 0)).all()
+    assert_close(soft, jnp.where(q > 0, jax.nn.sigmoid(q), 0))
+    skip = network(lambda q: q + jax.nn.relu(q))
+    assert (npk.gates(skip)(PARAMS, X)[0] == (q > 0)).all()
+
+
+def test_gates_of_other_slopes_and_what_is_no_gate():
     (gate,) = npk.gates(network(jax.nn.leaky_relu))(PARAMS, X)
     assert set(jnp.unique(gate).tolist()) == {jnp.float32(0.01).item(), 1.0}
-    for other in (jnp.tanh, jax.nn.softmax, jax.nn.elu):
+    (gate,), (unit,) = (npk.gates(network(a))(PARAMS, X) for a in (jax.nn.selu, lambda q: jax.nn.elu(q, 1.6732632)))
+    assert_close(gate, unit)  # the number in front stays in front
+    (gate,) = npk.gates(network(lambda q: 3.0 * jax.nn.relu(2.0 * q)))(PARAMS, X)
+    assert set(jnp.unique(gate).tolist()) == {0.0, 1.0}
+    step = lambda q: (q > 0).astype(q.dtype)  # noqa: E731
+    for other in (jax.nn.softmax, jax.nn.softplus, jnp.cos, jnp.cbrt, jnp.sign, step):
         assert npk.gates(network(other))(PARAMS, X) == ()
 
 
