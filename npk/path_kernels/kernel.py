@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function, own_gates
+from npk.path_kernels.costs import Cost, tell_if_long, timed
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.engines.pairs import PairPlan
 from npk.path_kernels.moments import SecondMoments, output_moment
@@ -181,11 +182,11 @@ def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         return pairs.slot_values(program, slots, jax.tree_util.tree_leaves(params), x, gates, dtype)
 
     def packed_kernel(
-        params: PyTree, one: tuple[Any, Gates], two: tuple[Any, Gates], normalize: bool, dtype: Any
+        params: PyTree, one: tuple[Any, Gates], two: tuple[Any, Gates], normalize: bool, dtype: Any, many: int
     ) -> Any | None:
         """H by packed gates, or None where the network, the gates or the machine are not made for it."""
-        many = one[0].shape[0] * two[0].shape[0] >= _PACKED_PAIRS
-        chain = network.chain(params, one[0], normalize) if many and on_host(params, one, two) else None
+        worth = many >= _PACKED_PAIRS
+        chain = network.chain(params, one[0], normalize) if worth and on_host(params, one, two) else None
         if chain is None:
             return None
         left = dense.side(chain, *one, dtype)
@@ -209,28 +210,27 @@ def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         once = functools.partial(network.once, f"fused, {normalize}, {dtype}", params, x.shape[1:], x)
         return pooled.fused(chain, one, two, dtype, symmetric=symmetric, plain=lambda b: whole(b, b), once=once)
 
-    def paired_kernel(params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any) -> Any | None:
+    def paired_kernel(
+        params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any, many: int
+    ) -> Any | None:
         """H by position pairs, or None where the engine does not cover the network or would not be faster."""
-        samples, x = one[0].shape[0] * two[0].shape[0], one[0][:, 0]
+        x = one[0][:, 0]
         if not on_host(params, one, two):
             return None
-        if samples * pairs.saving(network.positions(params, x)) < _PAIR_SAVING:
+        if many * pairs.saving(network.positions(params, x)) < _PAIR_SAVING:
             return None
         plan = network.plan(params, x, normalize)
-        if plan is None or samples * pairs.saving(plan.positions) < _PAIR_SAVING:
+        if plan is None or many * pairs.saving(plan.positions) < _PAIR_SAVING:
             return None
+        samples = one[0].shape[0] * two[0].shape[0]
+        tell_if_long(samples // 2 if symmetric else samples, plan.positions)
         values = functools.partial(known_factors, params, plan=plan, dtype=dtype)
         return pairs.path_kernel(plan, values, one, None if symmetric else two, dtype)
 
-    def kernel(
-        params: PyTree,
-        x1: Any,
-        x2: Any | None = None,
-        *,
-        gates1: Gates | None = None,
-        gates2: Gates | None = None,
-        normalize: bool = True,
+    def of_many(
+        many: int | None, params: PyTree, x1: Any, x2: Any, gates1: Gates | None, gates2: Gates | None, normalize: bool
     ) -> Float[Array, "n1 n2"]:
+        """H by the means that serve `many` pairs, None for as many as there are."""
         check_pair(x1, x2, floating=True)
         check_finite(params, "params")
         if x2 is not None and (gates1 is None) != (gates2 is None):
@@ -250,7 +250,8 @@ def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
         dtype = working_dtype(x1)
         if not normalize:
             dtype = jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
-        h = packed_kernel(params, one, two, normalize, dtype)
+        worth = many or one[0].shape[0] * two[0].shape[0]
+        h = packed_kernel(params, one, two, normalize, dtype, worth)
         if h is not None:
             return h
         if gates1 is not None:
@@ -263,13 +264,32 @@ def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
             _check_counts(max(float(largest_count(params, s, dtype=dtype)) for s in (one, two)), dtype)
         h = fused_kernel(params, one, two, normalize, symmetric, dtype) if binary else None
         if h is None:
-            h = paired_kernel(params, one, two, normalize, symmetric, dtype)
+            h = paired_kernel(params, one, two, normalize, symmetric, dtype, worth)
         if h is None:
             h = compute(params, one, two, normalize=normalize, binary=binary, dtype=dtype)
         if concrete(h) and not known_true(finite, h):
             raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
         return h
 
+    def kernel(
+        params: PyTree,
+        x1: Any,
+        x2: Any | None = None,
+        *,
+        gates1: Gates | None = None,
+        gates2: Gates | None = None,
+        normalize: bool = True,
+    ) -> Float[Array, "n1 n2"]:
+        return of_many(None, params, x1, x2, gates1, gates2, normalize)
+
+    def estimate(params: PyTree, x1: Any, x2: Any | None = None, *, normalize: bool = True) -> Cost:
+        check_pair(x1, x2, floating=True)
+        pairs_of_all = len(x1) * len(x1 if x2 is None else x2)
+        gates = jax.tree_util.tree_leaves(jax.eval_shape(gates_of, params, jnp.asarray(x1[:1])))
+        bytes_each = sum(g.size * g.dtype.itemsize for g in gates)
+        return timed(lambda a, b: of_many(pairs_of_all, params, a, b, None, None, normalize), x1, x2, bytes_each)
+
+    kernel.estimate = estimate  # type: ignore[attr-defined]
     return kernel
 
 
