@@ -94,14 +94,17 @@ def permuted(found: Sequence[Any], permute: Sequence[int]) -> Gates:
     return tuple(found[j] for j in permute)
 
 
-def _gates_from(network: Function, own: bool, beta: float | None, epsilon: float, has_aux: bool) -> Callable[..., Any]:
+def _gates_from(
+    network: Function, own: bool, beta: float | None, epsilon: float, has_aux: bool, allow: Sequence[str]
+) -> Callable[..., Any]:
     """(Θ^F, x) → (gates, aux) of a feature network.
 
     Hard gates are its own, or 1{q > 0}; soft gates replace all but the choices of max-pooling.
     """
 
     def both(transform: Callable[..., Any], params: PyTree, x: Any) -> tuple[Gates, Any]:
-        return transform(network, has_aux=True)(params, x) if has_aux else (transform(network)(params, x), None)
+        found = transform(network, has_aux=has_aux, allow=allow)(params, x)
+        return found if has_aux else (found, None)
 
     def found(params: PyTree, x: Any) -> tuple[Gates, Any]:
         q, aux = both(preactivations, params, x)
@@ -116,7 +119,12 @@ def _gates_from(network: Function, own: bool, beta: float | None, epsilon: float
 
 
 def _composed(
-    f: Function, makes: Callable[..., tuple[Gates, Any]], constant_input: bool, permute: Any, has_aux: bool
+    f: Function,
+    makes: Callable[..., tuple[Gates, Any]],
+    constant_input: bool,
+    permute: Any,
+    has_aux: bool,
+    allow: Sequence[str],
 ) -> Function:
     def network(params: PyTree, x: Any) -> Any:
         if not isinstance(params, dict) or set(params) != {"feature", "value"}:
@@ -125,7 +133,7 @@ def _composed(
         if permute is not None:
             found = permuted(found, permute)
         start = jnp.ones_like(x) if constant_input else x
-        out = gated(f, has_aux=has_aux)(params["value"], start, found)
+        out = gated(f, has_aux=has_aux, allow=allow)(params["value"], start, found)
         return (out[0], {"feature": feature_aux, "value": out[1]}) if has_aux else out
 
     return network
@@ -141,6 +149,7 @@ def DGN(  # noqa: N802 (the papers' name)
     constant_input: bool = False,
     permute: Sequence[int] | None = None,
     has_aux: bool = False,
+    allow: Sequence[str] = (),
 ) -> Function:
     """Transform f into a deep gated network: gates of one set of parameters, values of another.
 
@@ -158,6 +167,7 @@ def DGN(  # noqa: N802 (the papers' name)
         permute: layer l of the value network gets the gates of layer permute[l].
         has_aux: f and feature return (logits, aux), as batch norm's training mode does; the result returns
             (logits, {"feature": aux, "value": aux}).
+        allow: as of `gates`, for both networks.
 
     Returns:
         A function (params, x) → [N, K], params = {"feature": Θ^F, "value": Θ^V}.
@@ -177,7 +187,7 @@ def DGN(  # noqa: N802 (the papers' name)
     Source: Lakshminarayanan & Singh 2020, section 3 (DGN; DL, FR and FL are ways to train it).
     """
     order = None if permute is None else tuple(permute)
-    return remembered(_deep, f, feature or f, False, beta, epsilon, constant_input, order, has_aux)
+    return remembered(_deep, f, feature or f, False, beta, epsilon, constant_input, order, has_aux, tuple(allow))
 
 
 @transformation()
@@ -190,6 +200,7 @@ def DLGN(  # noqa: N802
     constant_input: bool = False,
     permute: Sequence[int] | None = None,
     has_aux: bool = False,
+    allow: Sequence[str] = (),
 ) -> Function:
     """Transform f into a deep linearly gated network: the gates come from the deep linear network of f.
 
@@ -201,6 +212,7 @@ def DLGN(  # noqa: N802
         constant_input: as of `DGN`.
         permute: as of `DGN`.
         has_aux: as of `DGN`.
+        allow: as of `DGN`.
 
     Returns:
         A function (params, x) → [N, K], params = {"feature": Θ^F, "value": Θ^V}.
@@ -219,7 +231,7 @@ def DLGN(  # noqa: N802
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
     """
     order = None if permute is None else tuple(permute)
-    return remembered(_deep, f, feature or f, True, beta, epsilon, constant_input, order, has_aux)
+    return remembered(_deep, f, feature or f, True, beta, epsilon, constant_input, order, has_aux, tuple(allow))
 
 
 @transformation()
@@ -231,6 +243,7 @@ def DLGN_SF(  # noqa: N802
     constant_input: bool = False,
     permute: Sequence[int] | None = None,
     has_aux: bool = False,
+    allow: Sequence[str] = (),
 ) -> Function:
     """Transform f into a DLGN with shallow features: each layer's gates are one linear map of the input.
 
@@ -241,6 +254,7 @@ def DLGN_SF(  # noqa: N802
         constant_input: as of `DGN`.
         permute: as of `DGN`.
         has_aux: as of `DGN`; the feature network has none.
+        allow: as of `gates`, for the value network.
 
     Returns:
         A function (params, x) → [N, K], params = {"feature": maps of `shallow_features(f)`, "value": Θ^V}.
@@ -258,7 +272,7 @@ def DLGN_SF(  # noqa: N802
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN-SF).
     """
     order = None if permute is None else tuple(permute)
-    return remembered(_shallow, f, beta, epsilon, constant_input, order, has_aux)
+    return remembered(_shallow, f, beta, epsilon, constant_input, order, has_aux, tuple(allow))
 
 
 def _deep(
@@ -270,11 +284,12 @@ def _deep(
     constant_input: bool,
     permute: Sequence[int] | None,
     has_aux: bool,
+    allow: Sequence[str],
 ) -> Function:
     """`DGN`, or `DLGN` where the feature network is made linear."""
-    network = linear(feature, has_aux=has_aux) if linearly else feature
-    makes = _gates_from(network, not linearly, beta, epsilon, has_aux)
-    return _composed(f, makes, constant_input, permute, has_aux)
+    network = linear(feature, has_aux=has_aux, allow=allow) if linearly else feature
+    makes = _gates_from(network, not linearly, beta, epsilon, has_aux, allow)
+    return _composed(f, makes, constant_input, permute, has_aux, allow)
 
 
 def _shallow(
@@ -284,6 +299,7 @@ def _shallow(
     constant_input: bool,
     permute: Sequence[int] | None,
     has_aux: bool,
+    allow: Sequence[str],
 ) -> Function:
     """`DLGN_SF`, made once."""
 
@@ -295,7 +311,7 @@ def _shallow(
         ]
         return tuple(hard_gate(v) if beta is None else soft_gate(v, beta, epsilon) for v in q), {}
 
-    return _composed(f, makes, constant_input, permute, has_aux)
+    return _composed(f, makes, constant_input, permute, has_aux, allow)
 
 
 @transformation("key, params, x")

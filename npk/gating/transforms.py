@@ -29,6 +29,7 @@ from npk.programs import (
     check_finite,
     check_gates,
     check_independent,
+    check_linear,
     check_program,
     evaluate,
     is_traced,
@@ -64,8 +65,13 @@ def soft_relu(q: Float[Array, "*shape"], beta: float = 4.0) -> Float[Array, "*sh
     return q * jax.nn.sigmoid(beta * q)
 
 
-def activation_program(f: Function, params: Any, x: Any, has_aux: bool = False) -> Program:
-    """The program of f with its activations found, checked to be a deterministic map [N, ...] → [N, K]."""
+def activation_program(
+    f: Function, params: Any, x: Any, has_aux: bool = False, allow: Sequence[str] | None = None
+) -> Program:
+    """The program of f with its activations found, checked to be a deterministic map [N, ...] → [N, K].
+
+    With `allow`, it is checked to be linear given its gates, too.
+    """
     check_batch(x)
     check_finite(params, "params")
     program = with_activations(trace(f, params, x, opens_for_gates))
@@ -73,6 +79,8 @@ def activation_program(f: Function, params: Any, x: Any, has_aux: bool = False) 
         raise ValueError(f"with has_aux=True f must return a pair (logits, aux), got {program.out_tree}.")
     logits = dataclasses.replace(program, outputs=program.outputs[:1]) if has_aux else program
     check_program(logits, x.shape[0])
+    if allow is not None:
+        check_linear(program, allow)
     return program
 
 
@@ -209,20 +217,23 @@ def own_gates(f: Function, params: PyTree, x: Any) -> tuple[Any, ...]:
 
 
 @transformation()
-def gates(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]:
+def gates(f: Function, *, has_aux: bool = False, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], Any]:
     """Transform f into the function that returns its gates.
 
     An activation is a(q) = q·γ(q); its gate is G = γ(q): 1{q > 0} for ReLU in any spelling (0 at q = 0),
     the slope for leaky ReLU, σ(βq) for `soft_relu`, a(q)/q for silu and gelu, and for max-pooling the
-    one-hot choice within each window (the first of equals). Nonlinearities that are not of this form
-    (softmax, tanh, layer normalisation) are no gates and stay in f as they are, and so do activations that act
-    under a square root alone (a variance clipped at zero). Activations inside `lax.scan` count once a step. Of
+    one-hot choice within each window (the first of equals); a(q)/q for every other function of one value that
+    is 0 at 0 (tanh, elu). A nonlinearity that is not of this form (softmax, a product of two values) is refused,
+    unless it is allowed to stay in f; a normalisation's 1/σ stays, and what acts under its root alone (a variance
+    clipped at zero) is no gate. Activations inside `lax.scan` count once a step. Of
     a network whose gates another network makes (`gated`), these are its gates, not those of the other network.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
         has_aux: f returns a pair (logits [N, K], aux), e.g. batch norm's new statistics in training mode; so
             does what is returned: (gates, aux).
+        allow: names of primitives ("exp"), or parts of source lines ("model.py:12"), that may stay in f though
+            they are neither linear nor gates; a normalisation's 1/σ always may.
 
     Returns:
         A function (params, x) → tuple of gates in call order, each of the shape of its pre-activation,
@@ -233,7 +244,8 @@ def gates(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]
     Raises:
         ValueError: x is empty, not an array, or not finite; integer numbers; f draws random numbers
             (dropout) or does not return [N, K].
-        UnsupportedOperation: an activation inside `cond` or `while`.
+        UnsupportedOperation: an activation inside `cond` or `while`; a nonlinear operation that is no gate and not
+            allowed.
 
     Example:
         >>> import jax, jax.numpy as jnp, npk
@@ -244,15 +256,15 @@ def gates(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]
 
     Source: Lakshminarayanan & Singh 2020, section 2 (gating property).
     """
-    return remembered(_gates, f, has_aux)
+    return remembered(_gates, f, has_aux, tuple(allow))
 
 
-def _gates(f: Function, has_aux: bool) -> Callable[[PyTree, Any], Any]:
+def _gates(f: Function, has_aux: bool, allow: Sequence[str]) -> Callable[[PyTree, Any], Any]:
     """`gates`, made once."""
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def gates_of_f(params: PyTree, x: Any) -> Any:
-        program = activation_program(f, params, x, has_aux)
+        program = activation_program(f, params, x, has_aux, allow)
         outputs, _, found = run_with_gates(program, _leaves(params, x))
         return (tuple(found), _result(program, outputs, True)[1]) if has_aux else tuple(found)
 
@@ -260,12 +272,13 @@ def _gates(f: Function, has_aux: bool) -> Callable[[PyTree, Any], Any]:
 
 
 @transformation()
-def preactivations(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any], Any]:
+def preactivations(f: Function, *, has_aux: bool = False, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], Any]:
     """Transform f into the function that returns its pre-activations q.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
         has_aux: as of `gates`.
+        allow: as of `gates`.
 
     Returns:
         A function (params, x) → tuple of the inputs of its activations, in the order of `gates(f)`.
@@ -283,15 +296,15 @@ def preactivations(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, A
 
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
     """
-    return remembered(_preactivations, f, has_aux)
+    return remembered(_preactivations, f, has_aux, tuple(allow))
 
 
-def _preactivations(f: Function, has_aux: bool) -> Callable[[PyTree, Any], Any]:
+def _preactivations(f: Function, has_aux: bool, allow: Sequence[str]) -> Callable[[PyTree, Any], Any]:
     """`preactivations`, made once."""
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def preactivations_of_f(params: PyTree, x: Any) -> Any:
-        program = activation_program(f, params, x, has_aux)
+        program = activation_program(f, params, x, has_aux, allow)
         outputs, found, _ = run_with_gates(program, _leaves(params, x))
         return (tuple(found), _result(program, outputs, True)[1]) if has_aux else tuple(found)
 
@@ -299,12 +312,15 @@ def _preactivations(f: Function, has_aux: bool) -> Callable[[PyTree, Any], Any]:
 
 
 @transformation("params, x, gates")
-def gated(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any, Sequence[Any]], Any]:
+def gated(
+    f: Function, *, has_aux: bool = False, allow: Sequence[str] = ()
+) -> Callable[[PyTree, Any, Sequence[Any]], Any]:
     """Transform f into the network that is linear given its gates: activation i becomes q_i·gates[i].
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
         has_aux: as of `gates`; the result is then a pair like f's.
+        allow: as of `gates`.
 
     Returns:
         A function (params, x, gates) → [N, K] with `gated(f)(p, x, gates(f)(p, x)) == f(p, x)`.
@@ -322,15 +338,15 @@ def gated(f: Function, *, has_aux: bool = False) -> Callable[[PyTree, Any, Seque
 
     Source: Lakshminarayanan & Singh 2020, section 3 (deep gated networks).
     """
-    return remembered(_gated, f, has_aux)
+    return remembered(_gated, f, has_aux, tuple(allow))
 
 
-def _gated(f: Function, has_aux: bool) -> Callable[[PyTree, Any, Sequence[Any]], Any]:
+def _gated(f: Function, has_aux: bool, allow: Sequence[str]) -> Callable[[PyTree, Any, Sequence[Any]], Any]:
     """`gated`, made once."""
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def gated_f(params: PyTree, x: Any, gates: Sequence[Any]) -> Any:
-        program = activation_program(f, params, x, has_aux)
+        program = activation_program(f, params, x, has_aux, allow)
         check_gates(gates, gate_shapes(program))
         return _result(program, run_with_gates(program, _leaves(params, x), gates)[0], has_aux)
 
@@ -338,7 +354,7 @@ def _gated(f: Function, has_aux: bool) -> Callable[[PyTree, Any, Sequence[Any]],
 
 
 @transformation()
-def linear(f: Function, *, has_aux: bool = False) -> Function:
+def linear(f: Function, *, has_aux: bool = False, allow: Sequence[str] = ()) -> Function:
     """Transform f into the deep linear network of the same shape: every activation is the identity.
 
     The identity activations are still found by `gates` (all ones), `preactivations` and `gated`, so
@@ -347,6 +363,7 @@ def linear(f: Function, *, has_aux: bool = False) -> Function:
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
         has_aux: as of `gates`; the result is then a pair like f's.
+        allow: as of `gates`.
 
     Returns:
         A function (params, x) → [N, K].
@@ -363,15 +380,15 @@ def linear(f: Function, *, has_aux: bool = False) -> Function:
 
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
     """
-    return remembered(_linear, f, has_aux)
+    return remembered(_linear, f, has_aux, tuple(allow))
 
 
-def _linear(f: Function, has_aux: bool) -> Function:
+def _linear(f: Function, has_aux: bool, allow: Sequence[str]) -> Function:
     """`linear`, made once."""
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def linear_f(params: PyTree, x: Any) -> Any:
-        program = activation_program(f, params, x, has_aux)
+        program = activation_program(f, params, x, has_aux, allow)
 
         def rule(equation: Equation, values: list[Any]) -> list[Any]:
             if equation.activation is None:

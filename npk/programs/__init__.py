@@ -9,6 +9,7 @@ what the machine has (`cores`, `available_memory`). Differences between versions
 from npk.programs.activations import GATED as GATED
 from npk.programs.activations import IDENTITY as IDENTITY
 from npk.programs.activations import Activation as Activation
+from npk.programs.activations import check_linear as check_linear
 from npk.programs.activations import opens_all as opens_all
 from npk.programs.activations import opens_for_gates as opens_for_gates
 from npk.programs.activations import with_activations as with_activations

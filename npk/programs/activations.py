@@ -12,7 +12,7 @@ and max-pooling, whose gate selects. Whatever is nonlinear in another way stays 
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,7 @@ _ELEMENTWISE = frozenset(
 _GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min select_n tanh".split())
 # What is affine in the values that depend on x, if it reads no two of them.
 _AFFINE = frozenset("add add_any convert_element_type div mul neg reduce_precision stop_gradient sub".split())
+_ROOTS = frozenset(("rsqrt", "sqrt"))
 _SUMS = frozenset(("add", "add_any", "sub"))
 # A slope at zero above this is none: steps and roots are no gates.
 _STEEP = 1e4
@@ -82,6 +83,7 @@ class _Finder:
         self.found: dict[Equation, Activation] = {}
         self.operands: dict[Equation, tuple[Atom, ...]] = {}
         self.pending: set[Var] = set()  # nonlinear functions of one value that are no activations as they stand
+        self.opaque: set[Var] = set()  # nonlinear values that are functions of several
         self.consumers = program.consumers()
         for i, equation in enumerate(program.equations):
             for var in equation.outputs:
@@ -228,6 +230,8 @@ class _Finder:
             windows = _windows(equation)
             pool = Activation("pool", lambda q: _selection(windows(q, -jnp.inf)), _pooled(windows), windows)
             self.add(equation, self.data_inputs(equation), pool)
+        elif equation.outputs[0] in self.data and is_custom(equation) and is_elementwise(equation):
+            self.opaque.add(equation.outputs[0])
         elif equation.outputs[0] in self.data and name in _ELEMENTWISE and _is_float(equation.outputs[0]):
             self.look_elementwise(equation)
 
@@ -242,7 +246,7 @@ class _Finder:
         region = self.region(equation, through_found=not affine)
         if region is None or not _is_float(region[0]):
             if not affine or self.pending.intersection(data):
-                self.pending.add(equation.outputs[0])
+                self.opaque.add(equation.outputs[0])
             return
         root, inside = region
         slopes = self.slopes(root, inside, equation.outputs[0])
@@ -255,11 +259,16 @@ class _Finder:
         for interior in inside[:-1]:
             if self.read_by(interior.outputs[0], inside):
                 self.found.pop(interior, None)
-        activation = self.activation(root, inside, slopes)
-        if activation is None:
+        if slopes is not None:
+            self.add(equation, [root], Activation("hard", _hard_gate(slopes), slopes=(slopes[0], slopes[2])))
+            return
+        whole = self.replay(root, inside, equation.outputs[0], 1.0, invert=False)
+        at_zero = _slope_at_zero(whole, root.dtype)
+        if at_zero is None:
             self.pending.add(equation.outputs[0])
-        else:
-            self.add(equation, [root], activation)
+        elif not math.isnan(at_zero):
+            gate = self.soft_gate(root, inside) if equation.name in ("mul", "div") else None
+            self.add(equation, [root], Activation("soft", gate or _quotient(whole, at_zero)))
 
     def shift(self, equation: Equation, var: Var) -> None:
         """A number added to a smooth activation makes both a part of what follows: 1 + tanh(q)."""
@@ -270,38 +279,42 @@ class _Finder:
             if self.read_by(var, [equation]):
                 self.found.pop(self.producer[var])
 
-    def activation(
-        self, root: Var, inside: list[Equation], slopes: tuple[float, float, float] | None
-    ) -> Activation | None:
-        """What the last of some equations is to their root; None where it is no q·γ(q)."""
-        if slopes is not None:
-            return Activation("hard", _hard_gate(slopes), slopes=(slopes[0], slopes[2]))
-        gate = self.soft_gate(root, inside) if inside[-1].name in ("mul", "div") else None
-        whole = self.replay(root, inside, inside[-1].outputs[0], 1.0, invert=False)
-        at_zero = _slope_at_zero(whole, root.dtype)
-        return None if at_zero is None else Activation("soft", gate or _quotient(whole, at_zero))
-
     def add(self, equation: Equation, operands: list[Var], activation: Activation) -> None:
         if operands:
             self.found[equation], self.operands[equation] = activation, (operands[0],)
 
-    def on_values(self) -> set[Equation]:
-        """The activations that values pass through on their way to the (first) output.
+    def on_values(self) -> list[Equation]:
+        """What values pass through on their way to the (first) output, last first.
 
         What only makes gates that are given to others (a feature network) is no gate of this network, nor is
         what ends under a root: a normalisation's variance, clipped at zero.
         """
         needed = {a for a in self.program.outputs[:1] if isinstance(a, Var)}
-        passed = set()
+        passed = []
         for equation in reversed(self.program.equations):
-            if not needed.intersection(equation.outputs) or equation.name in ("sqrt", "rsqrt"):
+            if not needed.intersection(equation.outputs) or equation.name in _ROOTS:
                 continue
-            inputs = equation.inputs
-            if equation in self.found:
-                passed.add(equation)
-                inputs = self.operands[equation][:1]
+            passed.append(equation)
+            inputs = self.operands[equation][:1] if equation in self.found else equation.inputs
             needed.update(a for a in inputs if isinstance(a, Var))
         return passed
+
+    def scales(self) -> set[Var]:
+        """Values made of roots alone, with numbers and parameters: a normalisation's 1/σ."""
+        found: set[Var] = set()
+        for equation in self.program.equations:
+            data = self.data_inputs(equation)
+            plain = equation.name in _AFFINE or equation.name in ("broadcast_in_dim", "reshape", "squeeze", "transpose")
+            if data and (equation.name in _ROOTS or (plain and found.issuperset(data))):
+                found.update(equation.outputs)
+        return found
+
+    def nonlinear(self, equation: Equation, scales: set[Var]) -> bool:
+        """Whether an equation is pending still, and no normalisation: one value times, or divided by, its scale."""
+        if (self.pending | self.opaque).isdisjoint(equation.outputs):
+            return False
+        values = [a for a in self.data_inputs(equation) if a not in scales]
+        return not (equation.name in ("mul", "div") and len(values) < len(self.data_inputs(equation)))
 
     def only_stopped(self, var: Var) -> bool:
         """Whether nothing but a stopped gradient comes of var: the shift inside softmax or logsumexp."""
@@ -312,8 +325,9 @@ class _Finder:
         return bool(readers) and all(self.only_stopped(e.outputs[0]) for e in passing)
 
 
-def is_elementwise(equation: Equation) -> bool:
-    if equation.name in _ELEMENTWISE:
+def is_elementwise(equation: Any) -> bool:
+    """Whether an equation, of a program or of a jaxpr, acts on every element by itself."""
+    if equation.primitive.name in _ELEMENTWISE:
         return True
     body = sub_jaxpr(equation) if is_custom(equation) else None
     return body is not None and all(e.primitive.name in _ELEMENTWISE for e in body.jaxpr.eqns)
@@ -324,7 +338,7 @@ def _is_float(var: Var) -> bool:
 
 
 def _slope_at_zero(function: Callable[[Any], Any], dtype: Any) -> float | None:
-    """The slope below zero of a function that is nonlinear, 0 at 0 and nowhere steep there; else None."""
+    """The slope below zero of a function that is 0 at 0 and not steep there, NaN of the identity; else None."""
     small, large = float(jnp.finfo(dtype).smallest_normal) ** 0.5, float(jnp.finfo(dtype).max) / 4
     far = np.array([1e-3, 0.3, 1.0, 7.0, 1e3, large])
     points = np.concatenate([[-small, 0.0, small], far, -far]).astype(dtype)
@@ -332,7 +346,7 @@ def _slope_at_zero(function: Callable[[Any], Any], dtype: Any) -> float | None:
     values, slopes = map(np.asarray, found)
     if not (values[1] == 0 and np.abs(values[[0, 2]]).max() < _STEEP * small and np.abs(slopes[[0, 2]]).max() < _STEEP):
         return None
-    return None if np.array_equal(values, points) else float(slopes[0])
+    return math.nan if np.array_equal(values, points) else float(slopes[0])
 
 
 def _quotient(function: Callable[[Any], Any], at_zero: float) -> Callable[[Any], Any]:
@@ -400,8 +414,9 @@ def with_activations(program: Program) -> Program:
         finder.look(equation)
     equations: list[Equation] = []
     on_values = finder.on_values()
+    activations = finder.found.keys() & set(on_values)
     for equation in program.equations:
-        if equation in on_values:
+        if equation in activations:
             operands, activation = finder.operands[equation], finder.found[equation]
             equations += _with_gate(equation, operands, activation)
             continue
@@ -411,7 +426,33 @@ def with_activations(program: Program) -> Program:
                 "branches and select, or use lax.scan with a fixed length."
             )
         equations.append(equation)
-    return dataclasses.replace(program, equations=tuple(equations)).pruned()
+    found = dataclasses.replace(program, equations=tuple(equations)).pruned()
+    scales = finder.scales()
+    nonlinear = [e for e in on_values[::-1] if e in found.equations and finder.nonlinear(e, scales)]
+    return dataclasses.replace(found, nonlinear=tuple(nonlinear))
+
+
+def check_linear(program: Program, allow: Sequence[str]) -> None:
+    """Given its gates a program is linear in its values, but for what is allowed.
+
+    Args:
+        program: with its activations found.
+        allow: names of primitives, or parts of source lines ("model.py:12"), that may stay as they are.
+
+    Raises:
+        UnsupportedOperation: other nonlinear operations are on the way of the values; each is named with its line.
+    """
+    if any(len(a) < 2 for a in allow):  # the letters of a word
+        raise ValueError(f"allow must be a sequence of names or source lines, got {tuple(allow)}: ('exp',), not 'exp'.")
+    left = [e for e in program.nonlinear if not any(a == e.primitive.name or a in e.source for a in allow)]
+    if left:
+        names = ", ".join(dict.fromkeys(repr(e.primitive.name) for e in left))
+        raise UnsupportedOperation(
+            "given its gates f is not linear: gates are of activations a(q) = q·γ(q) of one value, zero at zero, and "
+            "outside them lie\n  - "
+            + "\n  - ".join(dict.fromkeys(f"`{e.primitive.name}` at {e.source}" for e in left))
+            + f"\nTo let them stand as a part of f, name them or their lines: allow=({names},)."
+        )
 
 
 def _with_gate(equation: Equation, operands: tuple[Atom, ...], activation: Activation) -> list[Equation]:
@@ -444,6 +485,8 @@ def contains_activation(eqn: Any) -> bool:
             if equation.name in ("cond", "while") and contains_activation(equation):
                 return True
         if any(a.kind != "pool" for a in finder.found.values()) or (not is_custom(eqn) and finder.found):
+            return True
+        if finder.pending and is_elementwise(eqn) and eqn.primitive.name == "custom_jvp_call":
             return True
     return False
 

@@ -167,7 +167,8 @@ class Program:
 
     `params` and `x` name the input variables by role; `param_paths` names the leaves of `params`
     (keys joined by "/"); `out_tree` rebuilds the function's result. Of the program of one sample, `gate_places` say
-    where each gate of a batch holds its samples (`samples.Place`).
+    where each gate of a batch holds its samples (`samples.Place`); with its activations found, `nonlinear` are the
+    equations on the way of the values that are no activation and not linear either.
     """
 
     params: tuple[Var, ...]
@@ -177,6 +178,7 @@ class Program:
     param_paths: tuple[str, ...]
     out_tree: Any
     gate_places: tuple[Any, ...] = ()
+    nonlinear: tuple[Equation, ...] = ()
 
     @property
     def inputs(self) -> tuple[Var, ...]:

@@ -28,6 +28,7 @@ from npk.programs import (
     check_gate_shapes,
     check_independent,
     check_key,
+    check_linear,
     concrete,
     cuts,
     evaluate,
@@ -238,13 +239,16 @@ def _given(
     return of_rows
 
 
-def _one_sample(f: Function, params: PyTree, x: Any) -> Program:
+def _one_sample(f: Function, part: str, allow: Sequence[str], params: PyTree, x: Any) -> Program:
     """The program of f for a batch of one, activations found, derivatives of the user's own left alone."""
 
     def of_batch(n: int) -> Program:
         return with_activations(trace(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), opens_for_gates))
 
-    return dataclasses.replace(of_batch(1), gate_places=check_independent(f, params, x, of_batch).of_gates)
+    program = dataclasses.replace(of_batch(1), gate_places=check_independent(f, params, x, of_batch).of_gates)
+    if part != "total":
+        check_linear(program, allow)
+    return program
 
 
 def _derivative(
@@ -278,7 +282,7 @@ def _derivative(
 
 
 @transformation("params, x, features=m, key=jax.random.key(0)")
-def sketch_ntk(f: Function, *, part: str = "value") -> Callable[..., KernelSketch]:
+def sketch_ntk(f: Function, *, part: str = "value", allow: Sequence[str] = ()) -> Callable[..., KernelSketch]:
     """Transform f into random-sign features of its tangent kernel, or of a part of it: E[z(s)·z(s')] = K(s, s').
 
     The features are derivatives of the K outputs along a tangent u of the parameters, of independent random signs:
@@ -289,6 +293,7 @@ def sketch_ntk(f: Function, *, part: str = "value") -> Callable[..., KernelSketc
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], returning logits.
         part: "value", "feature" or "total".
+        allow: as of `gates`, for the two parts.
 
     Returns:
         A function (params, x, gates=None, *, features, key, first=0, block=None) → `KernelSketch`, all as of
@@ -310,15 +315,15 @@ def sketch_ntk(f: Function, *, part: str = "value") -> Callable[..., KernelSketc
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}.")
-    return remembered(_sketch_ntk, f, part)
+    return remembered(_sketch_ntk, f, part, tuple(allow))
 
 
-def _sketch_ntk(f: Function, part: str) -> Callable[..., KernelSketch]:
+def _sketch_ntk(f: Function, part: str, allow: Sequence[str]) -> Callable[..., KernelSketch]:
     """`sketch_ntk`, made once."""
 
     @functools.partial(jax.jit, static_argnames=("kind",))
     def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, kind: Any) -> Any:
-        program = _one_sample(f, params, x)
+        program = _one_sample(f, part, allow, params, x)
         leaves = jax.tree_util.tree_leaves(params)
         wanted = {i: a for i, a in enumerate(leaves) if jnp.issubdtype(jnp.result_type(a), jnp.floating)}
         along = _derivative(program, leaves, wanted, x, gates, part)
@@ -330,7 +335,7 @@ def _sketch_ntk(f: Function, part: str) -> Callable[..., KernelSketch]:
         found = _in_draws(one_draw, draws, kind, room)
         return found.astype(working_dtype(found))  # of half precision, to be summed in single
 
-    check, shapes_of = Checks(f), _shapes_of(functools.partial(_one_sample, f))
+    check, shapes_of = Checks(f), _shapes_of(functools.partial(_one_sample, f, part, allow))
 
     def sketch_ntk_of_f(
         params: PyTree,

@@ -20,6 +20,7 @@ from npk.programs import (
     Program,
     Var,
     channels_last,
+    check_linear,
     check_program,
     evaluate,
     opens_for_gates,
@@ -77,11 +78,12 @@ class DerivativePlan:
         return self.modes == 2
 
 
-def plan_of(f: Function, params: PyTree, x: Any, split: bool) -> DerivativePlan:
+def plan_of(f: Function, params: PyTree, x: Any, split: bool, allow: Sequence[str]) -> DerivativePlan:
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     program = trace(f, params, sample, opens_for_gates)
     if split:
         program = with_activations(program)
+        check_linear(program, allow)
     check_program(program, 1)
     fixed = (False,) if not split else (True, False) if _has_soft_gates(program) else (True,)
     blocks = program.param_paths if split else ("",) * len(program.params)

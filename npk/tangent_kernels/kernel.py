@@ -107,12 +107,12 @@ def _shape(plan: DerivativePlan, n: tuple[int, ...], full: bool) -> tuple[int, .
 # -------------------------------------------------------------------------------------------- public
 
 
-def _kernel(f: Function, split: bool) -> Callable[..., Any]:
+def _kernel(f: Function, split: bool, allow: Sequence[str] = ()) -> Callable[..., Any]:
     """(params, x1, x2, outputs) → the split, or the kernel alone."""
 
     @functools.partial(jax.jit, static_argnames=("full",))
     def compute(params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
-        plan = plan_of(f, params, x1, split)
+        plan = plan_of(f, params, x1, split, allow)
         pieces = kernel_pieces(plan, jax.tree_util.tree_leaves(params), x1, x2, full)
         shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
         return _sums(plan, pieces, shape, split, x1, x2)
@@ -128,12 +128,12 @@ def _kernel(f: Function, split: bool) -> Callable[..., Any]:
     return kernel
 
 
-def _diagonal(f: Function, split: bool) -> Callable[[PyTree, Any], Any]:
+def _diagonal(f: Function, split: bool, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], Any]:
     """(params, x) → the diagonal of the split, or of the kernel alone."""
 
     @jax.jit
     def compute(params: PyTree, x: Any) -> _Sums:
-        plan = plan_of(f, params, x, split)
+        plan = plan_of(f, params, x, split, allow)
         pieces = diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
         return _sums(plan, pieces, (x.shape[0],), split, x)
 
@@ -193,7 +193,7 @@ def _ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
 
 
 @transformation()
-def split_ntk(f: Function) -> Callable[..., NTKSplit]:
+def split_ntk(f: Function, *, allow: Sequence[str] = ()) -> Callable[..., NTKSplit]:
     """Transform f into its tangent kernel split by the gates: K = K^V + K^F + K^CROSS.
 
     ψ^V differentiates with every gate held fixed, ψ^F is the rest, through the gates. Hard gates are
@@ -203,6 +203,7 @@ def split_ntk(f: Function) -> Callable[..., NTKSplit]:
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], returning logits.
+        allow: as of `gates`: what is nonlinear and no gate (softmax: "exp", "div") and may count to the value part.
 
     Returns:
         A function (params, x1, x2=None, *, outputs="trace") → `NTKSplit` of [N1, N2] (summed over outputs)
@@ -210,7 +211,8 @@ def split_ntk(f: Function) -> Callable[..., NTKSplit]:
 
     Raises:
         ValueError: as `ntk`.
-        UnsupportedOperation: an activation inside `cond` or `while`, whose gate cannot be held fixed.
+        UnsupportedOperation: an activation inside `cond` or `while`, whose gate cannot be held fixed; a nonlinear
+            operation that is no gate and not allowed.
 
     Example:
         >>> import jax, jax.numpy as jnp, npk
@@ -220,7 +222,7 @@ def split_ntk(f: Function) -> Callable[..., NTKSplit]:
 
     Source: Lakshminarayanan & Singh 2020, section 4 (ψ^V, ψ^F; proposition 4.1).
     """
-    return remembered(_kernel, f, True)
+    return remembered(_kernel, f, True, tuple(allow))
 
 
 @transformation()
@@ -290,11 +292,12 @@ def _ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
 
 
 @transformation()
-def split_ntk_diagonal(f: Function) -> Callable[[PyTree, Any], NTKSplit]:
+def split_ntk_diagonal(f: Function, *, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], NTKSplit]:
     """Transform f into the diagonal of its split tangent kernel, without the kernel.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        allow: as of `split_ntk`.
 
     Returns:
         A function (params, x) → `NTKSplit` of [N] arrays, blocks included; dtype as of `ntk`.
@@ -311,4 +314,4 @@ def split_ntk_diagonal(f: Function) -> Callable[[PyTree, Any], NTKSplit]:
 
     Source: Lakshminarayanan & Singh 2020, section 4.
     """
-    return remembered(_diagonal, f, True)
+    return remembered(_diagonal, f, True, tuple(allow))

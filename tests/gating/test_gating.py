@@ -1,5 +1,7 @@
 """Gates of every spelling of an activation, and of models written in every way."""
 
+import re
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -116,9 +118,39 @@ def test_gates_of_other_slopes_and_what_is_no_gate():
     assert_close(gate, unit)  # the number in front stays in front
     (gate,) = npk.gates(network(lambda q: 3.0 * jax.nn.relu(2.0 * q)))(PARAMS, X)
     assert set(jnp.unique(gate).tolist()) == {0.0, 1.0}
-    step = lambda q: (q > 0).astype(q.dtype)  # noqa: E731
-    for other in (jax.nn.softmax, jax.nn.softplus, jnp.cos, jnp.cbrt, jnp.sign, step):
-        assert npk.gates(network(other))(PARAMS, X) == ()
+
+
+def test_what_is_neither_linear_nor_a_gate_is_refused_unless_it_is_allowed():
+    others = {
+        "exp": jax.nn.softmax,
+        "log1p": jax.nn.softplus,
+        "cos": jnp.cos,
+        "cbrt": jnp.cbrt,
+        "sign": jnp.sign,
+        "mul": lambda q: q * jax.nn.sigmoid(q[:, ::-1]),
+        "select_n": lambda q: jnp.where(q[:, ::-1] > 0, q, 0.0),
+        "min": lambda q: jnp.minimum(q, q[:, ::-1]),
+    }
+    for name, other in others.items():
+        f = network(other)
+        both = {"feature": PARAMS, "value": PARAMS}
+        transforms = (npk.gates, npk.preactivations, npk.linear, npk.split_ntk, npk.split_ntk_diagonal)
+        for transform, p in (*((t, PARAMS) for t in transforms), (npk.DGN, both), (npk.DLGN, both)):
+            with pytest.raises(npk.UnsupportedOperation, match=rf"(?s)`{name}` at .*test_gating.py.*allow="):
+                transform(f)(p, X)
+        (primitives,) = re.findall(r"allow=\((.*)\)\.", str(pytest.raises(ValueError, npk.gates(f), PARAMS, X).value))
+        allow = re.findall(r"'(\w+)'", primitives)
+        assert npk.gates(f, allow=allow)(PARAMS, X) == npk.gates(f, allow=("test_gating.py",))(PARAMS, X) == ()
+        assert_close(npk.linear(f, allow=allow)(PARAMS, X), f(PARAMS, X))
+        assert_close(npk.split_ntk(f, allow=allow)(PARAMS, X).value, npk.ntk(f)(PARAMS, X))
+    with pytest.raises(ValueError, match="not 'exp'"):
+        npk.gates(network(jax.nn.softmax), allow="exp")(PARAMS, X)
+
+
+def test_a_normalisation_of_the_sample_or_of_the_batch_stays():
+    for axis in (0, 1):
+        f = network(lambda q, axis=axis: jax.nn.relu(jax.nn.standardize(q, axis=axis)))
+        assert len(npk.gates(f)(PARAMS, X)) == 1
 
 
 def test_transformations_of_gates():
