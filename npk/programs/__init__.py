@@ -9,10 +9,6 @@ what the machine has (`cores`, `available_memory`). Differences between versions
 from npk.programs.activations import GATED as GATED
 from npk.programs.activations import IDENTITY as IDENTITY
 from npk.programs.activations import Activation as Activation
-from npk.programs.activations import check_linear as check_linear
-from npk.programs.activations import opens_all as opens_all
-from npk.programs.activations import opens_for_gates as opens_for_gates
-from npk.programs.activations import with_activations as with_activations
 from npk.programs.blocks import block_of as block_of
 from npk.programs.blocks import cuts as cuts
 from npk.programs.blocks import in_blocks as in_blocks
@@ -30,6 +26,10 @@ from npk.programs.checks import finite as finite
 from npk.programs.checks import known_true as known_true
 from npk.programs.checks import on_host as on_host
 from npk.programs.checks import working_dtype as working_dtype
+from npk.programs.finding import check_linear as check_linear
+from npk.programs.finding import opens_all as opens_all
+from npk.programs.finding import opens_for_gates as opens_for_gates
+from npk.programs.finding import with_activations as with_activations
 from npk.programs.functions import transformation as transformation
 from npk.programs.functions import tried as tried
 from npk.programs.layouts import channels_last as channels_last
@@ -46,14 +46,14 @@ from npk.programs.program import Var as Var
 from npk.programs.program import evaluate as evaluate
 from npk.programs.program import is_traced as is_traced
 from npk.programs.program import now as now
-from npk.programs.program import path_name as path_name
 from npk.programs.program import require_supported_jax as require_supported_jax
-from npk.programs.program import trace as trace
 from npk.programs.program import varying_as as varying_as
 from npk.programs.program import x64 as x64
 from npk.programs.samples import Place as Place
 from npk.programs.samples import check_independent as check_independent
 from npk.programs.showing import shown as shown
+from npk.programs.tracing import path_name as path_name
+from npk.programs.tracing import trace as trace
 
 __all__ = [
     "UnsupportedOperation",

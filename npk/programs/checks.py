@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.programs.functions import PARTITION
-from npk.programs.program import Program, Var, is_traced, path_name
+from npk.programs.program import Program, Var, is_traced
+from npk.programs.tracing import path_name
 
 _PART = 1 << 16
 

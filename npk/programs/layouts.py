@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from npk.programs.program import Equation, evaluate, trace
+from npk.programs.program import Equation, evaluate
+from npk.programs.tracing import trace
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _OPENED = frozenset(("jit", "pjit", "closed_call", "core_call"))

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from npk.programs.activations import is_elementwise
 from npk.programs.checks import check_program
-from npk.programs.program import Const, Equation, Program, Var, evaluate, is_traced, now, trace
+from npk.programs.finding import is_elementwise
+from npk.programs.program import Const, Equation, Program, Var, evaluate, is_traced, now
+from npk.programs.tracing import trace
 
 
 class Place(NamedTuple):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from npk.programs import program as programs
+from npk import programs
+from npk.programs import tracing
 
 W, XS = np.arange(9.0, dtype=np.float32).reshape(3, 3) / 9, np.arange(24.0, dtype=np.float32).reshape(4, 2, 3) / 24
 
@@ -64,7 +65,7 @@ def test_a_scan_is_opened_to_its_steps(scan):
 def test_how_the_parts_of_a_scan_are_named_does_not_matter(scan, spelling):
     closed = jax.make_jaxpr(scan)(W, XS)
     (eqn,) = [e for e in closed.jaxpr.eqns if e.primitive.name == "scan"]
-    n_consts, n_carry = programs._scan_parts(eqn)
+    n_consts, n_carry = tracing._scan_parts(eqn)
     n_xs = len(eqn.invars) - n_consts - n_carry
     named = {
         "before JAX 0.11": {"num_consts": n_consts, "num_carry": n_carry},
@@ -75,7 +76,7 @@ def test_how_the_parts_of_a_scan_are_named_does_not_matter(scan, spelling):
     respelt = types.SimpleNamespace(invars=eqn.invars, outvars=eqn.outvars, params=params)
 
     inputs = [programs.Var(v.aval) for v in eqn.invars]
-    flattener = programs._Flattener(lambda eqn: True)
+    flattener = tracing._Flattener(lambda eqn: True)
     outputs = flattener.unroll(respelt, inputs)
     program = programs.Program((), tuple(inputs), tuple(flattener.equations), tuple(outputs), (), None)
     values = [np.ones(v.shape, v.dtype) for v in inputs]
@@ -86,6 +87,6 @@ def test_how_the_parts_of_a_scan_are_named_does_not_matter(scan, spelling):
 def test_parts_are_told_apart_by_their_ranks():
     closed = jax.make_jaxpr(several)(W, XS)
     (eqn,) = [e for e in closed.jaxpr.eqns if e.primitive.name == "scan"]
-    n_consts, n_carry = programs._scan_parts(eqn)
+    n_consts, n_carry = tracing._scan_parts(eqn)
     assert n_carry == 2
     assert [len(v.aval.shape) for v in eqn.invars[n_consts + n_carry :]] == [3]

@@ -1,0 +1,413 @@
+"""Finding the activations of a program: where a value q becomes q·γ(q).
+
+An activation is found by what it computes, not by what it is called. Two forms count:
+
+- hard: a(q) is a different multiple of q on either side of zero (ReLU in any spelling, leaky ReLU,
+  absolute value), proven by running the equations once for q > 0 and once for q < 0 on symbols α·q + c;
+- soft: any other elementwise function of one value q with a(0) = 0 and a finite slope there: γ is the factor of q where
+  a is written as such a product (silu, gelu, soft-ReLU), else a(q)/q (tanh, elu, a clipped ReLU);
+
+and max-pooling, whose gate selects. Whatever is nonlinear in another way stays in the program as it is.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from npk.programs.activations import (
+    GATED,
+    IDENTITY,
+    Activation,
+    hard_gate_of,
+    max_pooling,
+    quotient,
+    slope_at_zero,
+)
+from npk.programs.affine import Affine, affine_step
+from npk.programs.program import Atom, Equation, Program, UnsupportedOperation, Var, is_traced
+from npk.programs.tracing import flatten, is_custom, scaling, sub_jaxpr
+
+_ELEMENTWISE = frozenset(
+    """abs add add_any and atan2 cbrt clamp convert_element_type cos cosh div eq erf erf_inv erfc exp exp2
+    expm1 floor ceil ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow
+    reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor""".split()
+)
+# What makes a factor of q a gate rather than a polynomial of q.
+_GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min select_n tanh".split())
+# What is affine in the values that depend on x, if it reads no two of them.
+_AFFINE = frozenset("add add_any convert_element_type div mul neg reduce_precision stop_gradient sub".split())
+_ROOTS = frozenset(("rsqrt", "sqrt"))
+_SUMS = frozenset(("add", "add_any", "sub"))
+_POOLS = frozenset(("reduce_max", "reduce_window_max"))
+
+
+class _Finder:
+    """Looks through a program once, in order; later finds absorb what lies inside them."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.data = program.reached_from(program.x)
+        self.order: dict[Var, int] = {}
+        self.producer: dict[Var, Equation] = {}
+        self.uniform: dict[Var, float] = {}
+        self.found: dict[Equation, Activation] = {}
+        self.operands: dict[Equation, tuple[Atom, ...]] = {}
+        self.pending: set[Var] = set()  # nonlinear functions of one value that are no activations as they stand
+        self.opaque: set[Var] = set()  # nonlinear values that are functions of several
+        self.consumers = program.consumers()
+        for i, equation in enumerate(program.equations):
+            for var in equation.outputs:
+                self.order[var], self.producer[var] = i, equation
+            self.note_uniform(equation)
+
+    def scalar(self, atom: Atom) -> float | None:
+        """The value of an atom known to hold one number everywhere."""
+        if isinstance(atom, Var):
+            return self.uniform.get(atom)
+        if is_traced(atom.value) or np.size(atom.value) == 0:
+            return None
+        if not jnp.issubdtype(atom.dtype, jnp.number) and atom.dtype != bool:
+            return None
+        values = np.asarray(atom.value)
+        return float(values.flat[0]) if values.size == 1 or (values == values.flat[0]).all() else None
+
+    def note_uniform(self, equation: Equation) -> None:
+        if equation.name in ("broadcast_in_dim", "convert_element_type", "reshape", "neg"):
+            value = self.scalar(equation.inputs[0])
+            if value is not None:
+                self.uniform[equation.outputs[0]] = -value if equation.name == "neg" else value
+
+    def data_inputs(self, equation: Equation) -> list[Var]:
+        return [a for a in equation.inputs if isinstance(a, Var) and a in self.data]
+
+    def expandable(self, var: Var) -> bool:
+        """Whether var is an elementwise function of data and of numbers, nothing else."""
+        equation = self.producer.get(var)
+        if equation is None or not is_elementwise(equation):
+            return False
+        numbers = [a for a in equation.inputs if not (isinstance(a, Var) and a in self.data)]
+        return all(self.scalar(a) is not None for a in numbers)
+
+    def region(self, exit_equation: Equation, through_found: bool) -> tuple[Var, list[Equation]] | None:
+        """The nearest single value q that everything `exit_equation` computes is a function of.
+
+        What is pending is looked through, and with `through_found` activations that nothing else reads. Returns q and
+        the equations from q up to and with the exit, in order.
+        """
+        numbers = [a for a in exit_equation.inputs if not (isinstance(a, Var) and a in self.data)]
+        if any(self.scalar(a) is None for a in numbers):
+            return None
+        inside = [exit_equation]
+        open_vars = set(self.data_inputs(exit_equation))
+        while open_vars:
+            latest = max(open_vars, key=lambda v: self.order.get(v, -1))
+            if len(open_vars) == 1 and latest not in self.pending:
+                if not (through_found and self.absorbed(latest, inside)):
+                    break
+            if not self.expandable(latest):
+                if len(open_vars) == 1:
+                    break
+                return None
+            open_vars.remove(latest)
+            open_vars.update(self.data_inputs(self.producer[latest]))
+            inside.append(self.producer[latest])
+        inside = sorted(set(inside), key=lambda e: self.order[e.outputs[0]])
+        return (open_vars.pop(), inside) if open_vars else None
+
+    def absorbed(self, var: Var, readers: list[Equation]) -> bool:
+        """Whether a value is an activation, times a number, that nothing but these equations reads."""
+        equation = self.producer.get(var)
+        if equation is None or not self.read_by(var, readers):
+            return False
+        data = self.data_inputs(equation)
+        times = equation.name in _AFFINE - _SUMS and len(data) == 1 and self.expandable(var)
+        return equation in self.found or (times and self.absorbed(data[0], [equation]))
+
+    def read_by(self, var: Var, equations: list[Equation]) -> bool:
+        """Whether nothing but these equations reads a value."""
+        return var not in self.program.outputs and all(e in equations for e in self.consumers.get(var, []))
+
+    def slopes(self, root: Var, inside: list[Equation], exit_atom: Atom) -> tuple[float, float, float] | None:
+        """The multiples of q that `exit_atom` is for q < 0, q = 0, q > 0; None if it is not piecewise one."""
+        result = []
+        for side in (-1, 0, 1):
+            env: dict[Var, Affine] = {root: Affine(1.0, 0.0)}
+            for equation in inside:
+                values = [v for atom in equation.inputs if (v := self.symbol(atom, env)) is not None]
+                out = affine_step(equation, values, side) if len(values) == len(equation.inputs) else None
+                if out is not None:
+                    env[equation.outputs[0]] = out
+            value = env.get(exit_atom) if isinstance(exit_atom, Var) else None
+            if value is None or value.offset != 0 or not math.isfinite(value.slope):
+                return None
+            result.append(value.slope)
+        return result[0], result[1], result[2]
+
+    def symbol(self, atom: Atom, env: dict[Var, Affine]) -> Affine | None:
+        if isinstance(atom, Var) and atom in env:
+            return env[atom]
+        number = self.scalar(atom)
+        return None if number is None else Affine(0.0, number)
+
+    def soft_gate(self, root: Var, inside: list[Equation]) -> Callable[[Any], Any] | None:
+        """γ of an exit that reads (multiple of q) · g(q) or (multiple of q) / g(q)."""
+        last = inside[-1]
+        if not _GATE_LIKE.intersection(e.name if e.activation is None else "select_n" for e in inside[:-1]):
+            return None
+        pairs = [(last.inputs[0], last.inputs[1])]
+        if last.name == "mul":
+            pairs.append((last.inputs[1], last.inputs[0]))
+        for multiple, factor in pairs:
+            slopes = (1.0, 1.0, 1.0) if multiple is root else self.slopes(root, inside[:-1], multiple)
+            if slopes and len(set(slopes)) == 1 and isinstance(factor, Var) and factor in self.data:
+                return self.replay(root, inside[:-1], factor, slopes[0], invert=last.name == "div")
+        return None
+
+    def replay(
+        self, root: Var, inside: list[Equation], factor: Var, slope: float, invert: bool
+    ) -> Callable[[Any], Any]:
+        """`factor` (inverted, and times `slope`) as a function of `root`, for values of any shape.
+
+        What `inside` reads besides is one number each, whatever shape f gave it.
+        """
+        outside = {a for e in inside for a in e.inputs if not (isinstance(a, Var) and a in self.data)}
+        numbers = {a: np.asarray(self.scalar(a), a.dtype) for a in outside}
+
+        def gate(q: Any) -> Any:
+            env: dict[Atom, Any] = {**numbers, root: q}
+            for equation in inside:
+                operands = [env[atom] for atom in equation.inputs]
+                if equation.name == "select_n":
+                    shape = jnp.broadcast_shapes(*map(jnp.shape, operands))
+                    operands = [jnp.broadcast_to(value, shape) for value in operands]
+                values = equation.bind(*operands)
+                env.update(zip(equation.outputs, values, strict=True))
+            g = env[factor]
+            if invert:
+                return jnp.asarray(slope, q.dtype) / g
+            return g if slope == 1.0 else jnp.asarray(slope, q.dtype) * g
+
+        return gate
+
+    def look(self, equation: Equation) -> None:
+        name = equation.name
+        if name in ("jit", "pjit") and equation.params.get("name") == IDENTITY:
+            self.add(equation, self.data_inputs(equation), Activation("identity", jnp.ones_like))
+        elif _is_mark(equation) and len({a.shape for a in (*equation.inputs, *equation.outputs)}) == 1:
+            self.found[equation] = Activation("given", lambda q, gate: gate)
+            self.operands[equation] = equation.inputs
+        elif name in _POOLS and equation.outputs[0] in self.data and not self.only_stopped(equation.outputs[0]):
+            self.add(equation, self.data_inputs(equation), max_pooling(equation))
+        elif equation.outputs[0] in self.data and is_custom(equation) and is_elementwise(equation):
+            self.opaque.add(equation.outputs[0])
+        elif equation.outputs[0] in self.data and name in _ELEMENTWISE and _is_float(equation.outputs[0]):
+            self.look_elementwise(equation)
+
+    def look_elementwise(self, equation: Equation) -> None:
+        data = self.data_inputs(equation)
+        affine = equation.name in _AFFINE and (len(data) == 1 or equation.name in _SUMS)
+        if affine and len(data) == 1:
+            if equation.name in _SUMS:
+                self.shift(equation, data[0])
+            if data[0] not in self.pending:
+                return
+        region = self.region(equation, through_found=not affine)
+        if region is None or not _is_float(region[0]):
+            if not affine or self.pending.intersection(data):
+                self.opaque.add(equation.outputs[0])
+            return
+        root, inside = region
+        slopes = self.slopes(root, inside, equation.outputs[0])
+        waiting = any(e.outputs[0] in self.pending for e in inside[:-1])
+        if slopes is not None and len(set(slopes)) == 1:
+            return
+        bent = all(v is not root and len(set(self.slopes(root, inside, v) or (0, 1))) > 1 for v in data)
+        if affine and not waiting and not bent and (slopes is None or 0 not in (slopes[0], slopes[2])):
+            return  # a skip connection
+        for interior in inside[:-1]:
+            if self.read_by(interior.outputs[0], inside):
+                self.found.pop(interior, None)
+        if slopes is not None:
+            self.add(equation, [root], Activation("hard", hard_gate_of(slopes), slopes=(slopes[0], slopes[2])))
+            return
+        whole = self.replay(root, inside, equation.outputs[0], 1.0, invert=False)
+        at_zero = slope_at_zero(whole, root.dtype)
+        if at_zero is None:
+            self.pending.add(equation.outputs[0])
+        elif not math.isnan(at_zero):
+            gate = self.soft_gate(root, inside) if equation.name in ("mul", "div") else None
+            self.add(equation, [root], Activation("soft", gate or quotient(whole, at_zero)))
+
+    def shift(self, equation: Equation, var: Var) -> None:
+        """A number added to a smooth activation makes both a part of what follows: 1 + tanh(q)."""
+        activation = self.found.get(self.producer[var]) if var in self.producer else None
+        numbers = [n for a in equation.inputs if a is not var and (n := self.scalar(a)) is not None]
+        if activation is not None and activation.kind == "soft" and numbers != [0.0] and numbers:
+            self.pending.add(var)
+            if self.read_by(var, [equation]):
+                self.found.pop(self.producer[var])
+
+    def add(self, equation: Equation, operands: list[Var], activation: Activation) -> None:
+        if operands:
+            self.found[equation], self.operands[equation] = activation, (operands[0],)
+
+    def on_values(self) -> list[Equation]:
+        """What values pass through on their way to the (first) output, last first.
+
+        What only makes gates that are given to others (a feature network) is no gate of this network, nor is
+        what ends under a root: a normalisation's variance, clipped at zero.
+        """
+        needed = {a for a in self.program.outputs[:1] if isinstance(a, Var)}
+        passed = []
+        for equation in reversed(self.program.equations):
+            if not needed.intersection(equation.outputs) or equation.name in _ROOTS:
+                continue
+            passed.append(equation)
+            inputs = self.operands[equation][:1] if equation in self.found else equation.inputs
+            needed.update(a for a in inputs if isinstance(a, Var))
+        return passed
+
+    def scales(self) -> set[Var]:
+        """Values made of roots alone, with numbers and parameters: a normalisation's 1/σ."""
+        found: set[Var] = set()
+        for equation in self.program.equations:
+            data = self.data_inputs(equation)
+            plain = equation.name in _AFFINE or equation.name in ("broadcast_in_dim", "reshape", "squeeze", "transpose")
+            if data and (equation.name in _ROOTS or (plain and found.issuperset(data))):
+                found.update(equation.outputs)
+        return found
+
+    def nonlinear(self, equation: Equation, scales: set[Var]) -> bool:
+        """Whether an equation is pending still, and no normalisation: one value times, or divided by, its scale."""
+        if (self.pending | self.opaque).isdisjoint(equation.outputs):
+            return False
+        values = [a for a in self.data_inputs(equation) if a not in scales]
+        return not (equation.name in ("mul", "div") and len(values) < len(self.data_inputs(equation)))
+
+    def only_stopped(self, var: Var) -> bool:
+        """Whether nothing but a stopped gradient comes of var: the shift inside softmax or logsumexp."""
+        readers = self.consumers.get(var, [])
+        passing = [e for e in readers if e.name != "stop_gradient"]
+        if var in self.program.outputs or any(not is_elementwise(e) and e.name != "broadcast_in_dim" for e in passing):
+            return False
+        return bool(readers) and all(self.only_stopped(e.outputs[0]) for e in passing)
+
+
+def is_elementwise(equation: Any) -> bool:
+    """Whether an equation, of a program or of a jaxpr, acts on every element by itself."""
+    if equation.primitive.name in _ELEMENTWISE:
+        return True
+    body = sub_jaxpr(equation) if is_custom(equation) else None
+    return body is not None and all(e.primitive.name in _ELEMENTWISE for e in body.jaxpr.eqns)
+
+
+def _is_float(var: Var) -> bool:
+    return jnp.issubdtype(var.dtype, jnp.floating)
+
+
+def with_activations(program: Program) -> Program:
+    """The same program with every activation written as one equation (`Equation.activation` set).
+
+    Raises:
+        UnsupportedOperation: an activation lies inside a `cond` or `while`, where it cannot be replaced.
+    """
+    finder = _Finder(program)
+    for equation in program.equations:
+        finder.look(equation)
+    equations: list[Equation] = []
+    on_values = finder.on_values()
+    activations = finder.found.keys() & set(on_values)
+    for equation in program.equations:
+        if equation in activations:
+            operands, activation = finder.operands[equation], finder.found[equation]
+            equations += _with_gate(equation, operands, activation)
+            continue
+        elif equation.name in ("cond", "while") and contains_activation(equation):
+            raise UnsupportedOperation(
+                f"an activation inside `{equation.name}` has no gate of its own (at {equation.source}). Compute both "
+                "branches and select, or use lax.scan with a fixed length."
+            )
+        equations.append(equation)
+    found = dataclasses.replace(program, equations=tuple(equations)).pruned()
+    scales = finder.scales()
+    nonlinear = [e for e in on_values[::-1] if e in found.equations and finder.nonlinear(e, scales)]
+    return dataclasses.replace(found, nonlinear=tuple(nonlinear))
+
+
+def check_linear(program: Program, allow: Sequence[str]) -> None:
+    """Given its gates a program is linear in its values, but for what is allowed.
+
+    Args:
+        program: with its activations found.
+        allow: names of primitives, or parts of source lines ("model.py:12"), that may stay as they are.
+
+    Raises:
+        UnsupportedOperation: other nonlinear operations are on the way of the values; each is named with its line.
+    """
+    if any(len(a) < 2 for a in allow):  # the letters of a word
+        raise ValueError(f"allow must be a sequence of names or source lines, got {tuple(allow)}: ('exp',), not 'exp'.")
+    left = [e for e in program.nonlinear if not any(a == e.primitive.name or a in e.source for a in allow)]
+    if left:
+        names = ", ".join(dict.fromkeys(repr(e.primitive.name) for e in left))
+        raise UnsupportedOperation(
+            "given its gates f is not linear: gates are of activations a(q) = q·γ(q) of one value, zero at zero, and "
+            "outside them lie\n  - "
+            + "\n  - ".join(dict.fromkeys(f"`{e.primitive.name}` at {e.source}" for e in left))
+            + f"\nTo let them stand as a part of f, name them or their lines: allow=({names},)."
+        )
+
+
+def _with_gate(equation: Equation, operands: tuple[Atom, ...], activation: Activation) -> list[Equation]:
+    """An activation as one equation; a hard one has gates of 0 and 1, or 1 above zero, and a number apart."""
+    below, above = activation.slopes or (0.0, 1.0)
+    number = above or below
+    if number == 1.0 or activation.kind != "hard":
+        return [dataclasses.replace(equation, inputs=operands, activation=activation)]
+    gate = hard_gate_of((below / number, 0.0, above / number))
+    unit = Activation("hard", gate, slopes=(below / number, above / number))
+    (out,) = equation.outputs
+    inner = Var(out.aval)
+    times = scaling(inner, number, out, equation)
+    return [dataclasses.replace(equation, inputs=operands, outputs=(inner,), activation=unit), *times]
+
+
+def contains_activation(eqn: Any) -> bool:
+    """Whether the body of an equation (a jaxpr's or a program's) holds an activation of its inputs."""
+    bodies = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, "jaxpr") and hasattr(item, "consts"):
+                bodies.append(item)
+    own = sub_jaxpr(eqn)
+    for body in bodies or ([own] if own is not None else []):
+        program = flatten(body, lambda e: True, 0, (), None)
+        finder = _Finder(program)
+        for equation in program.equations:
+            finder.look(equation)
+            if equation.name in ("cond", "while") and contains_activation(equation):
+                return True
+        if any(a.kind != "pool" for a in finder.found.values()) or (not is_custom(eqn) and finder.found):
+            return True
+        if finder.pending and is_elementwise(eqn) and eqn.primitive.name == "custom_jvp_call":
+            return True
+    return False
+
+
+def opens_for_gates(eqn: Any) -> bool:
+    """Open every plain call; open custom derivatives and loops only where they hold an activation."""
+    if is_custom(eqn) or eqn.primitive.name == "scan":
+        return contains_activation(eqn)
+    return not _is_mark(eqn)
+
+
+def opens_all(eqn: Any) -> bool:
+    """Open everything but the marks that npk itself leaves."""
+    return not _is_mark(eqn)
+
+
+def _is_mark(eqn: Any) -> bool:
+    return eqn.primitive.name in ("jit", "pjit") and eqn.params.get("name") in (IDENTITY, GATED)

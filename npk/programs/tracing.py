@@ -1,0 +1,206 @@
+"""Tracing: from a JAX function to its program.
+
+`trace` runs `jax.make_jaxpr` and opens every call (`jit`, `remat`, `custom_jvp`, `scan` of known length). What differs
+between JAX versions, and the choice of what to open, live here and in `program`, nowhere else.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex_core
+from jax.extend import source_info_util
+
+from npk.programs.functions import explain
+from npk.programs.program import Atom, Const, Equation, Program, Var
+
+# Calls whose body is the computation itself; opening them changes no value and no derivative.
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+_CALLS |= {"remat": "jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr", "custom_lin": "call_jaxpr"}
+# Calls that carry a derivative of their own: opened only when the caller asks for it.
+_CUSTOM = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
+
+
+# What returns its operands: marks for memory, names and meshes. They are left out, since `bind` makes its own.
+_SAME = frozenset(("copy", "copy_p", "name", "optimization_barrier", "pvary"))
+
+
+def sub_jaxpr(eqn: Any) -> Any | None:
+    """The body of a call-like equation as a closed jaxpr, or None."""
+    name = eqn.primitive.name
+    body = eqn.params.get(_CALLS.get(name) or _CUSTOM.get(name) or "")
+    if body is None:
+        # custom_vjp_call changed the name of its body's parameter between JAX versions.
+        body = next(
+            (eqn.params[k] for k in ("call_jaxpr", "fun_jaxpr", "jaxpr") if name in _CUSTOM and k in eqn.params), None
+        )
+    if body is None or hasattr(body, "consts"):
+        return body
+    return jex_core.ClosedJaxpr(body, ())
+
+
+def is_custom(eqn: Any) -> bool:
+    """Whether the equation carries a user-defined derivative."""
+    return eqn.primitive.name in _CUSTOM
+
+
+def _scan_parts(eqn: Any) -> tuple[int, int]:
+    """How many inputs of a scan are constants and how many are carried: constants, carry, slices are their order.
+
+    JAX 0.11 has changed the parameters that say so. What is sliced has one axis less in the body, in every version.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+
+    def unsliced(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in zip(outside, inside, strict=True))
+
+    n_carry = unsliced(eqn.outvars, body.outvars)
+    return unsliced(eqn.invars, body.invars) - n_carry, n_carry
+
+
+@dataclasses.dataclass
+class _Flattener:
+    """Writes jaxprs, calls opened, into one list of equations."""
+
+    opens: Callable[[Any], bool]
+    equations: list[Equation] = dataclasses.field(default_factory=list)
+    caller: Any = None
+    stacks: dict[Atom, tuple[list[Atom], int]] = dataclasses.field(default_factory=dict)  # conditions, along an axis
+
+    def run(self, closed: Any, args: Sequence[Atom]) -> list[Atom]:
+        jaxpr = closed.jaxpr
+        env: dict[Any, Atom] = dict(zip(jaxpr.invars, args, strict=True))
+        env |= {v: Const(c) for v, c in zip(jaxpr.constvars, closed.consts, strict=True)}
+
+        def read(atom: Any) -> Atom:
+            if isinstance(atom, jex_core.Literal):
+                return Const(np.asarray(atom.val, dtype=jnp.result_type(atom.aval)))
+            return env[atom]
+
+        for eqn in jaxpr.eqns:
+            inputs = [read(a) for a in eqn.invars]
+            env |= dict(zip(eqn.outvars, self.equation(eqn, inputs), strict=True))
+        return [read(a) for a in jaxpr.outvars]
+
+    def equation(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:
+        if eqn.primitive.name in _SAME:
+            return inputs
+        if eqn.primitive.name == "argmax" and self.stacks.get(inputs[0], ((), -1))[1] in eqn.params["axes"]:
+            return self.first_true(eqn, self.stacks[inputs[0]][0])
+        body = sub_jaxpr(eqn)
+        # Bodies of library functions carry no line of the user's: they are placed where they are called.
+        place = eqn.source_info if source_info_util.summarize(eqn.source_info) else self.caller or eqn.source_info
+        opened = self.opens(eqn) if body is not None or eqn.primitive.name == "scan" else False
+        if not opened:
+            outputs = tuple(Var(v.aval) for v in eqn.outvars)
+            self.equations.append(Equation(eqn.primitive, tuple(inputs), outputs, dict(eqn.params), place))
+            if eqn.primitive.name == "stack" and outputs[0].dtype == bool:
+                self.stacks[outputs[0]] = (inputs, eqn.params["axis"])
+            return list(outputs)
+        outer, self.caller = self.caller, place
+        try:
+            return self.unroll(eqn, inputs) if body is None else self.run(body, inputs)
+        finally:
+            self.caller = outer
+
+    def first_true(self, eqn: Any, conditions: list[Atom]) -> list[Atom]:
+        """Which condition holds first, elementwise: as `jnp.select` asks it, by the largest of them all."""
+
+        def first(*values: Any) -> Any:
+            found = jnp.zeros(values[0].shape, eqn.outvars[0].aval.dtype)
+            for number, value in reversed(list(enumerate(values))):
+                found = jnp.where(value, jnp.asarray(number, found.dtype), found)
+            return found
+
+        outer, self.caller = self.caller, eqn.source_info
+        try:
+            return self.call(first, *conditions)
+        finally:
+            self.caller = outer
+
+    def call(self, function: Callable[..., Any], *atoms: Atom) -> list[Atom]:
+        """Write equations of our own, placed on the user's line that made them necessary."""
+        avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in atoms]
+        start = len(self.equations)
+        outputs = self.run(jax.make_jaxpr(function)(*avals), atoms)
+        ours = self.equations[start:]
+        self.equations[start:] = [dataclasses.replace(e, source_info=self.caller) for e in ours]
+        return outputs
+
+    def unroll(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:
+        """Open a scan: its length is part of the program, so the loop is just a repeated body."""
+        p = eqn.params
+        n_consts, n_carry, length = *_scan_parts(eqn), p["length"]
+        consts, carry, xs = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
+        n_ys = len(eqn.outvars) - n_carry
+        rows: list[list[Atom]] = [[] for _ in range(n_ys)]
+        for t in reversed(range(length)) if p["reverse"] else range(length):
+            step = [self.call(lambda a, t=t: jax.lax.index_in_dim(a, t, keepdims=False), x)[0] for x in xs]
+            out = self.run(p["jaxpr"], [*consts, *carry, *step])
+            carry = out[:n_carry]
+            for row, y in zip(rows, out[n_carry:], strict=True):
+                row.append(y)
+        ordered = [row[::-1] if p["reverse"] else row for row in rows]
+        if length == 0 and n_ys:
+            avals = [v.aval for v in eqn.outvars[n_carry:]]
+            return carry + [Const(np.zeros(a.shape, a.dtype)) for a in avals]
+        return carry + [self.call(lambda *ys: jnp.stack(ys), *row)[0] for row in ordered]
+
+
+def flatten(
+    closed: Any, opens: Callable[[Any], bool], n_params: int, param_paths: Sequence[str], out_tree: Any
+) -> Program:
+    """The program of a closed jaxpr whose first `n_params` inputs are parameters."""
+    inputs = tuple(Var(v.aval) for v in closed.jaxpr.invars)
+    flattener = _Flattener(opens)
+    outputs = flattener.run(closed, inputs)
+    return Program(
+        inputs[:n_params],
+        inputs[n_params:],
+        tuple(flattener.equations),
+        tuple(outputs),
+        tuple(param_paths),
+        out_tree,
+    )
+
+
+def scaling(var: Var, number: float, out: Var, at: Equation) -> list[Equation]:
+    """The equations of `out` = number · `var`, placed where another equation is."""
+    flattener = _Flattener(lambda eqn: True, caller=at.source_info)
+    (result,) = flattener.call(lambda v: v * jnp.asarray(number, v.dtype), var)
+    return [dataclasses.replace(e, outputs=(out,)) if result in e.outputs else e for e in flattener.equations]
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A leaf's place in a pytree, keys joined by "/"."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def trace(f: Callable[..., Any], params: Any, x: Any, opens: Callable[[Any], bool] = lambda eqn: True) -> Program:
+    """The flat program of `f(params, x)`; only shapes and dtypes of the arguments are used.
+
+    Args:
+        f: a function of parameters and inputs.
+        params: any pytree of arrays (or of `jax.ShapeDtypeStruct`).
+        x: the input array (or any pytree of them).
+        opens: which call-like equations are opened; those left closed are bound as they are.
+
+    Returns:
+        The program, unused equations removed.
+
+    Raises:
+        TypeError: f is no function of (params, x).
+        ValueError: f is one of single samples.
+    """
+    try:
+        closed, out_shape = jax.make_jaxpr(f, return_shape=True)(params, x)
+    except Exception:
+        explain(f, params, x)
+        raise
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    names = [path_name(path) for path, _ in leaves]
+    out_tree = jax.tree_util.tree_structure(out_shape)
+    return flatten(closed, opens, len(names), names, out_tree).pruned()
