@@ -1,6 +1,7 @@
 """Activations a(q) = q·γ(q): what is known of one, and its gate function γ by what was found of it."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -33,8 +34,22 @@ class Activation:
     slopes: tuple[float, float] | None = None  # hard only: below zero and above
 
 
-def slope_at_zero(function: Callable[[Any], Any], dtype: Any) -> float | None:
-    """The slope below zero of a function that is 0 at 0 and not steep there, NaN of the identity; else None."""
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A function of one value; two that are spelled alike are equal."""
+
+    spelled: Any
+    dtype: Any
+    function: Callable[[Any], Any] = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=256)
+def slope_at_zero(curve: Curve) -> float | None:
+    """The slope below zero of a function that is 0 at 0 and not steep there, NaN of the identity; else None.
+
+    It is asked of numbers, once for each spelling: a network has the same activation in every layer.
+    """
+    function, dtype = curve.function, curve.dtype
     small, large = float(jnp.finfo(dtype).smallest_normal) ** 0.5, float(jnp.finfo(dtype).max) / 4
     far = np.array([1e-3, 0.3, 1.0, 7.0, 1e3, large])
     points = np.concatenate([[-small, 0.0, small], far, -far]).astype(dtype)

@@ -22,6 +22,7 @@ from npk.programs.activations import (
     GATED,
     IDENTITY,
     Activation,
+    Curve,
     hard_gate_of,
     max_pooling,
     quotient,
@@ -193,6 +194,19 @@ class _Finder:
 
         return gate
 
+    def spelled(self, root: Var, inside: list[Equation]) -> tuple[Any, ...]:
+        """Equations from a root on, told by what they do and read: the same for the same function elsewhere."""
+        places: dict[Any, Any] = {}
+        lines = []
+        for number, equation in enumerate(inside):
+            read = tuple(
+                places.get(a) or ("number", self.scalar(a), str(a.dtype)) for a in equation.inputs if a is not root
+            )
+            at = tuple(i for i, a in enumerate(equation.inputs) if a is root)
+            lines.append((equation.name, at, read, repr(sorted(equation.params.items()))))
+            places |= {var: ("value", number, i) for i, var in enumerate(equation.outputs)}
+        return tuple(lines)
+
     def look(self, equation: Equation) -> None:
         name = equation.name
         if name in ("jit", "pjit") and equation.params.get("name") == IDENTITY:
@@ -209,7 +223,7 @@ class _Finder:
 
     def look_elementwise(self, equation: Equation) -> None:
         data = self.data_inputs(equation)
-        affine = equation.name in _AFFINE and (len(data) == 1 or equation.name in _SUMS)
+        affine = self.is_affine(equation)
         if affine and len(data) == 1:
             if equation.name in _SUMS:
                 self.shift(equation, data[0])
@@ -235,12 +249,23 @@ class _Finder:
             self.add(equation, [root], Activation("hard", hard_gate_of(slopes), slopes=(slopes[0], slopes[2])))
             return
         whole = self.replay(root, inside, equation.outputs[0], 1.0, invert=False)
-        at_zero = slope_at_zero(whole, root.dtype)
+        at_zero = slope_at_zero(Curve(self.spelled(root, inside), root.dtype, whole))
         if at_zero is None:
             self.pending.add(equation.outputs[0])
         elif not math.isnan(at_zero):
             gate = self.soft_gate(root, inside) if equation.name in ("mul", "div") else None
             self.add(equation, [root], Activation("soft", gate or quotient(whole, at_zero)))
+
+    def is_affine(self, equation: Equation) -> bool:
+        """Whether an elementwise equation is affine in what it reads of x."""
+        first, *others = equation.inputs
+        if equation.name == "select_n":
+            return first not in self.data
+        if equation.name == "div" and others[0] in self.data:
+            return False
+        if equation.name == "convert_element_type" and not _is_float(first):
+            return not any(map(_is_float, self.program.x))  # an input of integers is encoded by that
+        return equation.name in _SUMS or (equation.name in _AFFINE and len(self.data_inputs(equation)) == 1)
 
     def shift(self, equation: Equation, var: Var) -> None:
         """A number added to a smooth activation makes both a part of what follows: 1 + tanh(q)."""
@@ -305,7 +330,7 @@ def is_elementwise(equation: Any) -> bool:
     return body is not None and all(e.primitive.name in _ELEMENTWISE for e in body.jaxpr.eqns)
 
 
-def _is_float(var: Var) -> bool:
+def _is_float(var: Atom) -> bool:
     return jnp.issubdtype(var.dtype, jnp.floating)
 
 

@@ -130,6 +130,8 @@ def test_what_is_neither_linear_nor_a_gate_is_refused_unless_it_is_allowed():
         "mul": lambda q: q * jax.nn.sigmoid(q[:, ::-1]),
         "select_n": lambda q: jnp.where(q[:, ::-1] > 0, q, 0.0),
         "min": lambda q: jnp.minimum(q, q[:, ::-1]),
+        "div": lambda q: 1 / (3 + q[:, ::-1]),
+        "convert_element_type": lambda q: (q > q[:, ::-1]).astype(q.dtype),
     }
     for name, other in others.items():
         f = network(other)
@@ -145,6 +147,14 @@ def test_what_is_neither_linear_nor_a_gate_is_refused_unless_it_is_allowed():
         assert_close(npk.split_ntk(f, allow=allow)(PARAMS, X).value, npk.ntk(f)(PARAMS, X))
     with pytest.raises(ValueError, match="not 'exp'"):
         npk.gates(network(jax.nn.softmax), allow="exp")(PARAMS, X)
+
+
+def test_masks_that_do_not_depend_on_x_are_linear():
+    mask = jnp.array([[True, False, True, True]])
+    f = network(lambda q: jnp.where(mask, jax.nn.relu(q), 0.0) * mask.astype(q.dtype))
+    assert len(npk.gates(f)(PARAMS, X)) == 1
+    tokens = lambda p, x: jax.nn.relu(jax.nn.one_hot(x[:, 0], 3) @ p["a"]) @ p["c"]  # noqa: E731
+    assert len(npk.gates(tokens)(PARAMS, jnp.array([[0], [2]]))) == 1
 
 
 def test_a_normalisation_of_the_sample_or_of_the_batch_stays():
