@@ -57,7 +57,7 @@ def own_pre_activation(p, x):
 
 def twice_activated(p, x):
     h = x @ p["a"]
-    return (relu(h) + jax.nn.silu(h)) @ p["c"]
+    return (relu(h) + jax.nn.silu(h + p["s"][None])) @ p["c"]
 
 
 REFUSED = {
@@ -65,7 +65,7 @@ REFUSED = {
     "batch norm": (normalised, X, r"holds the input itself or a fixed shift \(a batch norm's\).*leave batch norm out"),
     "activation of the input": (lambda p, x: relu(x) @ p["a"] @ p["c"], X, "Put weights on the input"),
     "two activations in a row": (
-        lambda p, x: jax.nn.silu(relu(x @ p["a"]) * 2) @ p["c"],
+        lambda p, x: jax.nn.silu(relu(x @ p["a"]) + p["s"][None]) @ p["c"],
         X,
         "not Gaussian at any width",
     ),
