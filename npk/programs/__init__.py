@@ -29,6 +29,7 @@ from npk.programs.checks import working_dtype as working_dtype
 from npk.programs.finding import check_linear as check_linear
 from npk.programs.finding import opens_all as opens_all
 from npk.programs.finding import opens_for_gates as opens_for_gates
+from npk.programs.finding import opens_without_gates as opens_without_gates
 from npk.programs.finding import with_activations as with_activations
 from npk.programs.functions import transformation as transformation
 from npk.programs.functions import tried as tried

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +44,7 @@ class Curve:
 
 @functools.lru_cache(maxsize=256)
 def slope_at_zero(curve: Curve) -> float | None:
-    """The slope below zero of a function that is 0 at 0 and not steep there, NaN of the identity; else None.
+    """The slope below zero of a function that is 0 at 0 and not steep there; else None.
 
     It is asked of numbers, once for each spelling: a network has the same activation in every layer.
     """
@@ -57,7 +56,7 @@ def slope_at_zero(curve: Curve) -> float | None:
     values, slopes = map(np.asarray, found)
     if not (values[1] == 0 and np.abs(values[[0, 2]]).max() < _STEEP * small and np.abs(slopes[[0, 2]]).max() < _STEEP):
         return None
-    return math.nan if np.array_equal(values, points) else float(slopes[0])
+    return float(slopes[0])
 
 
 def quotient(function: Callable[[Any], Any], at_zero: float) -> Callable[[Any], Any]:
@@ -108,7 +107,8 @@ def _selection(values: Any) -> Any:
 
 
 def _pooled(windows: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    return lambda q, gate: jnp.sum(windows(q, 0) * gate, -1)
+    # What is not chosen may be -∞, a mask's.
+    return lambda q, gate: jnp.sum(jnp.where(gate == 0, jnp.zeros((), q.dtype), windows(q, 0) * gate), -1)
 
 
 def max_pooling(equation: Equation) -> Activation:

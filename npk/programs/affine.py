@@ -17,7 +17,7 @@ class Affine:
 
 def _sign(value: Affine, side: int) -> int | None:
     """The sign of slope·q + offset for q on `side` of zero, or None where it depends on |q|."""
-    if side == 0 or value.slope == 0:
+    if side == 0 or value.slope == 0 or np.isinf(value.offset):
         return int(np.sign(value.offset))
     if value.offset == 0:
         return int(np.sign(value.slope)) * side

@@ -29,12 +29,13 @@ from npk.programs.activations import (
     slope_at_zero,
 )
 from npk.programs.affine import Affine, affine_step
-from npk.programs.program import Atom, Equation, Program, UnsupportedOperation, Var, is_traced
+from npk.programs.program import Atom, Const, Equation, Program, UnsupportedOperation, Var, is_traced
 from npk.programs.tracing import flatten, is_custom, scaling, sub_jaxpr
 
 _ELEMENTWISE = frozenset(
-    """abs add add_any and atan2 cbrt clamp convert_element_type cos cosh div eq erf erf_inv erfc exp exp2
-    expm1 floor ceil ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow
+    """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type cos cosh
+    digamma div eq erf erf_inv erfc exp exp2
+    expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg not or pow
     reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor""".split()
 )
 # What makes a factor of q a gate rather than a polynomial of q.
@@ -43,6 +44,14 @@ _GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min sel
 _AFFINE = frozenset("add add_any convert_element_type div mul neg reduce_precision stop_gradient sub".split())
 _ROOTS = frozenset(("rsqrt", "sqrt"))
 _SUMS = frozenset(("add", "add_any", "sub"))
+_PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
+# What is linear in its first operand; what else it reads must not depend on x.
+_CHOOSING = frozenset("dynamic_slice gather pad".split())
+_LINEAR = frozenset(
+    """broadcast_in_dim complex concatenate conj copy cumsum dynamic_update_slice expand_dims fft imag real reduce_sum
+    reduce_window_sum reshape rev scatter scatter-add scatter_add sharding_constraint slice split squeeze stack tile
+    transpose unstack""".split()
+)
 _POOLS = frozenset(("reduce_max", "reduce_window_max"))
 
 
@@ -252,7 +261,7 @@ class _Finder:
         at_zero = slope_at_zero(Curve(self.spelled(root, inside), root.dtype, whole))
         if at_zero is None:
             self.pending.add(equation.outputs[0])
-        elif not math.isnan(at_zero):
+        else:
             gate = self.soft_gate(root, inside) if equation.name in ("mul", "div") else None
             self.add(equation, [root], Activation("soft", gate or quotient(whole, at_zero)))
 
@@ -289,29 +298,50 @@ class _Finder:
         needed = {a for a in self.program.outputs[:1] if isinstance(a, Var)}
         passed = []
         for equation in reversed(self.program.equations):
-            if not needed.intersection(equation.outputs) or equation.name in _ROOTS:
+            if not needed.intersection(equation.outputs):
+                continue
+            if _is_root(equation) and self.data_inputs(equation):
                 continue
             passed.append(equation)
             inputs = self.operands[equation][:1] if equation in self.found else equation.inputs
             needed.update(a for a in inputs if isinstance(a, Var))
         return passed
 
-    def scales(self) -> set[Var]:
-        """Values made of roots alone, with numbers and parameters: a normalisation's 1/σ."""
-        found: set[Var] = set()
+    def scales(self) -> dict[Var, Equation]:
+        """Values made of a root alone, with numbers and parameters: a normalisation's 1/σ; and the root of each."""
+        found: dict[Var, Equation] = {}
         for equation in self.program.equations:
             data = self.data_inputs(equation)
-            plain = equation.name in _AFFINE or equation.name in ("broadcast_in_dim", "reshape", "squeeze", "transpose")
-            if data and (equation.name in _ROOTS or (plain and found.issuperset(data))):
-                found.update(equation.outputs)
+            plain = equation.name in _ELEMENTWISE or equation.name in ("broadcast_in_dim", "reshape", "squeeze")
+            if data and _is_root(equation):
+                found.update(dict.fromkeys(equation.outputs, equation))
+            elif data and plain and all(a in found for a in data):
+                found.update(dict.fromkeys(equation.outputs, found[data[0]]))
         return found
 
-    def nonlinear(self, equation: Equation, scales: set[Var]) -> bool:
-        """Whether an equation is pending still, and no normalisation: one value times, or divided by, its scale."""
-        if (self.pending | self.opaque).isdisjoint(equation.outputs):
+    def nonlinear(self, equation: Equation, scales: dict[Var, Equation]) -> Equation | None:
+        """An equation, or the root that it reads, if it is not linear in the values it reads and scales."""
+        root = next((scales[a] for a in self.data_inputs(equation) if a in scales), equation)
+        return root if self.bends(equation, scales) else None
+
+    def bends(self, equation: Equation, scales: dict[Var, Equation]) -> bool:
+        """Whether an equation is not linear in the values that it reads; one of them may meet its scale."""
+        data = self.data_inputs(equation)
+        values = [a for a in data if a not in scales]
+        if not data or all(v in scales for v in equation.outputs):
             return False
-        values = [a for a in self.data_inputs(equation) if a not in scales]
-        return not (equation.name in ("mul", "div") and len(values) < len(self.data_inputs(equation)))
+        if len(values) < len(data):  # one value times, or divided by, its scale
+            divided = equation.name == "div" and equation.inputs[0] in values
+            return len(values) != 1 or not (divided or equation.name == "mul")
+        if equation.name in _ELEMENTWISE:
+            return not (self.pending | self.opaque).isdisjoint(equation.outputs)
+        if equation.name in _CHOOSING:
+            return equation.inputs[0] not in data or len(data) > 1
+        if equation.name in _PRODUCTS:
+            return len(data) > 1
+        if is_custom(equation) or equation.name in ("cond", "scan", "while"):
+            return equation.name == "while" or not is_linear_inside(equation)
+        return equation.name not in _LINEAR
 
     def only_stopped(self, var: Var) -> bool:
         """Whether nothing but a stopped gradient comes of var: the shift inside softmax or logsumexp."""
@@ -320,6 +350,25 @@ class _Finder:
         if var in self.program.outputs or any(not is_elementwise(e) and e.name != "broadcast_in_dim" for e in passing):
             return False
         return bool(readers) and all(self.only_stopped(e.outputs[0]) for e in passing)
+
+
+def _is_root(equation: Equation) -> bool:
+    """Whether an equation takes a negative or fractional power."""
+    exponent = equation.inputs[1] if equation.name == "pow" else None
+    if isinstance(exponent, Const) and np.size(exponent.value) == 1 and not is_traced(exponent.value):
+        return float(np.reshape(exponent.value, ())) not in (1.0, 2.0, 3.0)
+    return equation.name in _ROOTS or (equation.name == "integer_pow" and equation.params["y"] < 0)
+
+
+def is_linear_inside(eqn: Any) -> bool:
+    """Whether the bodies of a closed call have nothing that is nonlinear in all that they read."""
+    for value in eqn.params.values():
+        for body in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(body, "jaxpr") and hasattr(body, "consts"):
+                program = with_activations(flatten(body, lambda e: True, 0, (), None))
+                if program.nonlinear or any(e.activation is not None for e in program.equations):
+                    return False
+    return True
 
 
 def is_elementwise(equation: Any) -> bool:
@@ -359,8 +408,8 @@ def with_activations(program: Program) -> Program:
         equations.append(equation)
     found = dataclasses.replace(program, equations=tuple(equations)).pruned()
     scales = finder.scales()
-    nonlinear = [e for e in on_values[::-1] if e in found.equations and finder.nonlinear(e, scales)]
-    return dataclasses.replace(found, nonlinear=tuple(nonlinear))
+    bent = (finder.nonlinear(e, scales) for e in on_values[::-1] if e in found.equations)
+    return dataclasses.replace(found, nonlinear=tuple(dict.fromkeys(e for e in bent if e is not None)))
 
 
 def check_linear(program: Program, allow: Sequence[str]) -> None:
@@ -417,6 +466,8 @@ def contains_activation(eqn: Any) -> bool:
                 return True
         if any(a.kind != "pool" for a in finder.found.values()) or (not is_custom(eqn) and finder.found):
             return True
+        if eqn.primitive.name == "scan" and (finder.pending or finder.opaque):
+            return True
         if finder.pending and is_elementwise(eqn) and eqn.primitive.name == "custom_jvp_call":
             return True
     return False
@@ -427,6 +478,11 @@ def opens_for_gates(eqn: Any) -> bool:
     if is_custom(eqn) or eqn.primitive.name == "scan":
         return contains_activation(eqn)
     return not _is_mark(eqn)
+
+
+def opens_without_gates(eqn: Any) -> bool:
+    """As `opens_for_gates`, but for derivatives of the user's own, which a tangent kernel is of."""
+    return not is_custom(eqn) and opens_for_gates(eqn)
 
 
 def opens_all(eqn: Any) -> bool:

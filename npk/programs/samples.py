@@ -40,6 +40,7 @@ class Samples:
     """Where the batch is in the gates, None for not known, and what brings samples together or is not known."""
 
     of_gates: tuple[Place | None, ...]
+    of_values: tuple[Place | None, ...]
     mixing: tuple[tuple[Equation, str], ...]
     unknown: tuple[Equation, ...]
 
@@ -47,6 +48,7 @@ class Samples:
 def samples_of(program: Program, n: int) -> Samples:
     """Follow the first axis of x, n samples, through a program."""
     places: dict[Var, Place] = {x: Place(0) for x in program.x}
+    even: dict[Var, set[int]] = {}  # axes along which a value independent of x is the same
     gone: set[Var] = set()
     mixing: list[tuple[Equation, str]] = []
     unknown: list[Equation] = []
@@ -56,8 +58,12 @@ def samples_of(program: Program, n: int) -> Samples:
             gone.update(equation.outputs)
             continue
         if not any(a in places for a in inputs):
+            if equation.primitive.name == "broadcast_in_dim":
+                even[equation.outputs[0]] = _spread_axes(equation)
             continue
         try:
+            if equation.activation is None and (is_elementwise(equation) or equation.name == "concatenate"):
+                _alike_for_all(equation, places, even)
             found = _moved(equation, [places.get(a) if isinstance(a, Var) else None for a in equation.inputs], n)
             for var, place in zip(equation.outputs, found, strict=True):
                 if var.shape[place.axis] != place.outer * n * place.inner:
@@ -75,7 +81,31 @@ def samples_of(program: Program, n: int) -> Samples:
     gates = [
         e.outputs[0] if e.activation.windows else e.inputs[0] for e in program.equations if e.activation is not None
     ]
-    return Samples(tuple(places.get(g) if isinstance(g, Var) else None for g in gates), tuple(mixing), tuple(unknown))
+    of_gates = tuple(places.get(g) if isinstance(g, Var) else None for g in gates)
+    of_values = tuple(places.get(v) for e in program.equations for v in e.outputs)
+    return Samples(of_gates, of_values, tuple(mixing), tuple(unknown))
+
+
+def _spread_axes(equation: Equation) -> set[int]:
+    """The axes that a broadcast has made."""
+    kept = equation.params["broadcast_dimensions"]
+    old, new = equation.inputs[0].shape, equation.outputs[0].shape
+    return {a for a in range(len(new)) if a not in kept or old[kept.index(a)] == 1}
+
+
+def _alike_for_all(equation: Equation, places: dict[Var, Place], even: dict[Var, set[int]]) -> None:
+    """What an elementwise operation reads besides must not differ from sample to sample."""
+    (place, *_) = (places[a] for a in equation.inputs if isinstance(a, Var) and a in places)
+    rank = len(equation.outputs[0].shape) if equation.outputs else 0
+    for atom in equation.inputs:
+        if (isinstance(atom, Var) and atom in places) or len(atom.shape) != rank or place.axis >= rank:
+            continue
+        if atom.shape[place.axis] == 1 or (isinstance(atom, Var) and place.axis in even.get(atom, ())):
+            continue
+        if not isinstance(atom, Const) or is_traced(atom.value):
+            raise Lost
+        if np.diff(np.asarray(atom.value, float), axis=place.axis).any():
+            raise Lost
 
 
 def _moved(equation: Equation, places: Sequence[Place | None], n: int) -> list[Place]:
@@ -204,6 +234,8 @@ def _dot_general(equation: Equation, places: Sequence[Place | None], n: int) -> 
             continue
         if place.axis in contract[i]:
             raise Mixed("contracts the axis of the samples")
+        if place.axis in batch[i] and places[1 - i] is None:
+            raise Lost  # weights of every sample's own
         at = (
             list(batch[i]).index(place.axis)
             if place.axis in batch[i]
@@ -238,7 +270,7 @@ def _gather(equation: Equation, places: Sequence[Place | None], n: int) -> Place
         if axis in batched:
             at = lookup[numbers.start_indices_batching_dims[batched.index(axis)]]
         elif axis in (*numbers.collapsed_slice_dims, *numbers.start_index_map):
-            raise Mixed("picks among the samples")
+            raise Lost
         else:
             shape = equation.inputs[0].shape
             kept = [d for d in range(len(shape)) if d not in (*numbers.collapsed_slice_dims, *batched)]
@@ -326,9 +358,11 @@ def check_independent(
     if found.mixing:
         equation, why = found.mixing[0]
         raise ValueError(_MIXED.format(f"`{equation.primitive.name}` at {equation.source} {why}"))
-    if found.unknown or not _same_numbers(two, three):
+    other = samples_of(three, 3)
+    if found.unknown or found.of_values != other.of_values or not _same_numbers(two, three):
         _probe(f, params, x)
-    return found
+    alike = (a if a == b else None for a, b in zip(found.of_gates, other.of_gates))
+    return dataclasses.replace(found, of_gates=tuple(alike))
 
 
 _MIXED = (
@@ -337,14 +371,26 @@ _MIXED = (
 )
 
 
+# Operations on values independent of x that take the size of the batch for a number.
+_SIZED = frozenset(("dynamic_slice", "gather", "integer_pow", "iota", "pad", "slice"))
+
+
 def _same_numbers(one: Program, other: Program) -> bool:
     """Whether the same numbers stand in two programs: none of them is the size of the batch."""
     if [e.primitive for e in one.equations] != [e.primitive for e in other.equations]:
         return False
-    pairs = zip(one.equations, other.equations, strict=True)
-    atoms = ((a, b) for e, o in pairs for a, b in zip(e.inputs, o.inputs, strict=True))
-    numbers = [(a, b) for a, b in atoms if isinstance(a, Const) and isinstance(b, Const) and np.size(a.value) == 1]
-    return all(is_traced(a.value) or is_traced(b.value) or np.array_equal(a.value, b.value) for a, b in numbers)
+    data = one.reached_from(one.x)
+    for e, o in zip(one.equations, other.equations, strict=True):
+        own = not any(isinstance(a, Var) and a in data for a in e.inputs)
+        if (own or e.name == "integer_pow") and e.name in _SIZED and str(e.params) != str(o.params):
+            return False
+        for a, b in zip(e.inputs, o.inputs, strict=True):
+            if isinstance(a, Const) and isinstance(b, Const) and not (is_traced(a.value) or is_traced(b.value)):
+                if not np.array_equal(a.value, b.value):
+                    return False
+        if own and e.name == "reduce_sum" and e.inputs[0].shape != o.inputs[0].shape:
+            return False
+    return True
 
 
 def _probe(f: Callable[..., Any], params: Any, x: Any) -> None:

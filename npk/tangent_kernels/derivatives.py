@@ -18,12 +18,14 @@ from npk.gating import Function
 from npk.programs import (
     Equation,
     Program,
+    UnsupportedOperation,
     Var,
     channels_last,
     check_linear,
     check_program,
     evaluate,
     opens_for_gates,
+    opens_without_gates,
     trace,
     varying_as,
     with_activations,
@@ -80,7 +82,8 @@ class DerivativePlan:
 
 def plan_of(f: Function, params: PyTree, x: Any, split: bool, allow: Sequence[str]) -> DerivativePlan:
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    program = trace(f, params, sample, opens_for_gates)
+    program = trace(f, params, sample, opens_for_gates if split else opens_without_gates)
+    _check_real(program)
     if split:
         program = with_activations(program)
         check_linear(program, allow)
@@ -88,6 +91,19 @@ def plan_of(f: Function, params: PyTree, x: Any, split: bool, allow: Sequence[st
     fixed = (False,) if not split else (True, False) if _has_soft_gates(program) else (True,)
     blocks = program.param_paths if split else ("",) * len(program.params)
     return DerivativePlan(program, find_uses(program), fixed, blocks, _before_gates(program))
+
+
+def _check_real(program: Program) -> None:
+    """Derivatives are of real numbers, by way of real numbers, of an output that depends on x."""
+    reached = program.reached_from(program.params)
+    for equation in program.equations:
+        if any(v in reached and jnp.issubdtype(v.dtype, jnp.complexfloating) for v in equation.outputs):
+            raise UnsupportedOperation(
+                f"`{equation.name}` at {equation.source}: parameters become complex numbers, whose derivatives are "
+                "not covered; write the operation in real numbers (its real and imaginary part)."
+            )
+    if any(isinstance(a, Var) and a in reached - program.reached_from(program.x) for a in program.outputs):
+        raise ValueError("the output of f does not depend on x; its tangent kernel is that of no function of x.")
 
 
 def _before_gates(program: Program) -> frozenset[Var]:

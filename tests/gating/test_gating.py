@@ -131,6 +131,12 @@ def test_what_is_neither_linear_nor_a_gate_is_refused_unless_it_is_allowed():
         "select_n": lambda q: jnp.where(q[:, ::-1] > 0, q, 0.0),
         "min": lambda q: jnp.minimum(q, q[:, ::-1]),
         "div": lambda q: 1 / (3 + q[:, ::-1]),
+        "sqrt": lambda q: jnp.sqrt(1 + q * q),
+        "dot_general": lambda q: q * jnp.einsum("nk,nk->n", q, q)[:, None],
+        "sort": lambda q: jnp.sort(q, axis=1),
+        "reduce_min": lambda q: q.min(1, keepdims=True) + jnp.zeros((1, 4)),
+        "cumprod": lambda q: jax.lax.cumprod(q, 1),
+        "lgamma": lambda q: jax.lax.lgamma(q + 9),
         "convert_element_type": lambda q: (q > q[:, ::-1]).astype(q.dtype),
     }
     for name, other in others.items():
@@ -158,9 +164,21 @@ def test_masks_that_do_not_depend_on_x_are_linear():
 
 
 def test_a_normalisation_of_the_sample_or_of_the_batch_stays():
-    for axis in (0, 1):
-        f = network(lambda q, axis=axis: jax.nn.relu(jax.nn.standardize(q, axis=axis)))
+    scaled = {
+        "rsqrt": jax.nn.standardize,
+        "of the batch": lambda q: jax.nn.standardize(q, axis=0),
+        "std": lambda q: (q - q.mean(1, keepdims=True)) / (q.std(1, keepdims=True) + 1e-5),
+        "power": lambda q: q * (q.var(1, keepdims=True) + 1e-5) ** -0.5,
+        "norm": lambda q: q / jnp.maximum(jnp.linalg.norm(q, axis=1, keepdims=True), 1e-12),
+    }
+    for scale in scaled.values():
+        f = network(lambda q, scale=scale: jax.nn.relu(scale(q)))
         assert len(npk.gates(f)(PARAMS, X)) == 1
+
+
+def test_a_maximum_may_be_taken_of_what_a_mask_leaves():
+    f = lambda p, x: jnp.where(jnp.array([[True, False, True, True]]), x @ p["a"], -jnp.inf).max(1, keepdims=True)  # noqa: E731
+    assert (npk.gated(f)(PARAMS, X, npk.gates(f)(PARAMS, X)) == f(PARAMS, X)).all()
 
 
 def test_transformations_of_gates():

@@ -36,6 +36,14 @@ MIXING = {
         lambda p, x: relu(jax.lax.associative_scan(jnp.maximum, x) @ p["w"]) @ p["v"],
         "not independent",
     ),
+    "a number a place": (lambda p, x: relu(x @ p["w"]) * jnp.arange(1.0, 1 + x.shape[0])[:, None] @ p["v"], "alone"),
+    "weights a place": (lambda p, x: relu(x @ p["w"]) * normal(8, 4)[: x.shape[0]] @ p["v"], "alone"),
+    "a sum over ones": (lambda p, x: relu(x @ p["w"]) / jnp.ones(x.shape[0]).sum() @ p["v"], "alone"),
+    "a power of the size": (lambda p, x: relu(x @ p["w"]) * p["v"][0, 0] ** x.shape[0] @ p["v"], "alone"),
+    "samples cut across": (
+        lambda p, x: (x.reshape(3, -1) * jnp.arange(1.0, 4.0)[:, None]).reshape(-1, 3) @ p["w"],
+        "alone",
+    ),
     "a graph's neighbours": (lambda p, x: relu(normal(5, 5) @ x @ p["w"]) @ p["v"], "not of any other number"),
 }
 each_mixing = pytest.mark.parametrize(("f", "said"), MIXING.values(), ids=MIXING.keys())
@@ -102,6 +110,14 @@ def test_the_batch_may_lie_anywhere(f):
     for block, given in itertools.product((None, 4, 1), (None, gates)):
         sketch = npk.sketch(f)(p, x, given, features=4, key=key, block=block)
         np.testing.assert_allclose(sketch.features, features, rtol=1e-5, atol=1e-6)
+
+
+def test_what_reads_one_place_a_sample_is_asked_and_found_right():
+    tokens = lambda p, x: relu(x @ p["a"])[jnp.arange(x.shape[0]), 1] @ p["b"]  # noqa: E731
+    p, x = {"a": normal(4, 5), "b": normal(5, 2, seed=1)}, normal(6, 3, 4, seed=2)
+    check_independent(tokens, p, x)
+    spread = lambda p, x: relu(x[:, 0] @ p["a"] + jnp.broadcast_to(p["b"][:, 0], (x.shape[0], 5))) @ p["b"]  # noqa: E731
+    assert not check_independent(spread, p, x).unknown
 
 
 def test_operations_that_are_not_known_are_asked_not_believed():
