@@ -48,6 +48,7 @@ from npk.programs.program import evaluate as evaluate
 from npk.programs.program import is_traced as is_traced
 from npk.programs.program import now as now
 from npk.programs.program import require_supported_jax as require_supported_jax
+from npk.programs.program import varies as varies
 from npk.programs.program import varying_as as varying_as
 from npk.programs.program import x64 as x64
 from npk.programs.samples import Place as Place

@@ -327,6 +327,8 @@ class _Finder:
     def bends(self, equation: Equation, scales: dict[Var, Equation]) -> bool:
         """Whether an equation is not linear in the values that it reads; one of them may meet its scale."""
         data = self.data_inputs(equation)
+        if not any(map(_is_float, self.program.x)):  # an input of integers looks up, or masks
+            data = [a for a in data if _is_float(a)]
         values = [a for a in data if a not in scales]
         if not data or all(v in scales for v in equation.outputs):
             return False
@@ -339,6 +341,8 @@ class _Finder:
             return equation.inputs[0] not in data or len(data) > 1
         if equation.name in _PRODUCTS:
             return len(data) > 1
+        if equation.name in _POOLS:
+            return not self.only_stopped(equation.outputs[0])
         if is_custom(equation) or equation.name in ("cond", "scan", "while"):
             return equation.name == "while" or not is_linear_inside(equation)
         return equation.name not in _LINEAR

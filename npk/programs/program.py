@@ -68,6 +68,11 @@ def _varying_alike(values: Sequence[Any]) -> Sequence[Any]:
     return [_vary(v, tuple(axes - _varies_over(v))) for v in values] if axes else values
 
 
+def varies(value: Any) -> bool:
+    """Whether a value is one device's own, inside `jax.shard_map`."""
+    return bool(_varies_over(value))
+
+
 def varying_as(value: Any, tree: Any) -> Any:
     """A value as one that varies over the axes of a mesh that the leaves of `tree` vary over.
 

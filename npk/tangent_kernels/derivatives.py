@@ -27,6 +27,7 @@ from npk.programs import (
     opens_for_gates,
     opens_without_gates,
     trace,
+    varies,
     varying_as,
     with_activations,
     working_dtype,
@@ -82,7 +83,8 @@ class DerivativePlan:
 
 def plan_of(f: Function, params: PyTree, x: Any, split: bool, allow: Sequence[str]) -> DerivativePlan:
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    program = trace(f, params, sample, opens_for_gates if split else opens_without_gates)
+    # Inside shard_map a call that stays closed cannot be bound to values of another kind than it was traced for.
+    program = trace(f, params, sample, opens_for_gates if split or varies(x) else opens_without_gates)
     _check_real(program)
     if split:
         program = with_activations(program)

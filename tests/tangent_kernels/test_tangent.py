@@ -86,7 +86,7 @@ def soft(q):
     return npk.soft_relu(q)
 
 
-SOFTMAX = ("exp", "div")  # what attention has, and may keep
+SOFTMAX = ("dot_general", "exp", "div")  # what attention has, and may keep
 
 MODELS = {
     "mlp": lambda: (lambda p, x: soft(soft(x @ p["a"] + p["bias"][None]) @ p["b"]) @ p["c"], dense(), draw(7, 3)),
