@@ -33,6 +33,7 @@ from npk.programs.finding import opens_without_gates as opens_without_gates
 from npk.programs.finding import with_activations as with_activations
 from npk.programs.functions import transformation as transformation
 from npk.programs.functions import tried as tried
+from npk.programs.independence import check_independent as check_independent
 from npk.programs.layouts import channels_last as channels_last
 from npk.programs.machine import available_memory as available_memory
 from npk.programs.machine import cores as cores
@@ -52,7 +53,6 @@ from npk.programs.program import varies as varies
 from npk.programs.program import varying_as as varying_as
 from npk.programs.program import x64 as x64
 from npk.programs.samples import Place as Place
-from npk.programs.samples import check_independent as check_independent
 from npk.programs.showing import shown as shown
 from npk.programs.tracing import path_name as path_name
 from npk.programs.tracing import trace as trace
