@@ -69,6 +69,7 @@ class _Finder:
         self.pending: set[Var] = set()  # nonlinear functions of one value that are no activations as they stand
         self.opaque: set[Var] = set()  # nonlinear values that are functions of several
         self.consumers = program.consumers()
+        self.norms: set[Equation] = set()
         for i, equation in enumerate(program.equations):
             for var in equation.outputs:
                 self.order[var], self.producer[var] = i, equation
@@ -300,12 +301,26 @@ class _Finder:
         for equation in reversed(self.program.equations):
             if not needed.intersection(equation.outputs):
                 continue
-            if _is_root(equation) and self.data_inputs(equation):
+            if equation in self.norms:
                 continue
             passed.append(equation)
             inputs = self.operands[equation][:1] if equation in self.found else equation.inputs
             needed.update(a for a in inputs if isinstance(a, Var))
         return passed
+
+    def roots_of_sums(self) -> set[Equation]:
+        """The roots that are a normalisation's σ: of what was summed over positions, channels or samples."""
+        summed: set[Var] = set()
+        found = set()
+        for equation in self.program.equations:
+            data = self.data_inputs(equation)
+            spread = equation.name in _ELEMENTWISE or equation.name in ("broadcast_in_dim", "reshape", "squeeze")
+            if data and spread and summed.issuperset(data):
+                summed.update(equation.outputs)
+                found.update([equation] if _is_root(equation) else [])
+            elif data and (equation.name.startswith("reduce_") or (equation.name in _PRODUCTS and len(data) > 1)):
+                summed.update(equation.outputs)
+        return found
 
     def scales(self) -> dict[Var, Equation]:
         """Values made of a root alone, with numbers and parameters: a normalisation's 1/σ; and the root of each."""
@@ -313,7 +328,7 @@ class _Finder:
         for equation in self.program.equations:
             data = self.data_inputs(equation)
             plain = equation.name in _ELEMENTWISE or equation.name in ("broadcast_in_dim", "reshape", "squeeze")
-            if data and _is_root(equation):
+            if equation in self.norms:
                 found.update(dict.fromkeys(equation.outputs, equation))
             elif data and plain and all(a in found for a in data):
                 found.update(dict.fromkeys(equation.outputs, found[data[0]]))
@@ -396,6 +411,7 @@ def with_activations(program: Program) -> Program:
     finder = _Finder(program)
     for equation in program.equations:
         finder.look(equation)
+    finder.norms = finder.roots_of_sums()
     equations: list[Equation] = []
     on_values = finder.on_values()
     activations = finder.found.keys() & set(on_values)
@@ -412,7 +428,8 @@ def with_activations(program: Program) -> Program:
         equations.append(equation)
     found = dataclasses.replace(program, equations=tuple(equations)).pruned()
     scales = finder.scales()
-    bent = (finder.nonlinear(e, scales) for e in on_values[::-1] if e in found.equations)
+    bent = [finder.nonlinear(e, scales) for e in on_values[::-1] if e in found.equations]
+    bent += [scales[a] for a in program.outputs[:1] if isinstance(a, Var) and a in scales]
     return dataclasses.replace(found, nonlinear=tuple(dict.fromkeys(e for e in bent if e is not None)))
 
 

@@ -132,6 +132,7 @@ def test_what_is_neither_linear_nor_a_gate_is_refused_unless_it_is_allowed():
         "min": lambda q: jnp.minimum(q, q[:, ::-1]),
         "div": lambda q: 1 / (3 + q[:, ::-1]),
         "sqrt": lambda q: jnp.sqrt(1 + q * q),
+        "rsqrt": lambda q: q * jax.lax.rsqrt(1 + q[:, ::-1] ** 2),
         "dot_general": lambda q: q * jnp.einsum("nk,nk->n", q, q)[:, None],
         "sort": lambda q: jnp.sort(q, axis=1),
         "reduce_min": lambda q: q.min(1, keepdims=True) + jnp.zeros((1, 4)),
@@ -153,6 +154,12 @@ def test_what_is_neither_linear_nor_a_gate_is_refused_unless_it_is_allowed():
         assert_close(npk.split_ntk(f, allow=allow)(PARAMS, X).value, npk.ntk(f)(PARAMS, X))
     with pytest.raises(ValueError, match="not 'exp'"):
         npk.gates(network(jax.nn.softmax), allow="exp")(PARAMS, X)
+
+
+def test_a_norm_for_an_output_is_not_linear():
+    f = lambda p, x: jnp.linalg.norm(x @ p["a"], axis=1, keepdims=True)  # noqa: E731
+    with pytest.raises(npk.UnsupportedOperation, match="`sqrt`"):
+        npk.gates(f)(PARAMS, X)
 
 
 def test_masks_that_do_not_depend_on_x_are_linear():
