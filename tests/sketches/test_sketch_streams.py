@@ -216,3 +216,10 @@ def test_numbers_beyond_the_range():
         make(1e10 * jnp.ones((2, 4)))
     with pytest.raises(ValueError, match="the estimate leaves the range of float32; use normalize=True or enable x64"):
         make(jnp.ones((2, 4))).gram()
+
+
+@pytest.mark.parametrize("transform", [npk.sketch, npk.sketch_ntk])
+def test_an_output_that_does_not_depend_on_x_is_refused(transform):
+    f = lambda p, x: jnp.broadcast_to(p[None], (x.shape[0], 2))  # noqa: E731
+    with pytest.raises(ValueError, match="does not depend on x"):
+        transform(f)(jnp.ones(2), normal(3, 4), features=4, key=KEY)
