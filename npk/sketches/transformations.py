@@ -76,7 +76,8 @@ def _shapes_of(find: Callable[[PyTree, Any], Program]) -> Callable[[PyTree, Any]
     def shapes(params: PyTree, x: Any) -> _Shapes:
         def found() -> _Shapes:
             program = find(params, x)
-            if program.outputs[0] not in program.reached_from(program.x):
+            sources = (*program.x, *(v for e in program.equations if e.activation is not None for v in e.outputs))
+            if program.outputs[0] not in program.reached_from(sources):
                 raise ValueError("the output of f does not depend on x: there is nothing to sketch.")
             gates, outputs = tuple(gate_shapes(program)), program.outputs[0].shape[-1]
             return _Shapes(gates, program.gate_places, _numbers_of(program), outputs)
