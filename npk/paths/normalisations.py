@@ -6,59 +6,14 @@ parameter somewhere (batch norm's 1/√(variance + ε)). All parameters of the c
 front of it and a shift behind it included. Powers of constants are constants and make no normalisation.
 """
 
-import dataclasses
-
-import numpy as np
-
-from npk.programs import Atom, Const, Equation, Program, Var
+from npk.programs import Atom, Equation, Origin, Program, Var
 
 _AFFINE = frozenset(("add", "add_any", "sub", "mul", "div", "neg"))
 _MOVES = frozenset(("broadcast_in_dim", "convert_element_type", "expand_dims", "reduce_precision", "reshape"))
 _MOVES |= {"sharding_constraint", "squeeze", "transpose"}
-_ROOTS = frozenset(("cbrt", "rsqrt", "sqrt"))
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What is known of a value that does not depend on x."""
-
-    from_params: bool = False
-    powered: bool = False  # a negative or fractional power of a parameter was taken on the way
-
-
-def kinds_of(program: Program) -> dict[Var, Kind]:
-    """What the values are that do not depend on x: numbers, or made of parameters, with or without a power of one.
-
-    Numbers that a layer's weights multiply are the input of a network of their own (a constant input).
-    """
-    kinds = {var: Kind(from_params=True) for var in program.params}
-    for equation in program.equations:
-        inputs = [a for a in equation.inputs if isinstance(a, Var)]
-        made = [isinstance(a, Var) and a in kinds and kinds[a].from_params for a in equation.inputs]
-        layer = equation.name == "dot_general" or (equation.name == "conv_general_dilated" and not made[0])
-        if any(a not in kinds for a in inputs) or (layer and any(made) and not all(made)):
-            continue
-        powered = any(kinds[a].powered for a in inputs) or _takes_a_power(equation, made)
-        kinds.update(dict.fromkeys(equation.outputs, Kind(any(made), powered)))
-    return kinds
-
-
-def _takes_a_power(equation: Equation, made: list[bool]) -> bool:
-    """Whether an equation takes a negative or fractional power of a value made of parameters."""
-    if not made or not made[0]:
-        return equation.name in ("div", "pow") and any(made[1:])
-    exponent = equation.inputs[1] if equation.name == "pow" else None
-    if isinstance(exponent, Const):
-        return not np.all(np.isin(exponent.value, np.arange(1, 9)))
-    return (
-        equation.name in _ROOTS
-        or exponent is not None
-        or (equation.name == "integer_pow" and equation.params["y"] < 0)
-        or (equation.name == "div" and made[1])
-    )
-
-
-def normalising(program: Program, kinds: dict[Var, Kind]) -> set[Equation]:
+def normalising(program: Program, kinds: dict[Var, Origin]) -> set[Equation]:
     """The equations of normalisations: what parameters they read are fixed numbers."""
     readers = program.consumers()
     chain = {e: link for e in program.equations if (link := _link(e, kinds)) is not None}
@@ -86,7 +41,7 @@ def normalising(program: Program, kinds: dict[Var, Kind]) -> set[Equation]:
     return {e for e, value in chain.items() if holds_power(e) or value in before or e.outputs[0] in ahead}
 
 
-def _link(equation: Equation, kinds: dict[Var, Kind]) -> Atom | None:
+def _link(equation: Equation, kinds: dict[Var, Origin]) -> Atom | None:
     """The one value that depends on x of an elementwise affine operation; None where it is none."""
     data = [a for a in equation.inputs if isinstance(a, Var) and a not in kinds]
     if len(data) != 1 or equation.name not in _AFFINE | _MOVES:

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.paths import terms
-from npk.paths.normalisations import Kind
-from npk.paths.terms import Base, Leaf, Source, Term
-from npk.programs import Atom, Const, Equation, Program, UnsupportedOperation, Var, is_traced, now
+from npk.paths.terms import Axis, Base, Leaf, Source, Term
+from npk.programs import Atom, Const, Equation, Origin, Program, UnsupportedOperation, Var, is_traced, now
 
 State = list[Term]
 
@@ -68,6 +67,17 @@ class Layer(Base):
         return self.weight.base
 
 
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """What some elements of a parameter are to paths, and where: "weight", "bias" or "fixed"."""
+
+    leaf: int
+    role: str
+    elements: int
+    source: str
+    fan_in: int | None = None
+
+
 @dataclasses.dataclass
 class Walk:
     """One pass over a program. `sides` holds the values of (params, x, gates) that differ between sides."""
@@ -80,19 +90,20 @@ class Walk:
     binary: bool
     sides: int
     dtype: Any
-    kinds: dict[Var, Kind]
+    origins: dict[Var, Origin]
     normalising: set[Equation]
     source: Source = dataclasses.field(default_factory=lambda: Source(()))
     states: dict[Var, State] = dataclasses.field(default_factory=dict)
     scalars: dict[Var, Any] = dataclasses.field(default_factory=dict)
     used: dict[int, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
+    roles: list[Role] = dataclasses.field(default_factory=list)
     poisoned: set[Var] = dataclasses.field(default_factory=set)
     errors: dict[str, None] = dataclasses.field(default_factory=dict)
 
     # -- values that do not depend on x ------------------------------------------------------------
 
-    def kind(self, atom: Atom) -> Kind | None:
-        return Kind() if isinstance(atom, Const) else self.kinds.get(atom)
+    def origin(self, atom: Atom) -> Origin | None:
+        return Origin() if isinstance(atom, Const) else self.origins.get(atom)
 
     def value(self, atom: Atom) -> Any:
         return atom.value if isinstance(atom, Const) else self.values[atom]
@@ -107,9 +118,7 @@ class Walk:
         self.values.update(zip(equation.outputs, outputs, strict=True))
         if equation.name == "broadcast_in_dim" and self.uniform(equation.inputs[0]) is not None:
             self.scalars[equation.outputs[0]] = self.uniform(equation.inputs[0])
-        state = self.leaf_state(equation)
-        if state is not None:
-            self.states[equation.outputs[0]] = state
+        self.states.update(zip(equation.outputs, self.leaf_states(equation), strict=False))
 
     def uniform(self, atom: Atom) -> Any | None:
         """The one number that a value independent of x holds everywhere, where that is known."""
@@ -119,30 +128,30 @@ class Walk:
 
     def is_leaf(self, atom: Atom) -> bool:
         """Whether a value independent of x is a selection of one parameter, times a constant."""
-        return isinstance(atom, Var) and atom in self.kinds and atom in self.states
+        return isinstance(atom, Var) and atom in self.origins and atom in self.states
 
-    def leaf_state(self, equation: Equation) -> State | None:
+    def leaf_states(self, equation: Equation) -> list[State]:
+        """The terms of a selection of one parameter times numbers; none of what is no such piece."""
         leaves = [a for a in equation.inputs if self.is_leaf(a)]
-        if len(leaves) != 1 or any(self.kind(a).from_params for a in equation.inputs if a is not leaves[0]):  # type: ignore[union-attr]
-            return None
-        state = self.states[leaves[0]]  # type: ignore[index]
-        if equation.name in ("mul", "div", "neg"):
-            if equation.name == "div" and equation.inputs[0] is not leaves[0]:
-                return None
-            factor: Any = -1.0
-            if equation.name != "neg":
-                (other,) = (a for a in equation.inputs if a is not leaves[0])
-                number = self.uniform(other)
-                factor = self.value(other) if number is None else number
-            factor = 1 / jnp.asarray(factor) if equation.name == "div" else factor
-            return self.scaled(self.spread(state, equation.outputs[0].shape), factor)
-        rule = self.moves.get(equation.name)
-        if rule is None or equation.name in ("reduce_sum", "reduce_window_sum", "concatenate"):
-            return None
+        if not self.origins[equation.outputs[0]].piece or not leaves:
+            return []
+        (leaf,) = leaves
+        state = self.states[leaf]  # type: ignore[index]
         try:
-            return rule(self, equation, [state if a is leaves[0] else [] for a in equation.inputs])
+            if equation.name in self.rules and equation.name not in ("mul", "div", "neg"):
+                return self.rules[equation.name](self, equation)  # of several results
+            if equation.name in self.moves:
+                moved = self.moves[equation.name]
+                return [moved(self, equation, [state if a is leaf else [] for a in equation.inputs])]
         except UnsupportedOperation:
-            return None
+            return []
+        factor: Any = -1.0
+        if equation.name != "neg":
+            (other,) = (a for a in equation.inputs if a is not leaf)
+            number = self.uniform(other)
+            factor = self.value(other) if number is None else number
+        factor = 1 / jnp.asarray(factor) if equation.name == "div" else factor
+        return [self.scaled(self.spread(state, equation.outputs[0].shape), factor)]
 
     # -- helpers of the rules ----------------------------------------------------------------------
 
@@ -161,8 +170,14 @@ class Walk:
     def refuse(self, equation: Equation, why: str) -> UnsupportedOperation:
         return UnsupportedOperation(f"`{equation.name}` at {equation.source}: {why}")
 
-    def claim(self, weight: Term, source: str) -> None:
-        """Every element of a parameter may be a weight only once."""
+    def fix(self, atom: Atom, equation: Equation) -> None:
+        """Note that a normalisation reads parameters as fixed numbers."""
+        for leaf in sorted(self.origins[atom].leaves):  # type: ignore[index]
+            size = math.prod(self.program.params[leaf].shape)
+            self.roles.append(Role(leaf, "fixed", size, equation.source))
+
+    def claim(self, weight: Term, source: str, fan_in: int | None = None) -> None:
+        """Every element of a parameter may be a weight, or a bias (without fan-in), only once."""
         leaf = weight.base
         assert isinstance(leaf, Leaf)
         mask = elements(weight)
@@ -173,6 +188,7 @@ class Walk:
             )
         before = self.used[leaf.number][0] if leaf.number in self.used else np.zeros_like(mask)
         self.used[leaf.number] = (before | mask, source)
+        self.roles.append(Role(leaf.number, "bias" if fan_in is None else "weight", int(mask.sum()), source, fan_in))
 
     # -- the walk ----------------------------------------------------------------------------------
 
@@ -180,7 +196,7 @@ class Walk:
         """The terms of an operand that may be data, a bias, or a known value."""
         if isinstance(atom, Var) and atom in self.states:
             return self.states[atom]
-        kind = self.kind(atom)
+        kind = self.origin(atom)
         if kind is None or kind.from_params:
             return None
         return self.known(self.value(atom), atom.shape)
@@ -191,38 +207,51 @@ class Walk:
         return self.states[atom]
 
     def is_parameter(self, atom: Atom) -> bool:
-        kind = self.kind(atom)
+        kind = self.origin(atom)
         return kind is not None and kind.from_params
 
     def is_data(self, atom: Atom) -> bool:
-        return isinstance(atom, Var) and atom not in self.kinds
+        return isinstance(atom, Var) and atom not in self.origins
 
     def run(self) -> State:
-        for equation in self.program.equations:
-            inputs = [a for a in equation.inputs if isinstance(a, Var)]
-            if all(v in self.kinds for v in equation.outputs):
-                self.note_constant(equation)
-            elif any(a in self.poisoned for a in inputs):
-                self.poisoned.update(equation.outputs)
-            else:
-                self.step(equation)
+        """The terms of the output.
+
+        Raises:
+            UnsupportedOperation: what lies outside the rules, all of it.
+        """
+        state = self.go()
         if self.errors:
             raise UnsupportedOperation(
                 "the path rules cover weights, biases, gates, pooling, sums and positionwise operations; outside them "
                 "lie\n  - " + "\n  - ".join(self.errors)
             )
-        output = self.program.outputs[0]
-        state = self.state(output)
         if state is None:
             raise UnsupportedOperation("the output of f does not depend on x.")
         return state
 
+    def go(self) -> State | None:
+        """Walk to the end, whatever is refused on the way; the terms of the output where it depends on x."""
+        for equation in self.program.equations:
+            if all(v in self.origins for v in equation.outputs):
+                self.note_constant(equation)
+            else:
+                self.step(equation)
+        return self.state(self.program.outputs[0])
+
     def step(self, equation: Equation) -> None:
-        try:
-            self.states.update(zip(equation.outputs, self.rule(equation), strict=True))
-        except UnsupportedOperation as error:
-            self.errors[str(error)] = None
-            self.poisoned.update(equation.outputs)
+        if not self.poisoned.intersection(a for a in equation.inputs if isinstance(a, Var)):
+            try:
+                self.states.update(zip(equation.outputs, self.rule(equation), strict=True))
+                return
+            except UnsupportedOperation as error:
+                self.errors[str(error)] = None
+        # What follows is walked as if some base stood there, so that all refusals are found at once.
+        for var in equation.outputs:
+            if jnp.issubdtype(var.dtype, jnp.floating):
+                base = Base(tuple(Axis(s, True) for s in var.shape))
+                self.states[var] = [terms.whole(base, var.shape, self.sides, self.dtype)]
+            else:
+                self.poisoned.add(var)
 
     def rule(self, equation: Equation) -> list[State]:
         rule = self.rules.get(equation.name)

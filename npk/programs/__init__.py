@@ -52,6 +52,8 @@ from npk.programs.program import require_supported_jax as require_supported_jax
 from npk.programs.program import varies as varies
 from npk.programs.program import varying_as as varying_as
 from npk.programs.program import x64 as x64
+from npk.programs.provenance import Origin as Origin
+from npk.programs.provenance import Provenance as Provenance
 from npk.programs.samples import Place as Place
 from npk.programs.showing import shown as shown
 from npk.programs.tracing import path_name as path_name

@@ -30,6 +30,7 @@ from npk.programs.activations import (
 )
 from npk.programs.affine import Affine, affine_step
 from npk.programs.program import Atom, Const, Equation, Program, UnsupportedOperation, Var, is_traced
+from npk.programs.provenance import Provenance
 from npk.programs.tracing import flatten, is_custom, scaling, sub_jaxpr
 
 _ELEMENTWISE = frozenset(
@@ -60,10 +61,10 @@ class _Finder:
 
     def __init__(self, program: Program):
         self.program = program
-        self.data = program.reached_from(program.x)
+        self.known = Provenance(program)
+        self.data, self.scalar = self.known.data, self.known.number
         self.order: dict[Var, int] = {}
-        self.producer: dict[Var, Equation] = {}
-        self.uniform: dict[Var, float] = {}
+        self.producer = self.known.producer
         self.found: dict[Equation, Activation] = {}
         self.operands: dict[Equation, tuple[Atom, ...]] = {}
         self.pending: set[Var] = set()  # nonlinear functions of one value that are no activations as they stand
@@ -71,26 +72,7 @@ class _Finder:
         self.consumers = program.consumers()
         self.norms: set[Equation] = set()
         for i, equation in enumerate(program.equations):
-            for var in equation.outputs:
-                self.order[var], self.producer[var] = i, equation
-            self.note_uniform(equation)
-
-    def scalar(self, atom: Atom) -> float | None:
-        """The value of an atom known to hold one number everywhere."""
-        if isinstance(atom, Var):
-            return self.uniform.get(atom)
-        if is_traced(atom.value) or np.size(atom.value) == 0:
-            return None
-        if not jnp.issubdtype(atom.dtype, jnp.number) and atom.dtype != bool:
-            return None
-        values = np.asarray(atom.value)
-        return float(values.flat[0]) if values.size == 1 or (values == values.flat[0]).all() else None
-
-    def note_uniform(self, equation: Equation) -> None:
-        if equation.name in ("broadcast_in_dim", "convert_element_type", "reshape", "neg"):
-            value = self.scalar(equation.inputs[0])
-            if value is not None:
-                self.uniform[equation.outputs[0]] = -value if equation.name == "neg" else value
+            self.order.update(dict.fromkeys(equation.outputs, i))
 
     def data_inputs(self, equation: Equation) -> list[Var]:
         return [a for a in equation.inputs if isinstance(a, Var) and a in self.data]

@@ -3,12 +3,11 @@
 import dataclasses
 import math
 from collections import Counter
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from npk.programs import Const, Equation, Program, Var, now
+from npk.programs import Equation, Program, Provenance, Var
 from npk.tangent_kernels.factors import Use, sizes_of
 
 
@@ -35,28 +34,27 @@ class Uses:
 
 def find_uses(program: Program) -> Uses:
     """Split the equations that read parameters into products with a rule and all others."""
-    data = program.reached_from(program.x)
-    origin = _selections(program, data)
-    made_of = _ingredients(program, data)
+    known = Provenance(program)
     readers = program.consumers()
     rules: dict[int, list[tuple[Use, np.ndarray]]] = {}
     reads: list[Read] = []
     for equation in program.equations:
         inputs = equation.inputs
-        made = tuple(i for i, a in enumerate(inputs) if isinstance(a, Var) and a not in data and made_of.get(a))
-        if not made or len(made) == len(inputs) or not any(isinstance(a, Var) and a in data for a in inputs):
+        origins = [known.origin(a) for a in inputs]
+        made = tuple(i for i, o in enumerate(origins) if o is not None and o.from_params)
+        if not made or len(made) == len(inputs) or None not in origins:
             continue
         atom = inputs[made[0]]
-        use = _as_use(equation, origin.get(atom), data) if len(made) == 1 and isinstance(atom, Var) else None
+        use = _as_use(equation, known) if len(made) == 1 else None
         if use is None or len(readers[atom]) > 1:  # type: ignore[index]
-            ingredients = frozenset().union(*(made_of[inputs[i]] for i in made))  # type: ignore[index]
+            ingredients = frozenset().union(*(origins[i].leaves for i in made))  # type: ignore[union-attr]
             reads.append(Read(equation, made, ingredients))
         else:
-            rules.setdefault(use.leaf, []).append((use, origin[atom][1]))  # type: ignore[index]
+            rules.setdefault(use.leaf, []).append((use, known.elements(atom)[1]))  # type: ignore[index,arg-type]
     shared = {n for read in reads for n in read.leaves}
     products = []
     for leaf, found in rules.items():
-        elements = np.concatenate([e for _, e in found])
+        elements = np.concatenate([e.reshape(-1) for _, e in found])
         if leaf in shared or _repeats(elements):
             shared.add(leaf)
             reads += [Read(use.equation, (1 if use.data_first else 0,), frozenset((leaf,))) for use, _ in found]
@@ -65,7 +63,7 @@ def find_uses(program: Program) -> Uses:
     order = {e: i for i, e in enumerate(program.equations)}
     uses_of = Counter(n for read in reads for n in read.leaves)
     for at, use in enumerate(products):
-        added = _as_bias(use, readers, origin)
+        added = _as_bias(use, readers, known)
         if added is not None and uses_of[added[1]] == 1 and added[1] not in rules:
             products[at] = dataclasses.replace(use, bias=added[1])
             reads = [r for r in reads if r.equation is not added[0]]
@@ -76,16 +74,19 @@ def find_uses(program: Program) -> Uses:
     )
 
 
-def _as_use(equation: Equation, origin: Any, data: set[Var]) -> Use | None:
-    if origin is None or equation.name not in ("dot_general", "conv_general_dilated"):
+def _as_use(equation: Equation, known: Provenance) -> Use | None:
+    """A product of a value with a part of a parameter, where there is a rule for it."""
+    if equation.name not in ("dot_general", "conv_general_dilated"):
         return None
-    first = equation.inputs[0] in data
+    first = equation.inputs[0] in known.data
     if equation.name == "conv_general_dilated" and (not first or equation.params["batch_group_count"] != 1):
         return None
-    return Use(equation, origin[0], origin[2], first)
+    weight = equation.inputs[1 if first else 0]
+    piece = known.elements(weight) if isinstance(weight, Var) else None
+    return Use(equation, piece[0], piece[2], first) if piece else None
 
 
-def _as_bias(use: Use, readers: dict[Var, list[Equation]], origin: dict) -> tuple[Equation, int] | None:
+def _as_bias(use: Use, readers: dict[Var, list[Equation]], known: Provenance) -> tuple[Equation, int] | None:
     """The equation that adds a leaf, each element once, to a dense layer's product and alone reads it."""
     (out,) = use.equation.outputs
     following = readers.get(out, [])
@@ -93,9 +94,10 @@ def _as_bias(use: Use, readers: dict[Var, list[Equation]], origin: dict) -> tupl
         return None
     (equation,) = following
     others = [a for a in equation.inputs if a is not out]
-    if len(others) != 1 or not isinstance(others[0], Var) or others[0] not in origin:
+    piece = known.elements(others[0]) if len(others) == 1 and isinstance(others[0], Var) else None
+    if piece is None:
         return None
-    leaf, elements, constant = origin[others[0]]
+    leaf, elements, constant = piece
     whole = others[0].shape == out.shape and elements.size == math.prod(out.shape) and not _repeats(elements)
     return (equation, leaf) if whole and constant == 1 else None
 
@@ -103,45 +105,3 @@ def _as_bias(use: Use, readers: dict[Var, list[Equation]], origin: dict) -> tupl
 def _repeats(elements: np.ndarray) -> bool:
     """Whether a number comes twice; by counting, since sorting the millions of a wide layer takes seconds."""
     return bool(np.bincount(elements.reshape(-1)).max(initial=0) > 1)
-
-
-_REARRANGING = frozenset(("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "broadcast_in_dim"))
-
-
-def _selections(program: Program, data: set[Var]) -> dict[Var, tuple[int, np.ndarray, float]]:
-    """The values that are a rearrangement of a part of one leaf, times a number: (leaf, its elements, number)."""
-    numbered = {
-        v: (n, np.arange(math.prod(v.shape)).reshape(v.shape), 1.0)
-        for n, v in enumerate(program.params)
-        if jnp.issubdtype(v.dtype, jnp.floating)
-    }
-    found = dict(numbered)
-    for equation in program.equations:
-        known = [a for a in equation.inputs if isinstance(a, Var) and a in found]
-        if len(known) != 1 or any(isinstance(a, Var) and a not in found for a in equation.inputs):
-            continue
-        leaf, elements, number = found[known[0]]
-        out = equation.outputs[0]
-        spread = equation.name == "broadcast_in_dim" and math.prod(out.shape) != math.prod(known[0].shape)
-        if equation.name in _REARRANGING and len(equation.inputs) == 1 and not spread:
-            moved = np.asarray(now(lambda e=equation, n=elements: e.bind(jnp.asarray(n)))[0])
-            found[out] = (leaf, moved, number)
-        elif equation.name == "convert_element_type" and jnp.issubdtype(out.dtype, jnp.floating):
-            found[out] = (leaf, elements, number)
-        elif equation.name in ("mul", "div") and out.shape == known[0].shape:
-            factor = [a for a in equation.inputs if isinstance(a, Const) and np.size(a.value) == 1]
-            if factor and not (equation.name == "div" and equation.inputs[0] is not known[0]):
-                value = float(np.asarray(factor[0].value).reshape(()))
-                found[out] = (leaf, elements, number * value if equation.name == "mul" else number / value)
-    return {v: (n, e.reshape(-1), c) for v, (n, e, c) in found.items() if v not in data}
-
-
-def _ingredients(program: Program, data: set[Var]) -> dict[Var, set[int]]:
-    """For each value made of parameters alone, the leaves it is made of."""
-    made: dict[Var, set[int]] = {v: {n} for n, v in enumerate(program.params)}
-    for equation in program.equations:
-        inputs = [a for a in equation.inputs if isinstance(a, Var)]
-        if not any(a in data for a in inputs):
-            leaves = set().union(*(made.get(a, set()) for a in inputs)) if inputs else set()
-            made.update(dict.fromkeys(equation.outputs, leaves))
-    return made

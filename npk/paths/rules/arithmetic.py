@@ -20,10 +20,10 @@ def add(walk: Walk, equation: Equation) -> State:
 
 
 def _addend(walk: Walk, equation: Equation, atom: Atom) -> State:
-    kind = walk.kind(atom)
-    if kind is None or not kind.from_params:
+    if not walk.is_parameter(atom):
         return walk.state(atom) or []
     if equation in walk.normalising:
+        walk.fix(atom, equation)
         return walk.known(walk.value(atom), atom.shape)
     if not walk.is_leaf(atom):
         raise walk.refuse(equation, "adds a value computed from parameters; a bias must be a parameter itself.")
@@ -44,7 +44,9 @@ def multiply(walk: Walk, equation: Equation) -> State:
     shape = equation.outputs[0].shape
     state = walk.spread(walk.data(data), shape)
     if walk.is_parameter(factor):
-        if equation not in walk.normalising:
+        if equation in walk.normalising:
+            walk.fix(factor, equation)
+        else:
             if not walk.is_leaf(factor) or equation.name == "div":
                 raise walk.refuse(equation, "a factor computed from parameters; a weight must be a parameter itself.")
             (weight,) = walk.data(factor)

@@ -100,7 +100,7 @@ def _rev(walk: Walk, equation: Equation, states: list[State]) -> State:
 
 def _pad(walk: Walk, equation: Equation, states: list[State]) -> State:
     fill = equation.inputs[1]
-    if walk.kind(fill) is None or np.any(np.asarray(walk.value(fill)) != 0):
+    if walk.origin(fill) is None or is_traced(walk.value(fill)) or np.any(np.asarray(walk.value(fill)) != 0):
         raise walk.refuse(equation, "padding with a value other than zero.")
     chosen = []
     for size, (low, high, inner) in zip(equation.inputs[0].shape, equation.params["padding_config"], strict=True):
@@ -122,8 +122,8 @@ def _concatenate(walk: Walk, equation: Equation, states: list[State]) -> State:
 
 def _laid_end_to_end(walk: Walk, equation: Equation, states: list[State], axis: int) -> State:
     for atom, state in zip(equation.inputs, states, strict=True):
-        kind = walk.kind(atom)
-        if kind is not None and (kind.from_params or not state):
+        origin = walk.origin(atom)
+        if origin is not None and (origin.from_params or not state):
             raise walk.refuse(equation, "joins values with parameters.")
     return sums.concatenate(states, axis)
 
@@ -132,8 +132,8 @@ def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
     """Any indexing by constants: run it on the numbers of the elements to see what it picks."""
     shape = equation.inputs[0].shape
     rest = [a for a in equation.inputs[1:]]
-    kinds = [walk.kind(a) for a in rest]
-    if any(k is None or k.from_params for k in kinds) or any(is_traced(walk.value(a)) for a in rest):
+    origins = [walk.origin(a) for a in rest]
+    if any(o is None or o.from_params for o in origins) or any(is_traced(walk.value(a)) for a in rest):
         raise walk.refuse(equation, "indexing by values that depend on x or on parameters.")
     numbers = np.arange(1, math.prod(shape) + 1, dtype=np.int32).reshape(shape)
     params = {**equation.params, **({"fill_value": 0} if "fill_value" in equation.params else {})}

@@ -6,17 +6,18 @@ An operation without a rule raises `UnsupportedOperation`; all of a model's are 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from npk.paths import terms
-from npk.paths.normalisations import kinds_of, normalising
+from npk.paths.normalisations import normalising
 from npk.paths.rules.arithmetic import add, multiply, negate
 from npk.paths.rules.gates import gate
 from npk.paths.rules.moves import POSITIONWISE, SEVERAL
 from npk.paths.rules.weights import convolution, dot_general
 from npk.paths.terms import Axis, Leaf
-from npk.paths.walk import State, Walk
-from npk.programs import Equation, Program
+from npk.paths.walk import Role, State, Walk
+from npk.programs import Equation, Program, Provenance
 
 
 def _one(rule: Callable[[Walk, Equation], State]) -> Callable[[Walk, Equation], list[State]]:
@@ -61,14 +62,50 @@ def output_terms(
     Returns:
         The terms of the output [1, K].
     """
+    return _begun(program, params, xs, gates, binary, dtype, rules or RULES).run()
+
+
+def roles_of(program: Program, gate_shapes: Sequence[Any]) -> tuple[list[Role], list[str]]:
+    """What each parameter of a single-sample program is to its paths, and everything that the rules refuse.
+
+    Args:
+        program: the program of f for a batch of one, activations found.
+        gate_shapes: shape and dtype of every gate of one sample.
+
+    Returns:
+        The roles in the order in which values meet them, and the refusals. Nothing is computed.
+    """
+    walks = []
+
+    def walked(params: Any, x: Any, gates: Any) -> None:
+        walk = _begun(program, params, (x[None],), [(g[None],) for g in gates], False, jnp.float32, RULES)
+        walk.go()
+        walks.append(walk)
+
+    abstract = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in program.inputs]
+    jax.eval_shape(walked, abstract[:-1], abstract[-1], list(gate_shapes))
+    return walks[0].roles, list(walks[0].errors)
+
+
+def _begun(
+    program: Program,
+    params: Sequence[Any],
+    xs: Sequence[Any],
+    gates: Sequence[tuple[Any, ...]],
+    binary: bool,
+    dtype: Any,
+    rules: Mapping[str, Callable[[Walk, Equation], list[State]]],
+) -> Walk:
     values = dict(zip(program.params, params, strict=True))
-    kinds = kinds_of(program)
-    fixed = normalising(program, kinds)
-    state = Walk(program, rules or RULES, POSITIONWISE, values, list(gates), binary, len(xs), dtype, kinds, fixed)
+    origins = Provenance(program).constants()
+    # What was declared to be fixed replaces what is recognised.
+    fixed = normalising(program, origins) if program.fixed is None else set()
+    walk = Walk(program, rules, POSITIONWISE, values, list(gates), binary, len(xs), dtype, origins, fixed)
     for number, (var, name) in enumerate(zip(program.params, program.param_paths, strict=True)):
-        leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
-        state.states[var] = [terms.whole(leaf, var.shape, len(xs), dtype)]
+        if number not in (program.fixed or ()):
+            leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
+            walk.states[var] = [terms.whole(leaf, var.shape, len(xs), dtype)]
     (x,) = program.x
-    source = terms.whole(state.source, x.shape, len(xs), dtype)
-    state.states[x] = [terms.scale(source, [jnp.asarray(v, dtype) for v in xs])]
-    return state.run()
+    source = terms.whole(walk.source, x.shape, len(xs), dtype)
+    walk.states[x] = [terms.scale(source, [jnp.asarray(v, dtype) for v in xs])]
+    return walk

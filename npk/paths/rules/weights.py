@@ -14,10 +14,10 @@ from npk.programs import Atom, Equation
 
 
 def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
-    kind = walk.kind(atom)
-    if kind is None:
+    origin = walk.origin(atom)
+    if origin is None:
         raise walk.refuse(equation, "a product of two values that both depend on x.")
-    if not kind.from_params:
+    if not origin.from_params:
         raise walk.refuse(
             equation, "a linear map with constant coefficients mixes channels without weights; make them parameters."
         )
@@ -53,7 +53,6 @@ def _layer(
     plain, constant = _constant_of(walk, equation, weight)
     if elements(plain).sum() != math.prod(plain.sizes):
         raise walk.refuse(equation, f"parameter `{plain.base.name}` is repeated within one layer (weight sharing).")  # type: ignore[attr-defined]
-    walk.claim(plain, equation.source)
     for axis in range(n_batch + n_kept):
         inputs = [terms.merge(t, axis) for t in inputs]
     rank = len(inputs[0].shape)
@@ -65,6 +64,7 @@ def _layer(
     out = wshape[n_batch + n_contracted :]
     axes = [Axis(s, True) for s in wshape[:n_batch]] + [Axis(s, False) for s in kept] + [Axis(s, True) for s in out]
     fan_in = math.prod(wshape[n_batch : n_batch + n_contracted])
+    walk.claim(plain, equation.source, fan_in)
     base = Layer(
         tuple(axes), tuple(inputs), plain, n_batch, n_kept, n_out, tuple(windows), fan_in, constant, equation.source
     )

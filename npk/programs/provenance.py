@@ -1,0 +1,169 @@
+"""Provenance: of which parameters, and which of their elements, every value of a program is made.
+
+One pass says it for all who ask: the path rules (what is a weight, what a number), the tangent kernel (which rows of a
+parameter a layer reads), the search for activations (which values depend on x), and `explain`, which shows it.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from npk.programs.program import Atom, Const, Equation, Program, Var, is_traced, now
+
+# What puts each element in one place, and what else selects elements.
+_REARRANGING = frozenset(("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "broadcast_in_dim"))
+_REARRANGING |= {"split", "unstack"}
+_SELECTING = _REARRANGING | {"gather", "dynamic_slice", "pad", "tile", "stop_gradient"}
+_SAME = frozenset(("convert_element_type", "reduce_precision", "sharding_constraint"))
+_UNIFORM = frozenset(("broadcast_in_dim", "convert_element_type", "neg", "reshape"))
+_ROOTS = frozenset(("cbrt", "rsqrt", "sqrt"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a value that does not depend on x is made of.
+
+    Attributes:
+        leaves: the numbers of the parameters.
+        fixed: those of parameters that were declared to be fixed numbers; to `leaves` they do not belong.
+        powered: a negative or fractional power of a parameter was taken on the way.
+        piece: it is a selection of elements of one parameter, times numbers.
+        network: it is the output of a network whose input are numbers (a constant input).
+    """
+
+    leaves: frozenset[int] = frozenset()
+    fixed: frozenset[int] = frozenset()
+    powered: bool = False
+    piece: bool = False
+    network: bool = False
+
+    @property
+    def from_params(self) -> bool:
+        return bool(self.leaves)
+
+
+_NUMBER = Origin()
+
+
+class Provenance:
+    """Where the values of a program come from.
+
+    Attributes:
+        data: the variables that depend on x.
+        origins: of every other variable.
+    """
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.data = program.reached_from(program.x)
+        self.origins = {
+            var: Origin(fixed=frozenset((n,))) if n in (program.fixed or ()) else Origin(frozenset((n,)), piece=True)
+            for n, var in enumerate(program.params)
+        }
+        self.producer: dict[Var, Equation] = {}
+        self._numbers: dict[Var, float] = {}
+        self._elements: dict[Var, tuple[int, np.ndarray, float] | None] = {}
+        for equation in program.equations:
+            self.producer.update(dict.fromkeys(equation.outputs, equation))
+            self._note(equation)
+
+    def _note(self, equation: Equation) -> None:
+        found = [self.origin(a) for a in equation.inputs]
+        known = [o for o in found if o is not None]
+        if len(known) < len(found):
+            return
+        made = [o.from_params for o in known]
+        # Numbers that weights multiply are the input of a network; a layer's rule is asked for them, not a number's.
+        layer = equation.name == "dot_general" or (equation.name == "conv_general_dilated" and not made[0])
+        origin = Origin(
+            leaves=frozenset().union(*(o.leaves for o in known)),
+            fixed=frozenset().union(*(o.fixed for o in known)),
+            powered=any(o.powered for o in known) or _takes_a_power(equation, made),
+            piece=_selects(equation, known),
+            network=any(o.network for o in known) or (layer and any(made) and not all(made)),
+        )
+        self.origins.update(dict.fromkeys(equation.outputs, origin))
+        if equation.name in _UNIFORM and (number := self.number(equation.inputs[0])) is not None:
+            self._numbers[equation.outputs[0]] = -number if equation.name == "neg" else number
+
+    def origin(self, atom: Atom) -> Origin | None:
+        """What an atom is made of; None where it depends on x."""
+        return _NUMBER if isinstance(atom, Const) else self.origins.get(atom)
+
+    def constants(self) -> dict[Var, Origin]:
+        """The variables that are numbers or made of parameters, networks of numbers left out."""
+        return {var: origin for var, origin in self.origins.items() if not origin.network}
+
+    def number(self, atom: Atom) -> float | None:
+        """The one number that an atom holds everywhere, where that is known whatever the parameters are."""
+        if isinstance(atom, Var):
+            return self._numbers.get(atom)
+        if is_traced(atom.value) or np.size(atom.value) == 0:
+            return None
+        if not jnp.issubdtype(atom.dtype, jnp.number) and atom.dtype != bool:
+            return None
+        values = np.asarray(atom.value)
+        return float(values.flat[0]) if values.size == 1 or (values == values.flat[0]).all() else None
+
+    def elements(self, var: Var) -> tuple[int, np.ndarray, float] | None:
+        """Of a rearranged part of one float parameter, times one number: the parameter, which elements, the number.
+
+        The elements have the shape of the value and count the parameter's in row-major order. None for all else.
+        """
+        if var not in self._elements:
+            self._elements[var] = self._elements_of(var)
+        return self._elements[var]
+
+    def _elements_of(self, var: Var) -> tuple[int, np.ndarray, float] | None:
+        origin = self.origins.get(var)
+        if origin is None or not origin.piece or not jnp.issubdtype(var.dtype, jnp.floating):
+            return None
+        (leaf,) = origin.leaves
+        if var not in self.producer:
+            return leaf, np.arange(np.prod(var.shape, dtype=int)).reshape(var.shape), 1.0
+        equation = self.producer[var]
+        (operand,) = (a for a in equation.inputs if isinstance(a, Var) and self.origins[a].from_params)
+        before = self.elements(operand)
+        if before is None:
+            return None
+        _, elements, number = before
+        if equation.name in _REARRANGING:
+            moved = now(lambda: equation.bind(jnp.asarray(elements)))
+            return leaf, np.asarray(moved[equation.outputs.index(var)]), number
+        if equation.name in _SAME:
+            return before
+        if equation.name not in ("mul", "div", "neg") or var.shape != operand.shape:
+            return None
+        others = [self.number(a) for a in equation.inputs if a is not operand]
+        if None in others:
+            return None
+        factor = float(others[0]) if others else -1.0  # type: ignore[arg-type]
+        return leaf, elements, number / factor if equation.name == "div" else number * factor
+
+
+def _selects(equation: Equation, origins: list[Origin]) -> bool:
+    """Whether an equation selects elements of one parameter, or multiplies them by numbers."""
+    made = [i for i, o in enumerate(origins) if o.from_params]
+    if len(made) != 1 or not origins[made[0]].piece or any(o.fixed for o in origins):
+        return False
+    if equation.name == "convert_element_type":
+        return jnp.issubdtype(equation.outputs[0].dtype, jnp.floating)
+    if equation.name in ("mul", "neg"):
+        return True
+    return made == [0] and equation.name in _SELECTING | _SAME | {"div"}
+
+
+def _takes_a_power(equation: Equation, made: list[bool]) -> bool:
+    """Whether an equation takes a negative or fractional power of a value made of parameters."""
+    if not made or not made[0]:
+        return equation.name in ("div", "pow") and any(made[1:])
+    exponent = equation.inputs[1] if equation.name == "pow" else None
+    if isinstance(exponent, Const):
+        return not np.all(np.isin(exponent.value, np.arange(1, 9)))
+    return (
+        equation.name in _ROOTS
+        or exponent is not None
+        or (equation.name == "integer_pow" and equation.params["y"] < 0)
+        or (equation.name == "div" and made[1])
+    )

@@ -1,0 +1,72 @@
+"""Of which parameters, and which of their elements, values are made."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from npk.programs import Provenance, Var, trace
+
+
+def origin_of(f, *params):
+    """The provenance of a function of parameters alone, beside an x that it does not read; and its result."""
+    program = trace(lambda p, x: (f(*p), x), params, jnp.ones(1))
+    return Provenance(program), program.outputs[0]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda w: w.T[1:],
+        lambda w: jnp.flip(w, 0).reshape(2, 6)[:, ::2],
+        lambda w: jnp.split(w, 2, axis=1)[1],
+        lambda w: 3.0 * w[:, None].transpose(2, 1, 0),
+        lambda w: -(w / 4.0)[0],
+        lambda w: jnp.broadcast_to(w[:1], (5, 4)),
+    ],
+)
+def test_a_rearranged_part_times_a_number(f):
+    """The value is number · w[elements], read off one pass, for any w."""
+    w = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    known, out = origin_of(f, jnp.asarray(w))
+    leaf, elements, number = known.elements(out)
+    np.testing.assert_allclose(number * w.reshape(-1)[elements], f(w), rtol=1e-6)
+    assert leaf == 0 and known.origin(out).piece
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda a, b: a * b,
+        lambda a, b: a[0] + b[0],
+        lambda a, b: jnp.exp(a),
+        lambda a, b: jnp.concatenate([a, b]),
+        lambda a, b: a @ b,
+        lambda a, b: a / b,
+    ],
+)
+def test_a_function_of_parameters_is_no_piece(f):
+    known, out = origin_of(f, jnp.ones((2, 2)), jnp.ones((2, 2)))
+    assert not known.origin(out).piece and known.elements(out) is None
+    assert known.origin(out).leaves <= {0, 1} and known.origin(out).from_params
+
+
+def test_leaves_powers_and_data():
+    def f(p, x):
+        scale = p["g"] / jnp.sqrt(p["v"] + 1e-5)
+        return x * scale, scale, jnp.sqrt(jnp.float32(2.0)) * p["g"]
+
+    program = trace(f, {"g": jnp.ones((1, 2)), "v": jnp.ones((1, 2))}, jnp.ones((3, 2)))
+    known = Provenance(program)
+    scaled, scale, plain = program.outputs
+    assert known.origin(scaled) is None and scaled in known.data
+    assert known.origin(scale).leaves == {0, 1} and known.origin(scale).powered
+    assert known.origin(plain).leaves == {0} and not known.origin(plain).powered
+
+
+def test_numbers_that_weights_multiply_are_the_input_of_a_network():
+    program = trace(lambda w, x: jax.nn.relu(jnp.ones((1, 2)) @ w) + x, jnp.ones((2, 2)), jnp.ones((1, 2)))
+    known = Provenance(program)
+    (product,) = [v for e in program.equations if e.name == "dot_general" for v in e.outputs]
+    assert known.origin(product).network and product not in known.constants()
+    assert isinstance(program.outputs[0], Var) and program.outputs[0] in known.data
