@@ -20,6 +20,7 @@ from npk.programs import (
     GATED,
     IDENTITY,
     Activation,
+    Chosen,
     Equation,
     Once,
     Place,
@@ -33,6 +34,7 @@ from npk.programs import (
     check_program,
     evaluate,
     is_traced,
+    named,
     opens_all,
     opens_for_gates,
     remembered,
@@ -94,16 +96,17 @@ def _result(program: Program, outputs: Sequence[Any], has_aux: bool) -> Any:
     return jax.tree_util.tree_unflatten(program.out_tree, outputs) if has_aux else outputs[0]
 
 
-def sample_program(f: Function, params: PyTree, x: Any) -> Program:
+def sample_program(f: Function, params: PyTree, x: Any, fixed: Chosen = None) -> Program:
     """The program of f for a batch of one of x's samples, every call opened, activations found.
 
     It is the value network alone: what makes the gates that are given to it (a feature network) is left out. Samples
-    are checked not to see each other, and followed to where each gate of a batch holds them.
+    are checked not to see each other, and followed to where each gate of a batch holds them. `fixed` names the
+    parameters that are declared to be fixed numbers (`option_of`); None for those that are recognised.
     """
-    return remembered(_sampler, f)(params, x)
+    return remembered(_sampler, f, fixed)(params, x)
 
 
-def _sampler(f: Function) -> Callable[[PyTree, Any], Program]:
+def _sampler(f: Function, fixed: Chosen) -> Callable[[PyTree, Any], Program]:
     once = Once()
 
     def find(params: PyTree, x: Any) -> Program:
@@ -114,7 +117,9 @@ def _sampler(f: Function) -> Callable[[PyTree, Any], Program]:
         program = of_batch(1)
         check_program(program, 1)
         values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
-        return dataclasses.replace(program, equations=tuple(values), gate_places=samples.of_gates).pruned()
+        declared = None if fixed is None else named(program.param_paths, fixed, "fixed")
+        program = dataclasses.replace(program, equations=tuple(values), gate_places=samples.of_gates, fixed=declared)
+        return program.pruned()
 
     def found(params: PyTree, x: Any) -> Program:
         return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "sample", lambda: find(params, x))

@@ -21,7 +21,18 @@ from npk.infinite import pairs
 from npk.infinite.duals import TERMS
 from npk.infinite.loader import load
 from npk.infinite.moments import Scales
-from npk.programs import check_finite, check_pair, concrete, in_blocks, remembered, transformation, working_dtype
+from npk.programs import (
+    Chosen,
+    Selection,
+    check_finite,
+    check_pair,
+    concrete,
+    in_blocks,
+    option_of,
+    remembered,
+    transformation,
+    working_dtype,
+)
 
 # A standard deviation for all parameters, or by name ("Dense_0/kernel").
 Std = float | Mapping[str, float] | Callable[[str], float]
@@ -40,7 +51,7 @@ _OWN_AT_ONCE = 16
 
 @transformation()
 def nngp(
-    f: Function, *, weight_std: Std = HE, bias_std: Std = 0.0, order: int = 512
+    f: Function, *, weight_std: Std = HE, bias_std: Std = 0.0, order: int = 512, fixed: Selection = None
 ) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into the covariance of its outputs at infinite width, over random parameters (NNGP).
 
@@ -53,6 +64,7 @@ def nngp(
         bias_std: likewise, of parameters that are added.
         order: Hermite polynomials, at most, that stand for a smooth activation (silu, gelu, soft-ReLU); as many are
             used as rounding warrants.
+        fixed: as of `npk.path_kernel`.
 
     Returns:
         A function (params, x1, x2=None) → [N1, N2] in the dtype of x1 (of half precision float32); x2=None means x1,
@@ -76,12 +88,12 @@ def nngp(
 
     Source: Lee et al. 2018; Novak et al. 2019 (convolutions); the walk is that of `npk.path_kernel`.
     """
-    return remembered(_limit, f, pairs.nngp, weight_std, bias_std, order)
+    return remembered(_limit, f, pairs.nngp, weight_std, bias_std, order, option_of(fixed, "fixed"))
 
 
 @transformation()
 def ntk(
-    f: Function, *, weight_std: Std = HE, bias_std: Std = 0.0, order: int = 512
+    f: Function, *, weight_std: Std = HE, bias_std: Std = 0.0, order: int = 512, fixed: Selection = None
 ) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into its neural tangent kernel at infinite width, in NTK parameterisation.
 
@@ -94,6 +106,7 @@ def ntk(
         weight_std: as of `nngp`.
         bias_std: as of `nngp`.
         order: as of `nngp`.
+        fixed: as of `npk.path_kernel`.
 
     Returns:
         A function (params, x1, x2=None) → [N1, N2]; dtype and accuracy as of `nngp`.
@@ -112,7 +125,7 @@ def ntk(
 
     Source: Jacot et al. 2018; Arora et al. 2019 (convolutions).
     """
-    return remembered(_limit, f, pairs.ntk, weight_std, bias_std, order)
+    return remembered(_limit, f, pairs.ntk, weight_std, bias_std, order, option_of(fixed, "fixed"))
 
 
 @transformation()
@@ -124,6 +137,7 @@ def path_kernel(
     weight_std: Std = HE,
     bias_std: Std = 0.0,
     order: int = 512,
+    fixed: Selection = None,
 ) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into the limit of its neural path kernel H when the gates' network is infinitely wide.
 
@@ -145,6 +159,7 @@ def path_kernel(
         weight_std: as of `nngp`, of the network that gates.
         bias_std: as of `nngp`, of the network that gates.
         order: as of `nngp`.
+        fixed: as of `npk.path_kernel`.
 
     Returns:
         A function (params, x1, x2=None) → [N1, N2]; dtype and accuracy as of `nngp`.
@@ -167,17 +182,17 @@ def path_kernel(
         raise ValueError(f"regime must be one of {', '.join(REGIMES)}, got {regime!r}.")
     if regime == "FR-DI" and constant_input:
         raise ValueError("in regime FR-DI the weights on paths see what the gates see: no constant input.")
-    return remembered(_path_kernel, f, regime, constant_input, weight_std, bias_std, order)
+    return remembered(_path_kernel, f, regime, constant_input, weight_std, bias_std, order, option_of(fixed, "fixed"))
 
 
 def _path_kernel(
-    f: Function, regime: str, constant_input: bool, weight_std: Std, bias_std: Std, order: int
+    f: Function, regime: str, constant_input: bool, weight_std: Std, bias_std: Std, order: int, fixed: Chosen
 ) -> Callable[..., Any]:
     if regime == "FR-DI":
         kernel_of = functools.partial(pairs.ntk, hold_gates=True)
     else:
         kernel_of = functools.partial(pairs.paths, regime=regime, constant_input=constant_input)
-    return _limit(f, kernel_of, weight_std, bias_std, order)
+    return _limit(f, kernel_of, weight_std, bias_std, order, fixed)
 
 
 def neural_tangents() -> Any:
@@ -206,7 +221,7 @@ def neural_tangents() -> Any:
 
 
 def _limit(
-    f: Function, kernel_of: Callable[[pairs.Pair], Any], weight_std: Std, bias_std: Std, order: int
+    f: Function, kernel_of: Callable[[pairs.Pair], Any], weight_std: Std, bias_std: Std, order: int, fixed: Chosen
 ) -> Callable[..., Any]:
     if not 1 <= order <= _MOST:
         raise ValueError(f"order must lie in 1 … {_MOST}, got {order}.")
@@ -215,7 +230,7 @@ def _limit(
 
     def model_of(params: PyTree, x: Any, terms: int, dtype: Any) -> pairs.Model:
         params = jax.tree_util.tree_map(lambda a: _in_dtype(a, dtype), params)
-        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, dtype))
+        program = sample_program(f, params, jax.ShapeDtypeStruct(x[:, 0].shape, dtype), fixed)
         return pairs.Model(program, params, scales, terms, dtype)
 
     @functools.partial(jax.jit, static_argnames=("terms", "dtype"))

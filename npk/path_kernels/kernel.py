@@ -17,7 +17,9 @@ from npk.path_kernels.moments import SecondMoments, output_moment
 from npk.path_kernels.network import Gates, Network
 from npk.paths import output_terms
 from npk.programs import (
+    Chosen,
     Program,
+    Selection,
     check_finite,
     check_gate_shapes,
     check_pair,
@@ -26,6 +28,7 @@ from npk.programs import (
     in_blocks,
     known_true,
     on_host,
+    option_of,
     remembered,
     transformation,
     working_dtype,
@@ -89,14 +92,15 @@ def _block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
 
 
 @transformation()
-def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
+def path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into its neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ under any gates.
 
     H is the second moment E[f(s) f(s')] of the network that is linear given its gates, over independent
     zero-mean weights. It is computed exactly, without listing paths: position by position, each weight
     layer contributes the overlap of what it reads, each skip connection a sum (DESIGN of the path rules:
     gate, weights, sum). Weights are the parameters that multiply or are added to values; a batch norm in
-    evaluation mode is a fixed factor and a fixed shift.
+    evaluation mode is a fixed factor and a fixed shift, recognised by what it computes unless `fixed` declares which
+    parameters are fixed numbers. `npk.explain(f)` shows what each parameter was taken for.
 
     Scaling: with `normalize=True` weights have variance 1/fan-in and biases variance 1, which keeps H of
     the order of the inputs at any depth (constants that multiply a weight are then left out). With
@@ -111,6 +115,8 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.
+        fixed: the parameters that are fixed numbers and no weights: names (keys joined by "/"), globs ("*/bn/*"), or a
+            predicate on names. It replaces recognition: () for none. None to recognise normalisations.
 
     Returns:
         A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → H [N1, N2], in the
@@ -120,7 +126,7 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
     Raises:
         ValueError: inputs are empty, not finite, of integer dtype or do not match; gates do not match f's
-            activations; gates of one side only; path counts that the dtype cannot hold exactly.
+            activations; gates of one side only; path counts that the dtype cannot hold exactly; `fixed` names nothing.
         UnsupportedOperation: f has operations outside the rules, or a weight is used twice; all are named.
 
     Example:
@@ -132,12 +138,12 @@ def path_kernel(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
 
     Source: Lakshminarayanan & Singh 2020, sections 2 and 5 (H = Σ ⊙ Λ for dense networks); 2021, sections 4-5.
     """
-    return remembered(_kernel_of, f)
+    return remembered(_kernel_of, f, option_of(fixed, "fixed"))
 
 
-def _kernel_of(f: Function) -> Callable[..., Float[Array, "n1 n2"]]:
+def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"]]:
     """The kernel of f, and the programs that belong to it."""
-    network = Network(f)
+    network = Network(f, fixed)
     gates_of = jax.jit(lambda params, x: own_gates(f, params, x))
 
     @functools.partial(jax.jit, static_argnames=("binary", "side", "dtype"))

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from npk.gating import Function, activation_program, activations, gate_shapes, per_sample, sample_program
 from npk.path_kernels.engines import dense, pairs, pooled
-from npk.programs import Equation, Once, Program
+from npk.programs import Chosen, Equation, Once, Program
 
 Gates = Sequence[Any]
 
@@ -18,8 +18,8 @@ Gates = Sequence[Any]
 class Network:
     """What the kernel needs to know of f that depends on shapes alone: found once for each."""
 
-    def __init__(self, f: Function):
-        self.f = f
+    def __init__(self, f: Function, fixed: Chosen = None):
+        self.f, self.fixed = f, fixed
         self.find = Once()
 
     def once(self, what: str, params: PyTree, shape: Sequence[int], x: Any, find: Callable[[], Any]) -> Any:
@@ -28,7 +28,7 @@ class Network:
 
     def program(self, params: PyTree, x: Any) -> Program:
         """The value network for one sample."""
-        return self.once("program", params, x.shape[1:], x, lambda: sample_program(self.f, params, x))
+        return self.once("program", params, x.shape[1:], x, lambda: sample_program(self.f, params, x, self.fixed))
 
     def sample(self, params: PyTree, laid: tuple[Any, Gates]) -> Program:
         """The same of a batch that is laid out, [n, 1, ...]."""

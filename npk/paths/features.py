@@ -18,10 +18,13 @@ from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_prog
 from npk.paths import coordinates, rules
 from npk.paths.terms import Base, Source, Term
 from npk.programs import (
+    Chosen,
+    Selection,
     UnsupportedOperation,
     check_arrays,
     check_batch,
     check_finite,
+    option_of,
     remembered,
     transformation,
     tried,
@@ -34,9 +37,9 @@ _T = TypeVar("_T")
 MAX_PATHS = 1 << 22
 
 
-def _output_state(f: Function, params: PyTree, x: Any, gates: Sequence[Any] | None) -> list[Term]:
+def _output_state(f: Function, fixed: Chosen, params: PyTree, x: Any, gates: Sequence[Any] | None) -> list[Term]:
     """The terms of f's output for its own gates; for gates=None ones stand for x and the gates."""
-    program = sample_program(f, params, x)
+    program = sample_program(f, params, x, fixed)
     shapes = gate_shapes(program)
     if gates is None:
         x = jnp.ones((1, *x.shape[1:]), jnp.result_type(x))
@@ -88,7 +91,7 @@ def _check_count(count: int) -> None:
 
 
 @transformation()
-def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
+def npf(f: Function, *, fixed: Selection = None) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
     """Transform f into its neural path features φ: f(x) = ⟨φ_x, v⟩.
 
     The feature of a path is the input at its start times the gates (and fixed factors: batch norm, pooling
@@ -97,6 +100,7 @@ def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], of any architecture `path_kernel` covers.
+        fixed: as of `path_kernel`: the parameters that are fixed numbers; they are a part of φ.
 
     Returns:
         A function (params, x) → φ [N, P] in the dtype of x (of half precision float32), in the order of
@@ -115,15 +119,15 @@ def npf(f: Function) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
 
     Source: Lakshminarayanan & Singh 2020, definition 2.1 (NPF).
     """
-    return remembered(_npf, f)
+    return remembered(_npf, f, option_of(fixed, "fixed"))
 
 
-def _npf(f: Function) -> Callable[..., Any]:
+def _npf(f: Function, fixed: Chosen) -> Callable[..., Any]:
     """`npf`, made once."""
 
     @jax.jit
     def features(params: PyTree, x: Any) -> Any:
-        state = _output_state(f, params, x, own_gates(f, params, x))
+        state = _output_state(f, fixed, params, x, own_gates(f, params, x))
         algebra = coordinates.Features(working_dtype(x))
         parts = []
         for term in state:
@@ -134,16 +138,16 @@ def _npf(f: Function) -> Callable[..., Any]:
     def npf_of_f(params: PyTree, x: Any) -> Float[Array, "n p"]:
         check_batch(x, floating=True)
         check_finite(params, "params")
-        _check_count(_of_shapes(f, params, x, _count_of))
+        _check_count(_of_shapes(f, fixed, params, x, _count_of))
         return features(params, x)
 
     return npf_of_f
 
 
-def _of_shapes(f: Function, params: PyTree, x: Any | None, use: Callable[[list[Term]], _T]) -> _T:
+def _of_shapes(f: Function, fixed: Chosen, params: PyTree, x: Any | None, use: Callable[[list[Term]], _T]) -> _T:
     """What `use` makes of the terms of the output without their numbers: these are traced, not computed."""
     sample, found = _sample(f, params, x), []
-    jax.eval_shape(lambda: found.append(use(_output_state(f, params, sample, None))))
+    jax.eval_shape(lambda: found.append(use(_output_state(f, fixed, params, sample, None))))
     return found[0]
 
 
@@ -178,11 +182,12 @@ def _fits(f: Function, params: PyTree, shape: tuple[int, ...], dtype: Any) -> bo
 
 
 @transformation()
-def npv(f: Function) -> Callable[..., Float[Array, "p k"]]:
+def npv(f: Function, *, fixed: Selection = None) -> Callable[..., Float[Array, "p k"]]:
     """Transform f into its neural path values v: the product of the weights along every path.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        fixed: as of `npf`.
 
     Returns:
         A function (params, x=None) → v [P, K] in the dtype of the parameters, in the order of
@@ -202,32 +207,33 @@ def npv(f: Function) -> Callable[..., Float[Array, "p k"]]:
 
     Source: Lakshminarayanan & Singh 2020, definition 2.2 (NPV).
     """
-    return remembered(_npv, f)
+    return remembered(_npv, f, option_of(fixed, "fixed"))
 
 
-def _npv(f: Function) -> Callable[..., Any]:
+def _npv(f: Function, fixed: Chosen) -> Callable[..., Any]:
     """`npv`, made once."""
 
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def values(params: PyTree, shape: tuple[int, ...], dtype: Any) -> Any:
-        state = _output_state(f, params, jax.ShapeDtypeStruct(shape, dtype), None)
+        state = _output_state(f, fixed, params, jax.ShapeDtypeStruct(shape, dtype), None)
         return coordinates.numbers(jax.tree_util.tree_leaves(params)).of_output(state)
 
     def npv_of_f(params: PyTree, x: Any | None = None) -> Float[Array, "p k"]:
         check_finite(params, "params")
         sample = _sample(f, params, x)
-        _check_count(_of_shapes(f, params, sample, _count_of))
+        _check_count(_of_shapes(f, fixed, params, sample, _count_of))
         return values(params, sample.shape, sample.dtype)
 
     return npv_of_f
 
 
 @transformation("params")
-def path_names(f: Function) -> Callable[..., list[str]]:
+def path_names(f: Function, *, fixed: Selection = None) -> Callable[..., list[str]]:
     """Transform f into the names of its path coordinates, the order of `npf(f)` and `npv(f)`.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        fixed: as of `npf`.
 
     Returns:
         A function (params, x=None) → P names: the weights from input to output joined by " -> ", each as
@@ -245,23 +251,25 @@ def path_names(f: Function) -> Callable[..., list[str]]:
 
     Source: Lakshminarayanan & Singh 2020, section 2 (paths).
     """
+    declared = option_of(fixed, "fixed")
 
     def path_names_of_f(params: PyTree, x: Any | None = None) -> list[str]:
         def names(state: list[Term]) -> list[str]:
             _check_count(_count_of(state))
             return coordinates.labels().of_output(state, hide=True)[:, 0].tolist()
 
-        return _of_shapes(f, params, x, names)
+        return _of_shapes(f, declared, params, x, names)
 
     return path_names_of_f
 
 
 @transformation("params")
-def count_paths(f: Function) -> Callable[..., int]:
+def count_paths(f: Function, *, fixed: Selection = None) -> Callable[..., int]:
     """Transform f into the number of its path coordinates (bundles), however many there are.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        fixed: as of `npf`.
 
     Returns:
         A function (params, x=None) → P, an exact Python integer.
@@ -278,8 +286,9 @@ def count_paths(f: Function) -> Callable[..., int]:
 
     Source: Lakshminarayanan & Singh 2020, section 2 (number of paths).
     """
+    declared = option_of(fixed, "fixed")
 
     def count_paths_of_f(params: PyTree, x: Any | None = None) -> int:
-        return _of_shapes(f, params, x, _count_of)
+        return _of_shapes(f, declared, params, x, _count_of)
 
     return count_paths_of_f

@@ -210,6 +210,11 @@ class Walk:
         kind = self.origin(atom)
         return kind is not None and kind.from_params
 
+    def is_declared(self, atom: Atom) -> bool:
+        """Whether a value is made of parameters that were declared to be fixed numbers."""
+        origin = self.origin(atom)
+        return origin is not None and bool(origin.fixed)
+
     def is_data(self, atom: Atom) -> bool:
         return isinstance(atom, Var) and atom not in self.origins
 

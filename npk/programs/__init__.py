@@ -55,6 +55,10 @@ from npk.programs.program import x64 as x64
 from npk.programs.provenance import Origin as Origin
 from npk.programs.provenance import Provenance as Provenance
 from npk.programs.samples import Place as Place
+from npk.programs.selecting import Chosen as Chosen
+from npk.programs.selecting import Selection as Selection
+from npk.programs.selecting import named as named
+from npk.programs.selecting import option_of as option_of
 from npk.programs.showing import shown as shown
 from npk.programs.tracing import path_name as path_name
 from npk.programs.tracing import trace as trace

@@ -145,7 +145,7 @@ class Provenance:
 def _selects(equation: Equation, origins: list[Origin]) -> bool:
     """Whether an equation selects elements of one parameter, or multiplies them by numbers."""
     made = [i for i, o in enumerate(origins) if o.from_params]
-    if len(made) != 1 or not origins[made[0]].piece or any(o.fixed for o in origins):
+    if len(made) != 1 or not origins[made[0]].piece:
         return False
     if equation.name == "convert_element_type":
         return jnp.issubdtype(equation.outputs[0].dtype, jnp.floating)

@@ -18,10 +18,12 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
 from npk.programs import (
+    Chosen,
     Equation,
     Once,
     Place,
     Program,
+    Selection,
     block_of,
     check_batch,
     check_finite,
@@ -33,6 +35,7 @@ from npk.programs import (
     cuts,
     evaluate,
     opens_for_gates,
+    option_of,
     remembered,
     trace,
     transformation,
@@ -136,7 +139,7 @@ def _in_draws(one_draw: Callable[[Any], Any], draws: Any, kind: Any, together: i
 
 
 @transformation("params, x, features=m, key=jax.random.key(0)")
-def sketch(f: Function) -> Callable[..., KernelSketch]:
+def sketch(f: Function, *, fixed: Selection = None) -> Callable[..., KernelSketch]:
     """Transform f into random-sign features of its neural path kernel: E[z(s)·z(s')] = H(s, s').
 
     The features are the outputs of the value network `gated(f)(w, x, gates)` whose weights and biases w are drawn
@@ -149,6 +152,7 @@ def sketch(f: Function) -> Callable[..., KernelSketch]:
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.
+        fixed: as of `path_kernel`.
 
     Returns:
         A function (params, x, gates=None, *, features, key, normalize=True, first=0, block=None) → `KernelSketch`.
@@ -174,15 +178,15 @@ def sketch(f: Function) -> Callable[..., KernelSketch]:
 
     Source: Lakshminarayanan & Singh 2020, section 5 (H as a second moment over weights); random features.
     """
-    return remembered(_sketch, f)
+    return remembered(_sketch, f, option_of(fixed, "fixed"))
 
 
-def _sketch(f: Function) -> Callable[..., KernelSketch]:
+def _sketch(f: Function, fixed: Chosen) -> Callable[..., KernelSketch]:
     """`sketch`, made once."""
 
     @functools.partial(jax.jit, static_argnames=("normalize", "kind"))
     def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, normalize: bool, kind: Any) -> Any:
-        program = sample_program(f, params, x)
+        program = sample_program(f, params, x, fixed)
         if gates is None:
             own = own_gates(f, params, x)
             sides = zip(own, gate_shapes(program), program.gate_places, strict=True)
@@ -197,7 +201,7 @@ def _sketch(f: Function) -> Callable[..., KernelSketch]:
         found = _in_draws(one_draw, draws, kind, room)
         return (found / math.sqrt(found.shape[-1])).astype(dtype)
 
-    shapes_of = _shapes_of(functools.partial(sample_program, f))
+    shapes_of = _shapes_of(functools.partial(sample_program, f, fixed=fixed))
 
     def sketch_of_f(
         params: PyTree,

@@ -50,7 +50,7 @@ def multiply(walk: Walk, equation: Equation) -> State:
             if not walk.is_leaf(factor) or equation.name == "div":
                 raise walk.refuse(equation, "a factor computed from parameters; a weight must be a parameter itself.")
             (weight,) = walk.data(factor)
-            return elementwise(walk, equation, state, walk.spread([weight], shape)[0])
+            return elementwise(walk, equation, state, walk.spread([weight], shape)[0], walk.is_declared(factor))
     value = jnp.asarray(walk.value(factor))
     value = 1 / value if equation.name == "div" else value
     return walk.scaled(state, jnp.broadcast_to(value, shape) if value.ndim else value)

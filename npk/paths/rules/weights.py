@@ -30,14 +30,9 @@ def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
     return weight
 
 
-def _constant_of(walk: Walk, equation: Equation, weight: Term) -> tuple[Term, Any]:
-    """Split a weight into the plain selection of its leaf and one constant factor."""
-    g = weight.g[0]
-    if g.size != 1:
-        raise walk.refuse(
-            equation, "weights multiplied by an array of constants (a pruning mask) are outside the rules."
-        )
-    return weight.replace(g=tuple(jnp.ones_like(x) for x in weight.g)), g.reshape(())
+def _plain(weight: Term) -> Term:
+    """A weight without the numbers that multiply it."""
+    return weight.replace(g=tuple(jnp.ones((1,) * g.ndim, g.dtype) for g in weight.g))
 
 
 def _layer(
@@ -48,9 +43,19 @@ def _layer(
     n_batch: int,
     n_kept: int,
     windows: Sequence[Window] = (),
+    declared: bool = False,
 ) -> Term:
-    """The new base of a weight layer, as a value with axes [batch.., kept.., out..]."""
-    plain, constant = _constant_of(walk, equation, weight)
+    """The new base of a weight layer, as a value with axes [batch.., kept.., out..].
+
+    A constant that multiplies the weight is the layer's; a parameter that was declared a fixed number is the values'.
+    """
+    if weight.g[0].size != 1:
+        raise walk.refuse(
+            equation, "weights multiplied by an array of constants (a pruning mask) are outside the rules."
+        )
+    plain, constant = _plain(weight), weight.g[0].reshape(())
+    if declared:
+        inputs, constant = walk.scaled(inputs, constant), jnp.ones_like(constant)
     if elements(plain).sum() != math.prod(plain.sizes):
         raise walk.refuse(equation, f"parameter `{plain.base.name}` is repeated within one layer (weight sharing).")  # type: ignore[attr-defined]
     for axis in range(n_batch + n_kept):
@@ -84,7 +89,7 @@ def dot_general(walk: Walk, equation: Equation) -> State:
     w_free = [a for a in range(w_rank) if a not in (*rhs_contract, *rhs_batch)]
     state = [terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.state(lhs) or []]
     weight = terms.transpose(weight, (*rhs_batch, *rhs_contract, *w_free))
-    out = _layer(walk, equation, state, weight, len(lhs_batch), len(x_free))
+    out = _layer(walk, equation, state, weight, len(lhs_batch), len(x_free), declared=walk.is_declared(rhs))
     n_b, n_x, n_w = len(lhs_batch), len(x_free), len(w_free)
     if not data_first:
         out = terms.transpose(out, (*range(n_b), *range(n_b + n_x, n_b + n_x + n_w), *range(n_b, n_b + n_x)))
@@ -126,7 +131,7 @@ def convolution(walk: Walk, equation: Equation) -> State:
     out_channels, *rest = weight.shape
     weight = terms.reshape(weight, (groups, out_channels // groups, *rest))
     weight = terms.transpose(weight, (0, *range(2, len(weight.shape)), 1))
-    out = _layer(walk, equation, state, weight, 1, len(spatial) + 1, windows)
+    out = _layer(walk, equation, state, weight, 1, len(spatial) + 1, windows, walk.is_declared(rhs))
     # [group, spatial.., batch, channels] -> [batch, feature, spatial..] -> the order asked for
     rank = len(out.shape)
     out = terms.transpose(out, (rank - 2, 0, rank - 1, *range(1, rank - 2)))
@@ -134,8 +139,11 @@ def convolution(walk: Walk, equation: Equation) -> State:
     return [terms.transpose(out, np.argsort(numbers.out_spec).tolist())]
 
 
-def elementwise(walk: Walk, equation: Equation, state: State, weight: Term) -> State:
+def elementwise(walk: Walk, equation: Equation, state: State, weight: Term, declared: bool) -> State:
     """A learned elementwise factor: a weight of its own for every element of the parameter."""
+    if weight.g[0].size != 1:  # numbers of each element, which multiply the values as well
+        numbers = jnp.broadcast_to(weight.g[0], (1, *weight.sizes)).reshape(1, *weight.shape)
+        state, weight = [terms.scale(t, (numbers,) * walk.sides) for t in state], _plain(weight)
     read = {d for index in weight.index for d in index.dims}
     own = [a for a in range(len(weight.shape)) if read.intersection(weight.dims(a))]
     shared = [a for a in range(len(weight.shape)) if a not in own]
@@ -150,5 +158,5 @@ def elementwise(walk: Walk, equation: Equation, state: State, weight: Term) -> S
         ),
     )
     narrow = terms.reshape(narrow, [weight.shape[a] for a in own])
-    out = _layer(walk, equation, moved, narrow, len(own), len(shared))
+    out = _layer(walk, equation, moved, narrow, len(own), len(shared), declared=declared)
     return [terms.transpose(out, np.argsort([*own, *shared]).tolist())]
