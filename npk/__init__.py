@@ -10,6 +10,7 @@ f, so that a transform written afresh in a loop compiles once. Rooms, loaded whe
     npk.path_kernels    the exact neural path kernel H
     npk.tangent_kernels the neural tangent kernel and its split
     npk.sketches        both by random signs, with error bars
+    npk.readings        what f was taken to be: `npk.explain(f)(params, x)`
     npk.infinite        their limits at infinite width
     npk.tiles           kernels of whole data sets, on disk, on many devices
     npk.solving         kernel regression, spectra, measures, gradient flow
@@ -45,6 +46,7 @@ from npk.paths import npv as npv
 from npk.paths import path_names as path_names
 from npk.programs import UnsupportedOperation as UnsupportedOperation
 from npk.programs import require_supported_jax as _require_supported_jax
+from npk.readings import explain as explain
 from npk.sketches import KernelSketch as KernelSketch
 from npk.sketches import sketch as sketch
 from npk.sketches import sketch_ntk as sketch_ntk
@@ -69,6 +71,7 @@ __all__ = [
     "NTKSplit",
     "UnsupportedOperation",
     "count_paths",
+    "explain",
     "gated",
     "gates",
     "gradient_flow",
@@ -102,6 +105,7 @@ _ROOMS = (
     "path_kernels",
     "paths",
     "plots",
+    "readings",
     "sketches",
     "solving",
     "studies",

@@ -26,6 +26,7 @@ ORDER = (
     "tangent_kernels",
     "paths",
     "path_kernels",
+    "readings",
     "sketches",
     "infinite",
     "networks",

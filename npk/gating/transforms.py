@@ -13,29 +13,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk.programs import (
     GATED,
     IDENTITY,
     Activation,
-    Chosen,
     Equation,
-    Once,
-    Place,
     Program,
     UnsupportedOperation,
     check_batch,
     check_finite,
     check_gates,
-    check_independent,
     check_linear,
     check_program,
     evaluate,
     is_traced,
-    named,
-    opens_all,
     opens_for_gates,
     remembered,
     trace,
@@ -94,37 +87,6 @@ def _is_pair(tree: Any) -> bool:
 def _result(program: Program, outputs: Sequence[Any], has_aux: bool) -> Any:
     """What f returns: its logits, or (logits, aux)."""
     return jax.tree_util.tree_unflatten(program.out_tree, outputs) if has_aux else outputs[0]
-
-
-def sample_program(f: Function, params: PyTree, x: Any, fixed: Chosen = None) -> Program:
-    """The program of f for a batch of one of x's samples, every call opened, activations found.
-
-    It is the value network alone: what makes the gates that are given to it (a feature network) is left out. Samples
-    are checked not to see each other, and followed to where each gate of a batch holds them. `fixed` names the
-    parameters that are declared to be fixed numbers (`option_of`); None for those that are recognised.
-    """
-    return remembered(_sampler, f, fixed)(params, x)
-
-
-def _sampler(f: Function, fixed: Chosen) -> Callable[[PyTree, Any], Program]:
-    once = Once()
-
-    def find(params: PyTree, x: Any) -> Program:
-        def of_batch(n: int) -> Program:
-            return with_activations(trace(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), opens_all))
-
-        samples = check_independent(f, params, x, of_batch)
-        program = of_batch(1)
-        check_program(program, 1)
-        values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
-        declared = None if fixed is None else named(program.param_paths, fixed, "fixed")
-        program = dataclasses.replace(program, equations=tuple(values), gate_places=samples.of_gates, fixed=declared)
-        return program.pruned()
-
-    def found(params: PyTree, x: Any) -> Program:
-        return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "sample", lambda: find(params, x))
-
-    return found
 
 
 def activations(program: Program) -> list[Equation]:
@@ -187,32 +149,6 @@ def gate_shapes(program: Program) -> list[Any]:
 
 def _leaves(params: Any, x: Any) -> list[Any]:
     return jax.tree_util.tree_leaves((params, x))
-
-
-def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = None, rows: slice = slice(None)) -> Any:
-    """A gate of a batch as [rows, *its shape for a batch of one], its samples where `place` says.
-
-    Of a gate that has them one after the other only these rows are read.
-    """
-    axis, outer, inner = place or _grown(gate, one)
-    if np.shape(gate) != (*one[:axis], outer * n * inner, *one[axis + 1 :]) and n > 1:
-        raise ValueError(
-            f"a gate of shape {list(gate.shape)} (for one sample {list(one)}) does not hold the batch of {n} samples "
-            "along one axis; f must treat its batch alike everywhere."
-        )
-    start, stop, _ = rows.indices(n)
-    if n == 1:
-        return jnp.reshape(jnp.asarray(gate), (1, *one))[rows]
-    if outer == 1:
-        gate, n, rows = gate[(slice(None),) * axis + (slice(start * inner, stop * inner),)], stop - start, slice(None)
-    split = jnp.reshape(jnp.asarray(gate), (*gate.shape[:axis], outer, n, inner, *gate.shape[axis + 1 :]))
-    return jnp.reshape(jnp.moveaxis(split, axis + 1, 0), (n, *one))[rows]
-
-
-def _grown(gate: Any, one: tuple[int, ...]) -> Place:
-    """Where operations unknown to `samples` have left the batch: along the one axis that is 1 for one sample."""
-    grown = [a for a, (s, t) in enumerate(zip(np.shape(gate), one)) if s != t]
-    return Place(grown[0]) if len(grown) == 1 and one[grown[0]] == 1 else Place(0)
 
 
 def own_gates(f: Function, params: PyTree, x: Any) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ are given. For dense networks H = Σ ⊙ Λ: `gram`, `layer_overlaps` and `overl
 algebra position by position, `engines` the fast forms for large kernels, each for one kind of network.
 """
 
+from npk.path_kernels.choice import Engine as Engine
 from npk.path_kernels.costs import Cost as Cost
 from npk.path_kernels.dense import gram as gram
 from npk.path_kernels.dense import layer_overlaps as layer_overlaps
@@ -15,6 +16,7 @@ from npk.path_kernels.moments import output_moment as output_moment
 
 __all__ = [
     "Cost",
+    "Engine",
     "gram",
     "layer_overlaps",
     "overlap",

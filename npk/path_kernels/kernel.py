@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function, own_gates
+from npk.path_kernels.choice import Engine, engines, worth_packing, worth_pairing
 from npk.path_kernels.costs import Cost, tell_if_long, timed
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.engines.pairs import PairPlan
@@ -39,12 +40,6 @@ _Batch = tuple[Any, Gates]
 # Elements of the largest intermediate of one block of pairs. On a CPU several of 1 MiB (float32) stay in the
 # cache, which position pairs gain most from; an accelerator wants its products large.
 _CPU_BLOCK, _BLOCK = 1 << 18, 1 << 22
-
-# Pairs of samples from which the packed engine repays its compilation (about a second).
-_PACKED_PAIRS = 1 << 20
-
-# Nanoseconds that the engine for position pairs has to save to repay its compilation (some four seconds).
-_PAIR_SAVING = 4e9
 
 
 def _is_binary(gates: Gates) -> bool:
@@ -191,8 +186,8 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         params: PyTree, one: tuple[Any, Gates], two: tuple[Any, Gates], normalize: bool, dtype: Any, many: int
     ) -> Any | None:
         """H by packed gates, or None where the network, the gates or the machine are not made for it."""
-        worth = many >= _PACKED_PAIRS
-        chain = network.chain(params, one[0], normalize) if worth and on_host(params, one, two) else None
+        wanted = worth_packing(many) and on_host(params, one, two)
+        chain = network.chain(params, one[0], normalize) if wanted else None
         if chain is None:
             return None
         left = dense.side(chain, *one, dtype)
@@ -223,10 +218,10 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         x = one[0][:, 0]
         if not on_host(params, one, two):
             return None
-        if many * pairs.saving(network.positions(params, x)) < _PAIR_SAVING:
+        if not worth_pairing(many, network.positions(params, x)):
             return None
         plan = network.plan(params, x, normalize)
-        if plan is None or many * pairs.saving(plan.positions) < _PAIR_SAVING:
+        if plan is None or not worth_pairing(many, plan.positions):
             return None
         samples = one[0].shape[0] * two[0].shape[0]
         tell_if_long(samples // 2 if symmetric else samples, plan.positions)
@@ -295,7 +290,14 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         bytes_each = sum(g.size * g.dtype.itemsize for g in gates)
         return timed(lambda a, b: of_many(pairs_of_all, params, a, b, None, None, normalize), x1, x2, bytes_each)
 
-    kernel.estimate = estimate  # type: ignore[attr-defined]
+    def asked(params: PyTree, x1: Any, x2: Any | None = None, *, normalize: bool = True) -> tuple[Engine, ...]:
+        check_pair(x1, x2, floating=True)
+        check_finite(params, "params")
+        many = len(x1) * len(x1 if x2 is None else x2)
+        binary = network.has_binary_gates(params, x1) or _is_binary(gates_of(params, x1))
+        return engines(network, params, x1, many, normalize=normalize, binary=binary)
+
+    kernel.estimate, kernel.engines = estimate, asked  # type: ignore[attr-defined]
     return kernel
 
 

@@ -13,6 +13,7 @@ from npk.paths.features import npv as npv
 from npk.paths.features import path_names as path_names
 from npk.paths.rules import RULES as RULES
 from npk.paths.rules import output_terms as output_terms
+from npk.paths.rules import roles_of as roles_of
 from npk.paths.terms import Axis as Axis
 from npk.paths.terms import Base as Base
 from npk.paths.terms import Index as Index
@@ -24,6 +25,7 @@ from npk.paths.terms import merge as merge
 from npk.paths.terms import over as over
 from npk.paths.terms import reshape as reshape
 from npk.paths.walk import Layer as Layer
+from npk.paths.walk import Role as Role
 from npk.paths.walk import State as State
 from npk.paths.walk import Walk as Walk
 from npk.paths.walk import Window as Window

@@ -2,11 +2,12 @@
 
 A normalisation is a region, found by what it computes, in whatever order and spelling: a chain of elementwise affine
 operations on one value, with nothing but numbers and parameters, that holds a negative or fractional power of a
-parameter somewhere (batch norm's 1/√(variance + ε)). All parameters of the chain are fixed numbers, a layer's bias in
-front of it and a shift behind it included. Powers of constants are constants and make no normalisation.
+parameter somewhere (batch norm's 1/√(variance + ε)), or a norm of values (layer norm's 1/σ). All parameters of the
+chain are fixed numbers, a layer's bias in front of it and a shift behind it included. Powers of constants are constants
+and make no normalisation.
 """
 
-from npk.programs import Atom, Equation, Origin, Program, Var
+from npk.programs import Atom, Const, Equation, Origin, Program, Var
 
 _AFFINE = frozenset(("add", "add_any", "sub", "mul", "div", "neg"))
 _MOVES = frozenset(("broadcast_in_dim", "convert_element_type", "expand_dims", "reduce_precision", "reshape"))
@@ -16,10 +17,14 @@ _MOVES |= {"sharding_constraint", "squeeze", "transpose"}
 def normalising(program: Program, kinds: dict[Var, Origin]) -> set[Equation]:
     """The equations of normalisations: what parameters they read are fixed numbers."""
     readers = program.consumers()
-    chain = {e: link for e in program.equations if (link := _link(e, kinds)) is not None}
+    making = _of_scales(program, kinds)
+    scales: set[Atom] = {v for e in (*program.scales, *making) for v in e.outputs}
+    chain = {e: link for e in program.equations if (link := _link(e, kinds, scales)) is not None}
 
     def holds_power(equation: Equation) -> bool:
         value = chain[equation]
+        if not scales.isdisjoint(equation.inputs):
+            return True
         others = [a for a in equation.inputs if a is not value]
         divides = equation.name == "div" and isinstance(others[0], Var) and kinds[others[0]].from_params
         return divides or any(isinstance(a, Var) and kinds[a].powered for a in others)
@@ -38,12 +43,24 @@ def normalising(program: Program, kinds: dict[Var, Origin]) -> set[Equation]:
                 and all(e in chain and chain[e] is var and (holds_power(e) or e.outputs[0] in ahead) for e in following)
             ):
                 ahead.add(var)
-    return {e for e, value in chain.items() if holds_power(e) or value in before or e.outputs[0] in ahead}
+    return making | {e for e, value in chain.items() if holds_power(e) or value in before or e.outputs[0] in ahead}
 
 
-def _link(equation: Equation, kinds: dict[Var, Origin]) -> Atom | None:
-    """The one value that depends on x of an elementwise affine operation; None where it is none."""
-    data = [a for a in equation.inputs if isinstance(a, Var) and a not in kinds]
+def _of_scales(program: Program, kinds: dict[Var, Origin]) -> set[Equation]:
+    """What is made elementwise of a norm of values (layer norm's 1/σ), of numbers and parameters."""
+    found: set[Atom] = {v for e in program.scales for v in e.outputs}
+    making = set()
+    for equation in program.equations:
+        known = all(a in found or isinstance(a, Const) or a in kinds for a in equation.inputs)
+        if known and equation.name in _AFFINE | _MOVES and not found.isdisjoint(equation.inputs):
+            making.add(equation)
+            found.update(equation.outputs)
+    return making
+
+
+def _link(equation: Equation, kinds: dict[Var, Origin], scales: set[Atom]) -> Atom | None:
+    """The one value that depends on x of an elementwise affine operation, its scale apart; None where it is none."""
+    data = [a for a in equation.inputs if isinstance(a, Var) and a not in kinds and a not in scales]
     if len(data) != 1 or equation.name not in _AFFINE | _MOVES:
         return None
     if equation.name == "div" and equation.inputs[0] is not data[0]:

@@ -27,6 +27,7 @@ from npk.programs.checks import known_true as known_true
 from npk.programs.checks import on_host as on_host
 from npk.programs.checks import working_dtype as working_dtype
 from npk.programs.finding import check_linear as check_linear
+from npk.programs.finding import is_allowed as is_allowed
 from npk.programs.finding import opens_all as opens_all
 from npk.programs.finding import opens_for_gates as opens_for_gates
 from npk.programs.finding import opens_without_gates as opens_without_gates

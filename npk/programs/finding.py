@@ -71,6 +71,7 @@ class _Finder:
         self.opaque: set[Var] = set()  # nonlinear values that are functions of several
         self.consumers = program.consumers()
         self.norms: set[Equation] = set()
+        self.met: list[Equation] = []  # those of the norms that values meet
         for i, equation in enumerate(program.equations):
             self.order.update(dict.fromkeys(equation.outputs, i))
 
@@ -276,7 +277,7 @@ class _Finder:
         """What values pass through on their way to the (first) output, last first.
 
         What only makes gates that are given to others (a feature network) is no gate of this network, nor is
-        what ends under a root: a normalisation's variance, clipped at zero.
+        what ends under a root: a normalisation's variance, clipped at zero. Those roots are noted.
         """
         needed = {a for a in self.program.outputs[:1] if isinstance(a, Var)}
         passed = []
@@ -284,6 +285,7 @@ class _Finder:
             if not needed.intersection(equation.outputs):
                 continue
             if equation in self.norms:
+                self.met.append(equation)
                 continue
             passed.append(equation)
             inputs = self.operands[equation][:1] if equation in self.found else equation.inputs
@@ -412,7 +414,14 @@ def with_activations(program: Program) -> Program:
     scales = finder.scales()
     bent = [finder.nonlinear(e, scales) for e in on_values[::-1] if e in found.equations]
     bent += [scales[a] for a in program.outputs[:1] if isinstance(a, Var) and a in scales]
-    return dataclasses.replace(found, nonlinear=tuple(dict.fromkeys(e for e in bent if e is not None)))
+    bent = list(dict.fromkeys(e for e in bent if e is not None))
+    left = tuple(e for e in finder.met[::-1] if e not in bent)
+    return dataclasses.replace(found, nonlinear=tuple(bent), scales=left)
+
+
+def is_allowed(equation: Equation, allow: Sequence[str]) -> bool:
+    """Whether an equation may stay as it is: by the name of its primitive, or a part of its source line."""
+    return any(a == equation.primitive.name or a in equation.source for a in allow)
 
 
 def check_linear(program: Program, allow: Sequence[str]) -> None:
@@ -427,7 +436,7 @@ def check_linear(program: Program, allow: Sequence[str]) -> None:
     """
     if any(len(a) < 2 for a in allow):  # the letters of a word
         raise ValueError(f"allow must be a sequence of names or source lines, got {tuple(allow)}: ('exp',), not 'exp'.")
-    left = [e for e in program.nonlinear if not any(a == e.primitive.name or a in e.source for a in allow)]
+    left = [e for e in program.nonlinear if not is_allowed(e, allow)]
     if left:
         names = ", ".join(dict.fromkeys(repr(e.primitive.name) for e in left))
         raise UnsupportedOperation(

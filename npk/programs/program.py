@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import jax
@@ -134,7 +135,10 @@ Atom = Var | Const
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
-    """One primitive, or (when `activation` is set) one activation, applied to atoms."""
+    """One primitive, or (when `activation` is set) one activation, applied to atoms.
+
+    `module` is the place in the model that JAX knows of it (`jax.named_scope`, which Flax sets), joined by "/".
+    """
 
     primitive: Any
     inputs: tuple[Atom, ...]
@@ -142,6 +146,7 @@ class Equation:
     params: dict[str, Any]
     source_info: Any
     activation: Any = None
+    module: str = ""
 
     @property
     def name(self) -> str:
@@ -151,6 +156,12 @@ class Equation:
     def source(self) -> str:
         """The user's source line, as `file:line:column (function)`."""
         return source_info_util.summarize(self.source_info)
+
+    def place(self) -> AbstractContextManager[None]:
+        """A context in which JAX places what it traces where this equation is."""
+        stack = source_info_util.current_name_stack()
+        stack = stack + source_info_util.new_name_stack(self.module) if self.module else stack
+        return source_info_util.user_context(self.source_info.traceback, name_stack=stack)
 
     def bind(self, *values: Any) -> list[Any]:
         params = self.primitive.get_bind_params(self.params)
@@ -168,7 +179,8 @@ class Program:
     `params` and `x` name the input variables by role; `param_paths` names the leaves of `params`
     (keys joined by "/"); `out_tree` rebuilds the function's result. Of the program of one sample, `gate_places` say
     where each gate of a batch holds its samples (`samples.Place`); with its activations found, `nonlinear` are the
-    equations on the way of the values that are no activation and not linear either. `fixed` are the numbers of the
+    equations on the way of the values that are no activation and not linear either, `scales` the roots that are a
+    normalisation's 1/σ, which stay. `fixed` are the numbers of the
     parameters that were declared to be fixed numbers; None where nothing was declared.
     """
 
@@ -180,6 +192,7 @@ class Program:
     out_tree: Any
     gate_places: tuple[Any, ...] = ()
     nonlinear: tuple[Equation, ...] = ()
+    scales: tuple[Equation, ...] = ()
     fixed: frozenset[int] | None = None
 
     @property
@@ -225,7 +238,8 @@ def bind_rule(equation: Equation, values: list[Any]) -> list[Any]:
 def evaluate(program: Program, args: Sequence[Any], rule: Rule = bind_rule) -> list[Any]:
     """Run a program on the values of its inputs; `rule(equation, values)` returns each equation's outputs.
 
-    A value is let go after its last use, so that an eager run holds no more than the model itself would.
+    A value is let go after its last use, so that an eager run holds no more than the model itself would. What is
+    traced keeps the line and the module of the equation that it was made by.
     """
     last_use: dict[Var, int] = {}
     for i, equation in enumerate(program.equations):
@@ -238,7 +252,8 @@ def evaluate(program: Program, args: Sequence[Any], rule: Rule = bind_rule) -> l
         return atom.value if isinstance(atom, Const) else env[atom]
 
     for i, equation in enumerate(program.equations):
-        outputs = rule(equation, [read(a) for a in equation.inputs])
+        with equation.place():
+            outputs = rule(equation, [read(a) for a in equation.inputs])
         env.update(zip(equation.outputs, outputs, strict=True))
         for atom in (*equation.inputs, *equation.outputs):
             if isinstance(atom, Var) and last_use.get(atom, -1) <= i:

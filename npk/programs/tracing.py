@@ -68,6 +68,7 @@ class _Flattener:
     opens: Callable[[Any], bool]
     equations: list[Equation] = dataclasses.field(default_factory=list)
     caller: Any = None
+    module: str = ""
     stacks: dict[Atom, tuple[list[Atom], int]] = dataclasses.field(default_factory=dict)  # conditions, along an axis
 
     def run(self, closed: Any, args: Sequence[Atom]) -> list[Atom]:
@@ -93,18 +94,21 @@ class _Flattener:
         body = sub_jaxpr(eqn)
         # Bodies of library functions carry no line of the user's: they are placed where they are called.
         place = eqn.source_info if source_info_util.summarize(eqn.source_info) else self.caller or eqn.source_info
+        module = "/".join(filter(None, (self.module, str(getattr(eqn.source_info, "name_stack", "")))))
         opened = self.opens(eqn) if body is not None or eqn.primitive.name == "scan" else False
         if not opened:
             outputs = tuple(Var(v.aval) for v in eqn.outvars)
-            self.equations.append(Equation(eqn.primitive, tuple(inputs), outputs, dict(eqn.params), place))
+            made = Equation(eqn.primitive, tuple(inputs), outputs, dict(eqn.params), place, module=module)
+            self.equations.append(made)
             if eqn.primitive.name == "stack" and outputs[0].dtype == bool:
                 self.stacks[outputs[0]] = (inputs, eqn.params["axis"])
             return list(outputs)
-        outer, self.caller = self.caller, place
+        outer = self.caller, self.module
+        self.caller, self.module = place, module
         try:
             return self.unroll(eqn, inputs) if body is None else self.run(body, inputs)
         finally:
-            self.caller = outer
+            self.caller, self.module = outer
 
     def first_true(self, eqn: Any, conditions: list[Atom]) -> list[Atom]:
         """Which condition holds first, elementwise: as `jnp.select` asks it, by the largest of them all."""

@@ -13,7 +13,7 @@ from tolerances import assert_close
 
 import npk
 from npk import networks
-from npk.gating.transforms import gate_shapes, sample_program
+from npk.gating import gate_shapes, sample_program
 from npk.path_kernels.engines.pooled import gpu as gap_gpu
 from npk.path_kernels.engines.pooled import pallas as pallas_gap
 from npk.path_kernels.engines.pooled.chain import Convolution, Dense, GapChain, gap_chain

@@ -18,7 +18,7 @@ from npk.path_kernels.engines.pairs import kernel as pair_kernel
 from npk.path_kernels.engines.pairs import plan
 
 pytest.importorskip("numba")
-MODULE = sys.modules["npk.path_kernels.kernel"]
+MODULE = sys.modules["npk.path_kernels.choice"]
 
 GAP = (GlobalAvgPool(), Dense(2, bias=False))
 

@@ -164,7 +164,7 @@ def test_blocks_and_packed_gates_give_the_same_kernel(monkeypatch):
     kernel = npk.path_kernel(architectures.afresh(f))
     np.testing.assert_array_equal(kernel(p, xs, normalize=False), plain)
     np.testing.assert_array_equal(kernel(p, xs[:4], xs[4:], normalize=False), plain[:4, 4:])
-    monkeypatch.setattr(module, "_PACKED_PAIRS", 0)
+    monkeypatch.setattr(sys.modules["npk.path_kernels.choice"], "_PACKED_PAIRS", 0)
     np.testing.assert_array_equal(kernel(p, xs, normalize=False), plain)
 
 

@@ -16,7 +16,7 @@ from sketch_problems import KEY, as_float, mlp, normal
 from tolerances import assert_close
 
 import npk
-from npk.gating.transforms import gate_shapes, own_gates, per_sample, sample_program
+from npk.gating import gate_shapes, own_gates, per_sample, sample_program
 from npk.programs.checks import working_dtype
 from npk.sketches.signs import value_network
 from npk.sketches.transformations import _derivative, _one_sample

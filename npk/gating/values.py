@@ -1,0 +1,90 @@
+"""The value network of one sample: what path rules, path kernels and sketches read of f, whatever the batch.
+
+Samples are followed through f to where each gate of a batch holds them; there `per_sample` takes them apart.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from npk.gating.transforms import Function
+from npk.programs import (
+    Chosen,
+    Once,
+    Place,
+    Program,
+    check_independent,
+    check_program,
+    named,
+    opens_all,
+    remembered,
+    trace,
+    with_activations,
+)
+
+
+def sample_program(f: Function, params: PyTree, x: Any, fixed: Chosen = None) -> Program:
+    """The program of f for a batch of one of x's samples, every call opened, activations found.
+
+    It is the value network alone: what makes the gates that are given to it (a feature network) is left out. Samples
+    are checked not to see each other, and followed to where each gate of a batch holds them. `fixed` names the
+    parameters that are declared to be fixed numbers (`option_of`); None for those that are recognised.
+    """
+    return remembered(_sampler, f, fixed)(params, x)
+
+
+def _sampler(f: Function, fixed: Chosen) -> Callable[[PyTree, Any], Program]:
+    once = Once()
+
+    def find(params: PyTree, x: Any) -> Program:
+        samples = check_independent(f, params, x, lambda n: _of_batch(f, params, x, n))
+        return dataclasses.replace(value_program(f, params, x, fixed), gate_places=samples.of_gates)
+
+    def found(params: PyTree, x: Any) -> Program:
+        return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "sample", lambda: find(params, x))
+
+    return found
+
+
+def _of_batch(f: Function, params: PyTree, x: Any, n: int) -> Program:
+    return with_activations(trace(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), opens_all))
+
+
+def value_program(f: Function, params: PyTree, x: Any, fixed: Chosen = None) -> Program:
+    """As `sample_program`, samples not checked."""
+    program = _of_batch(f, params, x, 1)
+    check_program(program, 1)
+    values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
+    declared = None if fixed is None else named(program.param_paths, fixed, "fixed")
+    return dataclasses.replace(program, equations=tuple(values), fixed=declared).pruned()
+
+
+def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = None, rows: slice = slice(None)) -> Any:
+    """A gate of a batch as [rows, *its shape for a batch of one], its samples where `place` says.
+
+    Of a gate that has them one after the other only these rows are read.
+    """
+    axis, outer, inner = place or _grown(gate, one)
+    if np.shape(gate) != (*one[:axis], outer * n * inner, *one[axis + 1 :]) and n > 1:
+        raise ValueError(
+            f"a gate of shape {list(gate.shape)} (for one sample {list(one)}) does not hold the batch of {n} samples "
+            "along one axis; f must treat its batch alike everywhere."
+        )
+    start, stop, _ = rows.indices(n)
+    if n == 1:
+        return jnp.reshape(jnp.asarray(gate), (1, *one))[rows]
+    if outer == 1:
+        gate, n, rows = gate[(slice(None),) * axis + (slice(start * inner, stop * inner),)], stop - start, slice(None)
+    split = jnp.reshape(jnp.asarray(gate), (*gate.shape[:axis], outer, n, inner, *gate.shape[axis + 1 :]))
+    return jnp.reshape(jnp.moveaxis(split, axis + 1, 0), (n, *one))[rows]
+
+
+def _grown(gate: Any, one: tuple[int, ...]) -> Place:
+    """Where operations unknown to `samples` have left the batch: along the one axis that is 1 for one sample."""
+    grown = [a for a, (s, t) in enumerate(zip(np.shape(gate), one)) if s != t]
+    return Place(grown[0]) if len(grown) == 1 and one[grown[0]] == 1 else Place(0)

@@ -1,0 +1,205 @@
+"""`explain`: read f as every transformation reads it, and say what was read."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from npk.gating import (
+    Function,
+    activation_program,
+    activations,
+    gate_shapes,
+    run_with_gates,
+    sample_program,
+    value_program,
+)
+from npk.path_kernels import Engine, path_kernel
+from npk.paths import Role, roles_of
+from npk.programs import (
+    Chosen,
+    Equation,
+    Program,
+    Selection,
+    UnsupportedOperation,
+    concrete,
+    is_allowed,
+    option_of,
+    remembered,
+    transformation,
+)
+from npk.readings.reading import Certificate, GateReading, ParameterReading, Reading, Refusal
+
+# Samples that the certificate is measured on.
+_TRIED = 8
+# Roundings of a dtype that a deep network may add up to.
+_ROUNDINGS = 1e4
+
+
+@transformation()
+def explain(f: Function, *, fixed: Selection = None, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], Reading]:
+    """Transform f into the function that says what npk takes f to be.
+
+    Nothing is refused here: all that any transformation would refuse is in the reading, with the line in the model and
+    what to do about it. Nothing is compiled but f itself and its gated form, on a few samples.
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K].
+        fixed: as of `path_kernel`: which parameters are fixed numbers, in place of what is recognised.
+        allow: as of `gates`: what may stay nonlinear.
+
+    Returns:
+        A function (params, x) → `Reading`.
+
+    Raises:
+        ValueError: x is empty, not an array, or not finite; f does not return [N, K]; `fixed` names nothing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
+        >>> reading = npk.explain(f)({"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}, jnp.ones((4, 2)))
+        >>> reading.certified, [(p.name, p.role, p.fan_in) for p in reading.parameters]
+        (True, [('v', 'weight', 3), ('w', 'weight', 2)])
+
+    Source: Lakshminarayanan & Singh 2020, section 2 (what gates, features and values are).
+    """
+    return remembered(_explain, f, option_of(fixed, "fixed"), tuple(allow))
+
+
+def _explain(f: Function, fixed: Chosen, allow: Sequence[str]) -> Callable[[PyTree, Any], Reading]:
+    """`explain`, made once."""
+
+    def explain_f(params: PyTree, x: Any) -> Reading:
+        refused: list[Refusal] = []
+        program = _tried(lambda: activation_program(f, params, x), refused, "everything")
+        if program is None:
+            return Reading((), (), (), tuple(refused), (), None, 0.0)
+        value = _tried(lambda: sample_program(f, params, x, fixed), refused, "path_kernel, npf, sketch, ntk, split_ntk")
+        alone, roles = value is not None, []
+        if not alone:
+            value = _tried(lambda: value_program(f, params, x, fixed), [], "")
+        if value is not None:
+            roles, outside = roles_of(value, gate_shapes(value))
+            refused += [_refusal(message, "path_kernel, npf, sketch") for message in outside]
+        nonlinear = tuple(_nonlinear(program, allow))
+        certificate = None
+        if concrete(params, x):
+            certificate = _certificate(f, params, x[:_TRIED] if alone else x, proven=alone and not nonlinear)
+        return Reading(
+            tuple(_parameters(program, value, roles)),
+            tuple(map(_gate, itertools.count(), activations(program), gate_shapes(program))),
+            nonlinear,
+            tuple(dict.fromkeys(refused)),
+            () if refused else _engines(f, fixed, params, x),
+            certificate,
+            _ROUNDINGS * float(jnp.finfo(jnp.result_type(program.outputs[0].dtype, jnp.float16)).eps),
+        )
+
+    return explain_f
+
+
+def _tried(find: Callable[[], Any], refused: list[Refusal], needed: str) -> Any | None:
+    """What is found, or nothing, and then the refusal noted."""
+    try:
+        return find()
+    except UnsupportedOperation as error:
+        refused.append(_refusal(str(error), needed))
+    except ValueError as error:
+        if not str(error).startswith("the samples of a batch"):
+            raise
+        refused.append(_refusal(str(error), needed))
+    return None
+
+
+def _refusal(message: str, needed: str) -> Refusal:
+    """A message "what: why and what to do" in its two parts."""
+    what, _, remedy = message.partition(": ")
+    return Refusal(what, needed, remedy)
+
+
+def _nonlinear(program: Program, allow: Sequence[str]) -> Iterable[Refusal]:
+    needed = "gates, gated, linear, preactivations, DGN, DLGN, split_ntk"
+    for equation in program.nonlinear:
+        name = equation.primitive.name
+        remedy = f"allow=({name!r},) lets it stand as a part of f"
+        yield Refusal(_at(equation), needed, remedy, is_allowed(equation, allow))
+    for equation in program.scales:
+        yield Refusal(f"{_at(equation)} is a normalisation's 1/σ", "path_kernel, npf, sketch", "stays in f", True)
+
+
+def _at(equation: Equation) -> str:
+    return f"`{equation.primitive.name}` at {equation.source}"
+
+
+def _gate(number: int, equation: Equation, shape: Any) -> GateReading:
+    activation = equation.activation
+    words = {"pool": "first largest of a window", "given": "from outside", "identity": "1", "soft": "a(q)/q"}
+    function = words.get(activation.kind, "1{q > 0}")
+    if activation.kind == "hard" and activation.slopes != (0.0, 1.0):
+        below, above = activation.slopes
+        function = f"{above:g} above 0, {below:g} below"
+    return GateReading(number, activation.kind, function, tuple(shape.shape), equation.source, equation.module)
+
+
+def _parameters(whole: Program, value: Program | None, roles: Sequence[Role]) -> Iterable[ParameterReading]:
+    """The roles of every leaf: those that paths give it, or why they give it none."""
+    readers, readers_of_values = whole.consumers(), value.consumers() if value else {}
+    for number, (var, name) in enumerate(zip(whole.params, whole.param_paths, strict=True)):
+        size = math.prod(var.shape)
+        own = [r for r in roles if r.leaf == number]
+        if own:
+            for (role, fan_in), found in _grouped(own).items():
+                elements = max(r.elements for r in found) if role == "fixed" else sum(r.elements for r in found)
+                why = "a normalisation's" if role == "fixed" else ""
+                yield ParameterReading(name, var.shape, role, elements, fan_in, found[0].source, why)
+            continue
+        reading = readers_of_values.get(value.params[number], []) if value else []
+        source = (reading or readers.get(var, []) or [None])[0]
+        if value is not None and number in (value.fixed or ()):
+            role, why = "fixed", "declared"
+        elif reading:
+            role, why = "function", "no rule of paths covers what is made of it"
+        elif var in readers:
+            role, why = "feature", "it acts through gates that are given to others"
+        else:
+            role, why = "unused", ""
+        yield ParameterReading(name, var.shape, role, size, None, source.source if source else "", why)
+
+
+def _grouped(roles: Sequence[Role]) -> dict[tuple[str, int | None], list[Role]]:
+    found: dict[tuple[str, int | None], list[Role]] = {}
+    for role in roles:
+        found.setdefault((role.role, role.fan_in), []).append(role)
+    return found
+
+
+def _engines(f: Function, fixed: Chosen, params: PyTree, x: Any) -> tuple[Engine, ...]:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return ()
+    return path_kernel(f, fixed=fixed).engines(params, x)  # type: ignore[attr-defined]
+
+
+def _certificate(f: Function, params: PyTree, x: Any, proven: bool) -> Certificate:
+    """f against its gated form under its own gates, and that at x ± a direction with the gates of x."""
+    program = activation_program(f, params, x)
+    leaves = jax.tree_util.tree_leaves(params)
+    real = jnp.issubdtype(x.dtype, jnp.floating)
+    scale = jnp.sqrt(jnp.mean(jnp.square(x))) if real else 0
+    along = np.random.default_rng(0).normal(size=x.shape)
+
+    @jax.jit
+    def under_gates(leaves: Sequence[Any], x: Any, step: Any) -> tuple[Any, Any]:
+        gates = run_with_gates(program, [*leaves, x])[2]
+        there, back, here = (run_with_gates(program, [*leaves, x + s], gates)[0][0] for s in (step, -step, 0 * step))
+        return here, (there - here) + (back - here)
+
+    step = scale * jnp.asarray(along, x.dtype) if real else jnp.zeros(x.shape, x.dtype)
+    here, bend = under_gates(leaves, x, step)
+    size = float(jnp.max(jnp.abs(here))) or 1.0
+    same = float(jnp.max(jnp.abs(jax.jit(f)(params, x) - here))) / size
+    return Certificate(same, float(jnp.max(jnp.abs(bend))) / size if real else None, proven)
