@@ -2,8 +2,9 @@
 
 `trace(f, params, x)` gives a `Program`, `evaluate` runs one by a rule for each equation, and `with_activations`
 finds the activations a(q) = q·γ(q) in it. Beside them stand the checks of arguments that every transformation
-makes (`check_batch`, `check_pair`, `check_finite`), blocks of pairs of samples under one trace (`in_blocks`), and
-what the machine has (`cores`, `available_memory`). Differences between versions of JAX live here and nowhere else.
+makes (`check_batch`, `check_pair`, `check_finite`), which parameters are meant (`named`, `statistics`), blocks of
+pairs of samples under one trace (`in_blocks`), and what the machine has (`cores`, `available_memory`). Differences
+between versions of JAX live here and nowhere else.
 """
 
 from npk.programs.activations import GATED as GATED
@@ -60,6 +61,8 @@ from npk.programs.selecting import Chosen as Chosen
 from npk.programs.selecting import Selection as Selection
 from npk.programs.selecting import named as named
 from npk.programs.selecting import option_of as option_of
+from npk.programs.selecting import paths_of as paths_of
+from npk.programs.selecting import statistics as statistics
 from npk.programs.showing import shown as shown
 from npk.programs.tracing import path_name as path_name
 from npk.programs.tracing import trace as trace
