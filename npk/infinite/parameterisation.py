@@ -58,7 +58,7 @@ def ntk_parameterised(
     and gates independent of them, the mean of K^V is d·∏σ² H, d the number of weights on a path.
 
     Args:
-        split: of `npk.split_ntk(f)(params, …)`, with its blocks.
+        split: of `npk.split_ntk(f)(params, …)`, with its blocks: those of the leaves that counted there.
         params: whose shapes give the fan-ins.
         weight_std: as of `variances`.
         bias_std: as of `variances`.
@@ -81,7 +81,7 @@ def ntk_parameterised(
     """
     scales = variances(params, weight_std=weight_std, bias_std=bias_std)
     factors = {path_name(path): scale / outputs for path, scale in jax.tree_util.tree_flatten_with_path(scales)[0]}
-    if factors.keys() != split.blocks.keys():
+    if not split.blocks or not split.blocks.keys() <= factors.keys():
         raise ValueError(f"the split has blocks {sorted(split.blocks)} and params are {sorted(factors)}: not the same.")
     blocks = {name: _scaled(block, factors[name]) for name, block in split.blocks.items()}
     value, feature, cross = (

@@ -44,7 +44,7 @@ from npk.programs import (
 )
 from npk.sketches.features import KernelSketch
 from npk.sketches.signs import draw_keys, key_kind, random_signs, value_network
-from npk.tangent_kernels import Checks
+from npk.tangent_kernels import Checks, check_real_leaves, counted
 
 Gates = Sequence[Any]
 
@@ -289,7 +289,9 @@ def _derivative(
 
 
 @transformation("params, x, features=m, key=jax.random.key(0)")
-def sketch_ntk(f: Function, *, part: str = "value", allow: Sequence[str] = ()) -> Callable[..., KernelSketch]:
+def sketch_ntk(
+    f: Function, *, part: str = "value", allow: Sequence[str] = (), wrt: Selection = None
+) -> Callable[..., KernelSketch]:
     """Transform f into random-sign features of its tangent kernel, or of a part of it: E[z(s)·z(s')] = K(s, s').
 
     The features are derivatives of the K outputs along a tangent u of the parameters, of independent random signs:
@@ -301,6 +303,7 @@ def sketch_ntk(f: Function, *, part: str = "value", allow: Sequence[str] = ()) -
         f: a function of (params, x), x: [N, ...] → [N, K], returning logits.
         part: "value", "feature" or "total".
         allow: as of `gates`, for the two parts.
+        wrt: as of `ntk`: the leaves that count as parameters, all floats but marked statistics where None.
 
     Returns:
         A function (params, x, gates=None, *, features, key, first=0, block=None) → `KernelSketch`, all as of
@@ -322,17 +325,19 @@ def sketch_ntk(f: Function, *, part: str = "value", allow: Sequence[str] = ()) -
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}.")
-    return remembered(_sketch_ntk, f, part, tuple(allow))
+    return remembered(_sketch_ntk, f, part, tuple(allow), option_of(wrt, "wrt"))
 
 
-def _sketch_ntk(f: Function, part: str, allow: Sequence[str]) -> Callable[..., KernelSketch]:
+def _sketch_ntk(f: Function, part: str, allow: Sequence[str], wrt: Selection) -> Callable[..., KernelSketch]:
     """`sketch_ntk`, made once."""
 
     @functools.partial(jax.jit, static_argnames=("kind",))
     def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, kind: Any) -> Any:
         program = _one_sample(f, part, allow, params, x)
         leaves = jax.tree_util.tree_leaves(params)
-        wanted = {i: a for i, a in enumerate(leaves) if jnp.issubdtype(jnp.result_type(a), jnp.floating)}
+        counts = counted(params, wrt)
+        check_real_leaves(program, counts)
+        wanted = {i: leaves[i] for i in sorted(counts)}
         along = _derivative(program, leaves, wanted, x, gates, part)
 
         def one_draw(key: Any) -> Any:
@@ -342,7 +347,7 @@ def _sketch_ntk(f: Function, part: str, allow: Sequence[str]) -> Callable[..., K
         found = _in_draws(one_draw, draws, kind, room)
         return found.astype(working_dtype(found))  # of half precision, to be summed in single
 
-    check, shapes_of = Checks(f), _shapes_of(functools.partial(_one_sample, f, part, allow))
+    check, shapes_of = Checks(f, wrt), _shapes_of(functools.partial(_one_sample, f, part, allow))
 
     def sketch_ntk_of_f(
         params: PyTree,

@@ -32,7 +32,7 @@ from npk.studies.run_folder import Progress, Run, carry_out, write_arrays
 from npk.studies.samples import described, load_suited
 from npk.studies.settings import MOST_SEED, check_ranges, configuration, setting
 from npk.studies.study_regimes import compared, regime_names
-from npk.tangent_kernels import NTKSplit, split_ntk
+from npk.tangent_kernels import split_ntk
 from npk.training import Network
 
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
@@ -85,17 +85,7 @@ class _Model:
         self.logits, self.forward = jax.jit(module.apply), learning_step(module.apply)
         self.gates = jax.jit(gates(module.apply))
         self.path_kernel = path_kernel(module.apply)
-        self._soft_module = soft_module
-        self._split = split_ntk(soft_module.apply)
-
-    def split(self, variables: Any, x: Any) -> NTKSplit:
-        """The split of the tangent kernel of the soft network, by its trainable parameters alone."""
-        frozen = {name: leaves for name, leaves in variables.items() if name != "params"}
-        if not frozen:
-            return self._split(variables, x)
-        # Batch statistics are no parameters of the tangent kernel: constants, another network at each stage.
-        split = split_ntk(lambda params, x: self._soft_module.apply({**frozen, **params}, x))
-        return split({"params": variables["params"]}, x)
+        self.split = split_ntk(soft_module.apply)
 
 
 def learning_step(apply: Callable[..., Any]) -> Callable[[Any, Any], tuple[Any, Any]]:

@@ -18,6 +18,7 @@ from npk.gating import Function
 from npk.programs import (
     Equation,
     Program,
+    Selection,
     UnsupportedOperation,
     Var,
     channels_last,
@@ -32,6 +33,7 @@ from npk.programs import (
     with_activations,
     working_dtype,
 )
+from npk.tangent_kernels.checks import check_real_leaves, counted
 from npk.tangent_kernels.uses import Uses, find_uses
 
 
@@ -59,7 +61,7 @@ class DerivativePlan:
     program: Program
     uses: Uses
     fixed: tuple[bool, ...]  # for each backward pass, whether gates are held fixed
-    blocks: tuple[str, ...]  # for each leaf, the block of the kernel that it belongs to
+    blocks: dict[int, str]  # for each leaf that counts, the block of the kernel that it belongs to
     before_gates: frozenset[Var]  # values that some gate is made of: only what reaches them has a feature part
 
     @property
@@ -81,30 +83,34 @@ class DerivativePlan:
         return self.modes == 2
 
 
-def plan_of(f: Function, params: PyTree, x: Any, split: bool, allow: Sequence[str]) -> DerivativePlan:
+def plan_of(f: Function, params: PyTree, x: Any, split: bool, allow: Sequence[str], wrt: Selection) -> DerivativePlan:
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     # Inside shard_map a call that stays closed cannot be bound to values of another kind than it was traced for.
     program = trace(f, params, sample, opens_for_gates if split or varies(x) else opens_without_gates)
-    _check_real(program)
+    counts = counted(params, wrt)
+    check_real_leaves(program, counts)
+    parameters = [program.params[n] for n in sorted(counts)]
+    _check_real(program, parameters)
     if split:
         program = with_activations(program)
         check_linear(program, allow)
     check_program(program, 1)
-    fixed = (False,) if not split else (True, False) if _has_soft_gates(program) else (True,)
-    blocks = program.param_paths if split else ("",) * len(program.params)
-    return DerivativePlan(program, find_uses(program), fixed, blocks, _before_gates(program))
+    fixed = (False,) if not split else (True, False) if _has_soft_gates(program, parameters) else (True,)
+    blocks = {n: program.param_paths[n] if split else "" for n in sorted(counts)}
+    return DerivativePlan(program, find_uses(program, counts), fixed, blocks, _before_gates(program))
 
 
-def _check_real(program: Program) -> None:
+def _check_real(program: Program, parameters: Sequence[Var]) -> None:
     """Derivatives are of real numbers, by way of real numbers, of an output that depends on x."""
-    reached = program.reached_from(program.params)
+    reached = program.reached_from(parameters)
     for equation in program.equations:
         if any(v in reached and jnp.issubdtype(v.dtype, jnp.complexfloating) for v in equation.outputs):
             raise UnsupportedOperation(
                 f"`{equation.name}` at {equation.source}: parameters become complex numbers, whose derivatives are "
                 "not covered; write the operation in real numbers (its real and imaginary part)."
             )
-    if any(isinstance(a, Var) and a in reached - program.reached_from(program.x) for a in program.outputs):
+    constant = program.reached_from(program.params) - program.reached_from(program.x)
+    if any(isinstance(a, Var) and a in constant for a in program.outputs):
         raise ValueError("the output of f does not depend on x; its tangent kernel is that of no function of x.")
 
 
@@ -118,13 +124,13 @@ def _before_gates(program: Program) -> frozenset[Var]:
     return frozenset(found)
 
 
-def _has_soft_gates(program: Program) -> bool:
-    """Whether any gate changes smoothly with the parameters."""
-    smooth = program.reached_from(program.params, _passes_derivative)
+def _has_soft_gates(program: Program, parameters: Sequence[Var]) -> bool:
+    """Whether any gate changes smoothly with the parameters that count."""
+    smooth = program.reached_from(parameters, _passes_derivative)
 
     def is_soft(equation: Equation) -> bool:
         kind = equation.activation.kind
-        return kind == "soft" or (kind == "given" and equation.inputs[1] in smooth)
+        return kind in ("soft", "given") and equation.inputs[0 if kind == "soft" else 1] in smooth
 
     return any(e.activation is not None and is_soft(e) for e in program.equations)
 

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
-from npk.programs import check_finite, check_pair, concrete, remembered, shown, transformation
+from npk.programs import (
+    Selection,
+    check_finite,
+    check_pair,
+    concrete,
+    option_of,
+    remembered,
+    shown,
+    transformation,
+)
 from npk.tangent_kernels.checks import Checks
 from npk.tangent_kernels.derivatives import DerivativePlan, plan_of
 from npk.tangent_kernels.pieces import diagonal_pieces, kernel_pieces
@@ -33,7 +42,7 @@ class NTKSplit:
         feature: K^F = ψ^F ψ^Fᵀ, through the gates only.
         cross: K^CROSS = ψ^V ψ^Fᵀ + ψ^F ψ^Vᵀ.
         total: the NTK K, their sum.
-        blocks: the same four for every parameter leaf, by its path; they add up to the whole.
+        blocks: the same four for every leaf that counts, by its path; they add up to the whole.
 
     Each is [N1, N2] (summed over outputs), [N1, N2, K, K], or of a diagonal [N].
 
@@ -86,7 +95,7 @@ def _sums(
     whole = [functools.reduce(jnp.add, column) for column in zip(*pieces.values(), strict=True)] if pieces else zeros
     floats = [v for v in inputs if v is not None and jnp.issubdtype(v.dtype, jnp.floating)]
     fine = functools.reduce(jnp.logical_and, [jnp.isfinite(v).all() for v in (*floats, *whole)])
-    return _Sums({name: pieces.get(name, zeros) for name in plan.blocks} if split else {}, whole, fine)
+    return _Sums({name: pieces.get(name, zeros) for name in plan.blocks.values()} if split else {}, whole, fine)
 
 
 def _require_finite(found: _Sums, params: PyTree, x1: Any, x2: Any | None = None) -> None:
@@ -107,17 +116,17 @@ def _shape(plan: DerivativePlan, n: tuple[int, ...], full: bool) -> tuple[int, .
 # -------------------------------------------------------------------------------------------- public
 
 
-def _kernel(f: Function, split: bool, allow: Sequence[str] = ()) -> Callable[..., Any]:
+def _kernel(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = ()) -> Callable[..., Any]:
     """(params, x1, x2, outputs) → the split, or the kernel alone."""
 
     @functools.partial(jax.jit, static_argnames=("full",))
     def compute(params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
-        plan = plan_of(f, params, x1, split, allow)
+        plan = plan_of(f, params, x1, split, allow, wrt)
         pieces = kernel_pieces(plan, jax.tree_util.tree_leaves(params), x1, x2, full)
         shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
         return _sums(plan, pieces, shape, split, x1, x2)
 
-    check = Checks(f)
+    check = Checks(f, wrt)
 
     def kernel(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> Any:
         check(params, x1, x2, outputs)
@@ -128,16 +137,16 @@ def _kernel(f: Function, split: bool, allow: Sequence[str] = ()) -> Callable[...
     return kernel
 
 
-def _diagonal(f: Function, split: bool, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], Any]:
+def _diagonal(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], Any]:
     """(params, x) → the diagonal of the split, or of the kernel alone."""
 
     @jax.jit
     def compute(params: PyTree, x: Any) -> _Sums:
-        plan = plan_of(f, params, x, split, allow)
+        plan = plan_of(f, params, x, split, allow, wrt)
         pieces = diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
         return _sums(plan, pieces, (x.shape[0],), split, x)
 
-    check = Checks(f)
+    check = Checks(f, wrt)
 
     def diagonal(params: PyTree, x: Any) -> Any:
         check(params, x, None)
@@ -149,7 +158,7 @@ def _diagonal(f: Function, split: bool, allow: Sequence[str] = ()) -> Callable[[
 
 
 @transformation()
-def ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
+def ntk(f: Function, *, wrt: Selection = None) -> Callable[..., Float[Array, "n1 n2 *k"]]:
     """Transform f into its neural tangent kernel K(s, s') = Σ_θ ∂f(s)/∂θ · ∂f(s')/∂θ.
 
     Exact for any differentiable f: dense and convolution layers by products of their inputs and
@@ -158,10 +167,13 @@ def ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
     ReLU spelled `jnp.maximum(q, 0)` at q = 0 is what JAX says it is; `split_ntk` takes the gate's 0 there.
 
     Apply it to logits: outputs that sum to one (softmax) have a kernel that, summed over all pairs of
-    outputs, is identically zero. All float leaves of `params` count; close over what should not.
+    outputs, is identically zero. All float leaves of `params` count but the statistics that a framework marks
+    (`batch_stats` of Flax, `nnx.BatchStat`, the state of Equinox), which are held constant; `wrt` chooses others.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K]; x may be integers that index (embeddings).
+        wrt: the leaves that count as parameters, in place of all but statistics: a name (keys joined by "/"; what lies
+            below it is meant too), a glob, several of them, or a predicate on names (`lambda path: True`: all).
 
     Returns:
         A function (params, x1, x2=None, *, outputs="trace") → K, [N1, N2] summed (not averaged) over
@@ -170,7 +182,8 @@ def ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
 
     Raises:
         ValueError: inputs are empty, not finite or do not match; f draws random numbers, mixes samples or
-            does not return [N, K]; outputs is neither "trace" nor "full".
+            does not return [N, K]; outputs is neither "trace" nor "full"; a name of wrt matches no leaf, or nothing
+            is left to differentiate by.
 
     Example:
         >>> import jax.numpy as jnp, npk
@@ -179,12 +192,12 @@ def ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
 
     Source: Jacot et al. 2018; Lakshminarayanan & Singh 2020, section 4.
     """
-    return remembered(_ntk, f)
+    return remembered(_ntk, f, option_of(wrt, "wrt"))
 
 
-def _ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
+def _ntk(f: Function, wrt: Selection) -> Callable[..., Float[Array, "n1 n2 *k"]]:
     """`ntk`, made once."""
-    kernel = _kernel(f, split=False)
+    kernel = _kernel(f, False, wrt)
 
     def ntk_of_f(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> Float[Array, "n1 n2 *k"]:
         return kernel(params, x1, x2, outputs=outputs)
@@ -193,7 +206,7 @@ def _ntk(f: Function) -> Callable[..., Float[Array, "n1 n2 *k"]]:
 
 
 @transformation()
-def split_ntk(f: Function, *, allow: Sequence[str] = ()) -> Callable[..., NTKSplit]:
+def split_ntk(f: Function, *, allow: Sequence[str] = (), wrt: Selection = None) -> Callable[..., NTKSplit]:
     """Transform f into its tangent kernel split by the gates: K = K^V + K^F + K^CROSS.
 
     ψ^V differentiates with every gate held fixed, ψ^F is the rest, through the gates. Hard gates are
@@ -204,10 +217,12 @@ def split_ntk(f: Function, *, allow: Sequence[str] = ()) -> Callable[..., NTKSpl
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], returning logits.
         allow: as of `gates`: what is nonlinear and no gate (softmax: "exp", "div") and may count to the value part.
+        wrt: as of `ntk`.
 
     Returns:
         A function (params, x1, x2=None, *, outputs="trace") → `NTKSplit` of [N1, N2] (summed over outputs)
-        or, for outputs="full", [N1, N2, K, K]; its `blocks` hold the same for each parameter leaf. Dtype as of `ntk`.
+        or, for outputs="full", [N1, N2, K, K]; its `blocks` hold the same for each leaf that counts. Dtype as of
+        `ntk`.
 
     Raises:
         ValueError: as `ntk`.
@@ -222,15 +237,16 @@ def split_ntk(f: Function, *, allow: Sequence[str] = ()) -> Callable[..., NTKSpl
 
     Source: Lakshminarayanan & Singh 2020, section 4 (ψ^V, ψ^F; proposition 4.1).
     """
-    return remembered(_kernel, f, True, tuple(allow))
+    return remembered(_kernel, f, True, option_of(wrt, "wrt"), tuple(allow))
 
 
 @transformation()
-def ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
+def ntk_diagonal(f: Function, *, wrt: Selection = None) -> Callable[[PyTree, Any], Float[Array, "n"]]:
     """Transform f into the diagonal K(s, s) of its tangent kernel, without the kernel.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        wrt: as of `ntk`.
 
     Returns:
         A function (params, x) → [N], squared norms of per-sample gradients, summed over outputs; dtype as of `ntk`.
@@ -245,12 +261,12 @@ def ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
 
     Source: Jacot et al. 2018.
     """
-    return remembered(_ntk_diagonal, f)
+    return remembered(_ntk_diagonal, f, option_of(wrt, "wrt"))
 
 
-def _ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
+def _ntk_diagonal(f: Function, wrt: Selection) -> Callable[[PyTree, Any], Float[Array, "n"]]:
     """`ntk_diagonal`, made once."""
-    diagonal = _diagonal(f, split=False)
+    diagonal = _diagonal(f, False, wrt)
 
     def ntk_diagonal_of_f(params: PyTree, x: Any) -> Float[Array, "n"]:
         return diagonal(params, x)
@@ -259,11 +275,12 @@ def _ntk_diagonal(f: Function) -> Callable[[PyTree, Any], Float[Array, "n"]]:
 
 
 @transformation()
-def ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
+def ntk_trace(f: Function, *, wrt: Selection = None) -> Callable[[PyTree, Any], Float[Array, ""]]:
     """Transform f into the trace Σ_s K(s, s) of its tangent kernel, without the kernel.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
+        wrt: as of `ntk`.
 
     Returns:
         A function (params, x) → a scalar; dtype as of `ntk`.
@@ -278,12 +295,12 @@ def ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
 
     Source: Jacot et al. 2018.
     """
-    return remembered(_ntk_trace, f)
+    return remembered(_ntk_trace, f, option_of(wrt, "wrt"))
 
 
-def _ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
+def _ntk_trace(f: Function, wrt: Selection) -> Callable[[PyTree, Any], Float[Array, ""]]:
     """`ntk_trace`, made once."""
-    diagonal = ntk_diagonal(f)
+    diagonal = ntk_diagonal(f, wrt=wrt)
 
     def ntk_trace_of_f(params: PyTree, x: Any) -> Float[Array, ""]:
         return jnp.sum(diagonal(params, x))
@@ -292,12 +309,15 @@ def _ntk_trace(f: Function) -> Callable[[PyTree, Any], Float[Array, ""]]:
 
 
 @transformation()
-def split_ntk_diagonal(f: Function, *, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], NTKSplit]:
+def split_ntk_diagonal(
+    f: Function, *, allow: Sequence[str] = (), wrt: Selection = None
+) -> Callable[[PyTree, Any], NTKSplit]:
     """Transform f into the diagonal of its split tangent kernel, without the kernel.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
         allow: as of `split_ntk`.
+        wrt: as of `ntk`.
 
     Returns:
         A function (params, x) → `NTKSplit` of [N] arrays, blocks included; dtype as of `ntk`.
@@ -314,4 +334,4 @@ def split_ntk_diagonal(f: Function, *, allow: Sequence[str] = ()) -> Callable[[P
 
     Source: Lakshminarayanan & Singh 2020, section 4.
     """
-    return remembered(_diagonal, f, True, tuple(allow))
+    return remembered(_diagonal, f, True, option_of(wrt, "wrt"), tuple(allow))

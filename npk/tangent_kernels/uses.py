@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections import Counter
 
-import jax.numpy as jnp
 import numpy as np
 
 from npk.programs import Equation, Program, Provenance, Var
@@ -13,9 +12,9 @@ from npk.tangent_kernels.factors import Use, sizes_of
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
-    """Any other equation of data with values made of parameters.
+    """Any other equation of data with values made of parameters, some of which count.
 
-    `made` are their places among its inputs, `leaves` the numbers of the parameters.
+    `made` are their places among its inputs, `leaves` the numbers of the parameters that count.
     """
 
     equation: Equation
@@ -32,22 +31,22 @@ class Uses:
     leaves: list[int]  # the leaves that `reads` depend on
 
 
-def find_uses(program: Program) -> Uses:
-    """Split the equations that read parameters into products with a rule and all others."""
-    known = Provenance(program)
+def find_uses(program: Program, counted: frozenset[int]) -> Uses:
+    """Split the equations that read parameters that count into products with a rule and all others."""
+    known = Provenance(dataclasses.replace(program, fixed=frozenset(range(len(program.params))) - counted))
     readers = program.consumers()
     rules: dict[int, list[tuple[Use, np.ndarray]]] = {}
     reads: list[Read] = []
     for equation in program.equations:
         inputs = equation.inputs
         origins = [known.origin(a) for a in inputs]
-        made = tuple(i for i, o in enumerate(origins) if o is not None and o.from_params)
-        if not made or len(made) == len(inputs) or None not in origins:
+        made = tuple(i for i, o in enumerate(origins) if o is not None and isinstance(inputs[i], Var))
+        ingredients = frozenset().union(*(o.leaves for o in origins if o is not None))
+        if not ingredients or None not in origins:
             continue
         atom = inputs[made[0]]
         use = _as_use(equation, known) if len(made) == 1 else None
         if use is None or len(readers[atom]) > 1:  # type: ignore[index]
-            ingredients = frozenset().union(*(origins[i].leaves for i in made))  # type: ignore[union-attr]
             reads.append(Read(equation, made, ingredients))
         else:
             rules.setdefault(use.leaf, []).append((use, known.elements(atom)[1]))  # type: ignore[index,arg-type]
@@ -68,9 +67,10 @@ def find_uses(program: Program) -> Uses:
             products[at] = dataclasses.replace(use, bias=added[1])
             reads = [r for r in reads if r.equation is not added[0]]
             shared.discard(added[1])
-    leaves = [n for n in sorted(shared) if jnp.issubdtype(program.params[n].dtype, jnp.floating)]
     return Uses(
-        sorted(products, key=lambda u: order[u.equation]), sorted(reads, key=lambda r: order[r.equation]), leaves
+        sorted(products, key=lambda u: order[u.equation]),
+        sorted(reads, key=lambda r: order[r.equation]),
+        sorted(shared),
     )
 
 

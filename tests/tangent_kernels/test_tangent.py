@@ -20,7 +20,7 @@ def jacobian(f, params, x):
 
 
 def flat(jacobians):
-    leaves = jax.tree.leaves(jacobians)
+    leaves = jax.tree.leaves({name: part for name, part in jacobians.items() if name != "batch_stats"})
     return np.concatenate([np.asarray(j, np.float64).reshape(*j.shape[:2], -1) for j in leaves], -1)
 
 
