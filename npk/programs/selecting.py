@@ -6,7 +6,7 @@ classes: neither is imported for it.
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import jax
 from npk.programs.functions import comes_from
 from npk.programs.tracing import path_name
 
-Selection = str | Sequence[str] | Callable[[str], bool] | None
+Selection = str | Collection[str] | Callable[[str], bool] | None
 Chosen = tuple[str, ...] | Callable[[str], bool] | None
 
 # The classes by which frameworks mark what is no parameter, and the collection of Flax linen that is of statistics.
@@ -79,8 +79,9 @@ def named(paths: Sequence[str], chosen: Selection, argument: str) -> frozenset[i
     for name, positions in found.items():
         if not positions:
             near = difflib.get_close_matches(name, paths, _SHOWN) or paths[:_SHOWN]
+            there = ", ".join(path or "'' (params is an array)" for path in near)
             more = ", …" if len(near) < len(paths) else ""
-            raise ValueError(f"{argument}: {name!r} names no leaf of params; there are {', '.join(near)}{more}.")
+            raise ValueError(f"{argument}: {name!r} names no leaf of params; there are {there}{more}.")
     return frozenset().union(*found.values())
 
 

@@ -187,8 +187,10 @@ def ntk(f: Function, *, wrt: Selection = None) -> Callable[..., Float[Array, "n1
 
     Example:
         >>> import jax.numpy as jnp, npk
-        >>> npk.ntk(lambda w, x: x @ w)(jnp.ones((2, 1)), jnp.array([[1.0, 2.0]])).tolist()
-        [[5.0]]
+        >>> f = lambda p, x: x @ p["w"] + p["b"]
+        >>> p, x = {"w": jnp.ones((2, 1)), "b": jnp.ones((1, 1))}, jnp.array([[1.0, 2.0]])
+        >>> npk.ntk(f)(p, x).tolist(), npk.ntk(f, wrt="w")(p, x).tolist()
+        ([[6.0]], [[5.0]])
 
     Source: Jacot et al. 2018; Lakshminarayanan & Singh 2020, section 4.
     """

@@ -81,9 +81,23 @@ def test_a_bias_counts_with_its_variance(x64):
     assert_close(infinite.ntk_parameterised(split, p, weight_std=1.5, bias_std=0.3).total, 1.5**2 / 4 * x @ x.T + 0.09)
 
 
+@pytest.mark.parametrize("statistics", ["batch_stats", "held"])
+def test_only_the_leaves_that_count_are_scaled(statistics, x64):
+    """Statistics have no block, and no part in the kernel: here σ_w²/d ⟨x/σ, x'/σ⟩."""
+    x, p = np.random.default_rng(0).normal(size=(3, 4)), {"w": jnp.ones((4, 1)), statistics: jnp.arange(1.0, 5.0)}
+    f = lambda p, x: (x / p[statistics][None]) @ p["w"]  # noqa: E731
+    split = npk.split_ntk(f, wrt=None if statistics == "batch_stats" else "w")(p, jnp.asarray(x))
+    found = infinite.ntk_parameterised(split, p, weight_std=1.5, bias_std=0.3)
+    assert set(found.blocks) == {"w"}
+    scaled = x / np.arange(1.0, 5.0)
+    assert_close(found.total, 1.5**2 / 4 * scaled @ scaled.T)
+
+
 def test_errors():
     split = npk.split_ntk(lambda p, x: x @ p["w"])({"w": jnp.ones((2, 1))}, jnp.ones((1, 2)))
     with pytest.raises(ValueError, match="not the same"):
         infinite.ntk_parameterised(split, {"v": jnp.ones((2, 1))})
+    with pytest.raises(ValueError, match="not the same"):
+        infinite.ntk_parameterised(npk.NTKSplit(split.value, split.feature, split.cross), {"w": jnp.ones((2, 1))})
     with pytest.raises(ValueError, match="weight_std must not be negative"):
         infinite.variances({"w": jnp.ones((2, 1))}, weight_std=-1.0)

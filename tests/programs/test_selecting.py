@@ -44,6 +44,8 @@ def test_brackets_in_a_name_are_themselves():
 
 def test_the_name_of_the_only_leaf_is_empty():
     assert paths_of(jnp.zeros(2)) == [""] and named([""], "*", "wrt") == named([""], "", "wrt") == {0}
+    with pytest.raises(ValueError, match="there are '' .params is an array"):
+        named([""], "w", "wrt")
 
 
 @pytest.mark.parametrize(

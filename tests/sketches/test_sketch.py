@@ -190,6 +190,16 @@ def test_tangent_kernels_of_shared_parameters_and_of_integers():
     check_errors(npk.sketch_ntk(f)(params, x, features=900, key=KEY), npk.ntk(f)(params, x))
 
 
+def test_tangent_kernels_by_some_leaves():
+    """A collection of statistics is none of them unless it is chosen."""
+    f = lambda p, x: npk.soft_relu((x @ p["params"] - p["batch_stats"][None]) / 2)  # noqa: E731
+    params, x = {"params": normal(3, 2), "batch_stats": normal(2)}, normal(4, 3)
+    for wrt, names in ((None, ["params"]), ("batch*", ["batch_stats"]), (lambda path: True, ["batch_stats", "params"])):
+        rows = [jax.jacrev(lambda a, n=n: f({**params, n: a}, x))(params[n]).reshape(4, 2, -1) for n in names]
+        kernel = sum(jnp.einsum("nkp,mkp->nm", r, r) for r in rows)
+        check_errors(npk.sketch_ntk(f, part="total", wrt=wrt)(params, x, features=900, key=KEY), kernel)
+
+
 def groups_of_draws(z, size):
     """Independent sketches of `size` draws each, cut out of one."""
     cuts = range(0, z.features.shape[1], size)
