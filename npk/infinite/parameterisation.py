@@ -16,22 +16,27 @@ from jaxtyping import PyTree
 
 from npk.infinite.kernels import HE
 from npk.programs import path_name
+from npk.readings import Reading
 from npk.tangent_kernels import NTKSplit
 
 
-def variances(params: PyTree, *, weight_std: float = HE, bias_std: float = 0.0) -> PyTree:
+def variances(
+    params: PyTree, *, weight_std: float = HE, bias_std: float = 0.0, reading: Reading | None = None
+) -> PyTree:
     """The variance of every parameter in NTK parameterisation: weight_std²/fan-in, of a bias bias_std².
 
     Args:
         params: any tree of arrays; arrays of two or more axes, the last of which are outputs, are weights.
         weight_std: √2 is He's.
         bias_std: of all other parameters.
+        reading: of `npk.explain(f)`, from which weights and fan-ins are taken instead of from shapes: for kernels that
+            are transposed, scales, embeddings.
 
     Returns:
         A tree of the same structure, a number for each array.
 
     Raises:
-        ValueError: a standard deviation is negative.
+        ValueError: a standard deviation is negative; parts of one leaf are weights of different fan-ins.
 
     Example:
         >>> import jax.numpy as jnp
@@ -44,13 +49,30 @@ def variances(params: PyTree, *, weight_std: float = HE, bias_std: float = 0.0) 
     for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
         if not std >= 0:
             raise ValueError(f"{name} must not be negative, got {std}.")
-    return jax.tree_util.tree_map(
-        lambda leaf: weight_std**2 / math.prod(leaf.shape[:-1]) if leaf.ndim > 1 else bias_std**2, params
-    )
+
+    def of_leaf(path: Any, leaf: Any) -> float:
+        guess = math.prod(leaf.shape[:-1]) if leaf.ndim > 1 else None
+        fan_in = guess if reading is None else _fan_in(reading, path_name(path))
+        return bias_std**2 if fan_in is None else weight_std**2 / fan_in
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params)
+
+
+def _fan_in(reading: Reading, name: str) -> int | None:
+    found = {p.fan_in for p in reading.parameters if p.name == name and p.role in ("weight", "bias")}
+    if len(found) > 1:
+        raise ValueError(f"parts of {name} have different roles (fan-ins {sorted(found, key=str)}): no one variance.")
+    return next(iter(found), None)
 
 
 def ntk_parameterised(
-    split: NTKSplit, params: PyTree, *, weight_std: float = HE, bias_std: float = 0.0, outputs: int = 1
+    split: NTKSplit,
+    params: PyTree,
+    *,
+    weight_std: float = HE,
+    bias_std: float = 0.0,
+    outputs: int = 1,
+    reading: Reading | None = None,
 ) -> NTKSplit:
     """The split tangent kernel of the same network in NTK parameterisation: what tends to `npk.infinite.ntk`.
 
@@ -63,6 +85,7 @@ def ntk_parameterised(
         weight_std: as of `variances`.
         bias_std: as of `variances`.
         outputs: over how many outputs the split is summed; the result is their mean.
+        reading: as of `variances`.
 
     Returns:
         An `NTKSplit`, blocks included.
@@ -79,7 +102,7 @@ def ntk_parameterised(
 
     Source: Jacot et al. 2018, section 4.
     """
-    scales = variances(params, weight_std=weight_std, bias_std=bias_std)
+    scales = variances(params, weight_std=weight_std, bias_std=bias_std, reading=reading)
     factors = {path_name(path): scale / outputs for path, scale in jax.tree_util.tree_flatten_with_path(scales)[0]}
     if not split.blocks or not split.blocks.keys() <= factors.keys():
         raise ValueError(f"the split has blocks {sorted(split.blocks)} and params are {sorted(factors)}: not the same.")

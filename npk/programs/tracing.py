@@ -131,7 +131,7 @@ class _Flattener:
         start = len(self.equations)
         outputs = self.run(jax.make_jaxpr(function)(*avals), atoms)
         ours = self.equations[start:]
-        self.equations[start:] = [dataclasses.replace(e, source_info=self.caller) for e in ours]
+        self.equations[start:] = [dataclasses.replace(e, source_info=self.caller or e.source_info) for e in ours]
         return outputs
 
     def unroll(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:

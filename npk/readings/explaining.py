@@ -34,6 +34,7 @@ from npk.programs import (
     transformation,
 )
 from npk.readings.reading import Certificate, GateReading, ParameterReading, Reading, Refusal
+from npk.tangent_kernels import counted
 
 # Samples that the certificate is measured on.
 _TRIED = 8
@@ -42,7 +43,9 @@ _ROUNDINGS, _MOST = 1e4, 0.05
 
 
 @transformation()
-def explain(f: Function, *, fixed: Selection = None, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], Reading]:
+def explain(
+    f: Function, *, fixed: Selection = None, allow: Sequence[str] = (), wrt: Selection = None
+) -> Callable[[PyTree, Any], Reading]:
     """Transform f into the function that says what npk takes f to be.
 
     Nothing is refused here: all that any transformation would refuse is in the reading, with the line in the model and
@@ -52,12 +55,13 @@ def explain(f: Function, *, fixed: Selection = None, allow: Sequence[str] = ()) 
         f: a function of (params, x), x: [N, ...] → [N, K].
         fixed: as of `path_kernel`: which parameters are fixed numbers, in place of what is recognised.
         allow: as of `gates`: what may stay nonlinear.
+        wrt: as of `ntk`: which leaves count as parameters of tangent kernels.
 
     Returns:
         A function (params, x) → `Reading`.
 
     Raises:
-        ValueError: x is empty, not an array, or not finite; f does not return [N, K]; `fixed` names nothing.
+        ValueError: x is empty, not an array, or not finite; f does not return [N, K]; `fixed` or `wrt` names nothing.
 
     Example:
         >>> import jax, jax.numpy as jnp, npk
@@ -68,10 +72,10 @@ def explain(f: Function, *, fixed: Selection = None, allow: Sequence[str] = ()) 
 
     Source: Lakshminarayanan & Singh 2020, section 2 (what gates, features and values are).
     """
-    return remembered(_explain, f, option_of(fixed, "fixed"), tuple(allow))
+    return remembered(_explain, f, option_of(fixed, "fixed"), tuple(allow), option_of(wrt, "wrt"))
 
 
-def _explain(f: Function, fixed: Chosen, allow: Sequence[str]) -> Callable[[PyTree, Any], Reading]:
+def _explain(f: Function, fixed: Chosen, allow: Sequence[str], wrt: Chosen) -> Callable[[PyTree, Any], Reading]:
     """`explain`, made once."""
 
     def explain_f(params: PyTree, x: Any) -> Reading:
@@ -91,7 +95,7 @@ def _explain(f: Function, fixed: Chosen, allow: Sequence[str]) -> Callable[[PyTr
         if concrete(params, x):
             certificate = _certificate(f, params, x[:_TRIED] if alone else x, proven=alone and not nonlinear)
         return Reading(
-            tuple(_parameters(program, value, roles)),
+            tuple(_parameters(program, value, roles, counted(params, wrt))),
             tuple(map(_gate, itertools.count(), activations(program), gate_shapes(program))),
             nonlinear,
             tuple(dict.fromkeys(refused)),
@@ -146,7 +150,9 @@ def _gate(number: int, equation: Equation, shape: Any) -> GateReading:
     return GateReading(number, activation.kind, function, tuple(shape.shape), equation.source, equation.module)
 
 
-def _parameters(whole: Program, value: Program | None, roles: Sequence[Role]) -> Iterable[ParameterReading]:
+def _parameters(
+    whole: Program, value: Program | None, roles: Sequence[Role], counts: frozenset[int]
+) -> Iterable[ParameterReading]:
     """The roles of every leaf: those that paths give it, or why they give it none."""
     readers, readers_of_values = whole.consumers(), value.consumers() if value else {}
     for number, (var, name) in enumerate(zip(whole.params, whole.param_paths, strict=True)):
@@ -156,7 +162,7 @@ def _parameters(whole: Program, value: Program | None, roles: Sequence[Role]) ->
             for (role, fan_in), found in _grouped(own).items():
                 elements = max(r.elements for r in found) if role == "fixed" else sum(r.elements for r in found)
                 why = "a normalisation's" if role == "fixed" else ""
-                yield ParameterReading(name, var.shape, role, elements, fan_in, found[0].source, why)
+                yield ParameterReading(name, var.shape, role, elements, fan_in, found[0].source, why, number in counts)
             continue
         reading = readers_of_values.get(value.params[number], []) if value else []
         source = (reading or readers.get(var, []) or [None])[0]
@@ -168,7 +174,9 @@ def _parameters(whole: Program, value: Program | None, roles: Sequence[Role]) ->
             role, why = "feature", "it acts through gates that are given to others"
         else:
             role, why = "unused", ""
-        yield ParameterReading(name, var.shape, role, size, None, source.source if source else "", why)
+        yield ParameterReading(
+            name, var.shape, role, size, None, source.source if source else "", why, number in counts
+        )
 
 
 def _grouped(roles: Sequence[Role]) -> dict[tuple[str, int | None], list[Role]]:

@@ -25,6 +25,7 @@ class ParameterReading:
         fan_in: of a weight.
         source: the line that gives it the role.
         why: in words.
+        counts: the tangent kernel is by it (`wrt`).
 
     Example:
         >>> import jax.numpy as jnp, npk
@@ -40,6 +41,7 @@ class ParameterReading:
     fan_in: int | None = None
     source: str = ""
     why: str = ""
+    counts: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +183,11 @@ class Reading:
         """Title, columns and rows of what is shown."""
         yield (
             "parameters",
-            ["name", "shape", "is", "where"],
-            [[p.name, _shape(p.shape), _role(p), _place(p.source)] for p in self.parameters],
+            ["name", "shape", "ntk", "is", "where"],
+            [
+                [p.name, _shape(p.shape), "by it" if p.counts else "", _role(p), _place(p.source)]
+                for p in self.parameters
+            ],
         )
         yield (
             "gates",

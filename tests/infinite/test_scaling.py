@@ -101,3 +101,16 @@ def test_errors():
         infinite.ntk_parameterised(npk.NTKSplit(split.value, split.feature, split.cross), {"w": jnp.ones((2, 1))})
     with pytest.raises(ValueError, match="weight_std must not be negative"):
         infinite.variances({"w": jnp.ones((2, 1))}, weight_std=-1.0)
+
+
+def test_a_reading_says_what_shapes_can_only_guess():
+    """A kernel that is used transposed, and a learned scale: fan-ins are those of the reading."""
+    params = {"w": jnp.ones((5, 3)), "scale": jnp.ones((1, 5)), "b": jnp.ones((1, 5)), "v": jnp.ones((5, 2))}
+    f = lambda p, x: jax.nn.relu(x @ p["w"].T + p["b"]) * p["scale"] @ p["v"]  # noqa: E731
+    reading = npk.explain(f)(params, jnp.ones((4, 3)))
+    sizes = infinite.variances(params, weight_std=1.0, bias_std=0.5, reading=reading)
+    assert sizes == {"w": 1 / 3, "scale": 1.0, "b": 0.25, "v": 1 / 5}
+    mixed = lambda p, x: x @ p["w"][:3] + (jax.nn.relu(x[:, :2] @ p["w"][3:]))  # noqa: E731
+    reading = npk.explain(mixed)({"w": jnp.ones((5, 3))}, jnp.ones((4, 3)))
+    with pytest.raises(ValueError, match="parts of w have different roles"):
+        infinite.variances({"w": jnp.ones((5, 3))}, reading=reading)
