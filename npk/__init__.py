@@ -38,6 +38,7 @@ from npk.gating import soft_gate as soft_gate
 from npk.gating import soft_relu as soft_relu
 from npk.path_kernels import gram as gram
 from npk.path_kernels import layer_overlaps as layer_overlaps
+from npk.path_kernels import log_path_kernel as log_path_kernel
 from npk.path_kernels import overlap as overlap
 from npk.path_kernels import path_kernel as path_kernel
 from npk.paths import count_paths as count_paths
@@ -79,6 +80,7 @@ __all__ = [
     "hard_gate",
     "layer_overlaps",
     "linear",
+    "log_path_kernel",
     "npf",
     "npv",
     "ntk",

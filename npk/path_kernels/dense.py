@@ -1,12 +1,14 @@
 """Fully connected networks: H = Σ ⊙ Λ, the input Gram matrix times the overlaps of the gates, layer by layer."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from npk.path_kernels.counts import check_counts, exact_or_nan, is_binary
 from npk.path_kernels.network import Gates
 from npk.programs import check_finite, check_pair, concrete, finite, known_true, working_dtype
 
@@ -39,10 +41,14 @@ def gram(
     Source: Lakshminarayanan & Singh 2020, section 5.1.
     """
     check_pair(x1, x2, floating=True)
+    return _gram(x1, x2, normalize, "the Gram matrix leaves the range of {}: scale the inputs, or enable x64.")
+
+
+def _gram(x1: Any, x2: Any, normalize: bool, refusal: str) -> Any:
     a, b = (jnp.reshape(x, (len(x), -1)).astype(working_dtype(x)) for x in (x1, x1 if x2 is None else x2))
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     if concrete(product) and not known_true(finite, product):
-        raise ValueError(f"the Gram matrix leaves the range of {product.dtype}: scale the inputs, or enable x64.")
+        raise ValueError(refusal.format(product.dtype))
     return product / a.shape[1] if normalize else product
 
 
@@ -60,7 +66,8 @@ def layer_overlaps(
         A tuple of [N1, N2], one a layer, in the gates' dtype (of half precision float32, as of `gram`).
 
     Raises:
-        ValueError: the two tuples differ in number or shapes, or hold numbers that are not finite.
+        ValueError: the two tuples differ in number or shapes, or hold numbers that are not finite; an overlap leaves
+            the range of its dtype.
 
     Example:
         >>> import jax.numpy as jnp, npk
@@ -78,7 +85,9 @@ def layer_overlaps(
         check_finite(g2, f"gates2[{number}]")
         if g1.shape[1:] != g2.shape[1:]:
             raise ValueError(f"gates1[{number}] and gates2[{number}] differ: {list(g1.shape)} and {list(g2.shape)}.")
-        result.append(gram(g1, g2, normalize=normalize))
+        check_pair(g1, g2, floating=True)
+        refusal = f"the overlap of layer {number} leaves the range of {{}}: scale the gates, or enable x64."
+        result.append(_gram(g1, g2, normalize, refusal))
     return tuple(result)
 
 
@@ -96,7 +105,8 @@ def overlap(gates1: Gates, gates2: Gates | None = None, *, normalize: bool = Tru
         Λ [N1, N2] in the gates' dtype (of half precision float32, as of `gram`).
 
     Raises:
-        ValueError: as `layer_overlaps`; or there are no gates.
+        ValueError: as `layer_overlaps`; there are no gates; Λ leaves the range of its dtype, or is a count of paths
+            that it cannot hold exactly (hard gates, from 2^24 on in float32). Under `jit` such a count is NaN.
 
     Example:
         >>> import jax.numpy as jnp, npk
@@ -108,4 +118,15 @@ def overlap(gates1: Gates, gates2: Gates | None = None, *, normalize: bool = Tru
     """
     if len(gates1) == 0:
         raise ValueError("overlap needs the gates of at least one layer, got none.")
-    return functools.reduce(jnp.multiply, layer_overlaps(gates1, gates2, normalize=normalize))
+    product = functools.reduce(jnp.multiply, layer_overlaps(gates1, gates2, normalize=normalize))
+    both = (tuple(gates1), tuple(gates1 if gates2 is None else gates2))
+    if not (normalize or concrete(both)):
+        return exact_or_nan(product, product, (), both)
+    if not normalize and is_binary(both):
+        check_counts(float(jnp.max(product)), product.dtype)
+    if concrete(product) and not known_true(finite, product):
+        raise ValueError(
+            f"the overlap leaves the range of {product.dtype}: use normalize=True, or npk.log_path_kernel of the "
+            "network, which gives its logarithm."
+        )
+    return product

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function, own_gates
+from npk.gating import Function
 from npk.path_kernels.choice import Engine, engines, worth_packing, worth_pairing
 from npk.path_kernels.costs import Cost, tell_if_long, timed
+from npk.path_kernels.counts import check_counts, exact_or_nan, is_binary, whole_numbers
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.engines.pairs import PairPlan
 from npk.path_kernels.moments import SecondMoments, output_moment
@@ -22,7 +23,6 @@ from npk.programs import (
     Program,
     Selection,
     check_finite,
-    check_gate_shapes,
     check_pair,
     concrete,
     finite,
@@ -42,12 +42,9 @@ _Batch = tuple[Any, Gates]
 _CPU_BLOCK, _BLOCK = 1 << 18, 1 << 22
 
 
-def _is_binary(gates: Gates) -> bool:
-    return known_true(_zero_or_one, *gates)
-
-
-def _zero_or_one(values: Any) -> Any:
-    return (values == 0) | (values == 1)
+def kernel_dtype(x: Any, normalize: bool) -> Any:
+    """The dtype of a kernel of inputs x: for counts the widest there is."""
+    return working_dtype(x) if normalize else jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
 
 
 # --------------------------------------------------------------------------------------- the kernel
@@ -71,7 +68,7 @@ def _moment(
     return output_moment(state, moments), moments
 
 
-def _block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
+def block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
     """Samples a side so that the largest intermediate of a block of pairs stays within its budget."""
     sizes = []
 
@@ -97,9 +94,11 @@ def path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Float[
     evaluation mode is a fixed factor and a fixed shift, recognised by what it computes unless `fixed` declares which
     parameters are fixed numbers. `npk.explain(f)` shows what each parameter was taken for.
 
-    Scaling: with `normalize=True` weights have variance 1/fan-in and biases variance 1, which keeps H of
-    the order of the inputs at any depth (constants that multiply a weight are then left out). With
-    `normalize=False` all have variance 1: H counts paths, H = φφᵀ for φ = `npf(f)`.
+    Scaling: with `normalize=True` weights have variance 1/fan-in and biases variance 1 (constants that multiply
+    a weight are then left out). A layer then multiplies H by the share of gates that are open for both inputs:
+    hard gates of which half are open halve it a layer, to 0.0 at some 150 layers in float32, at fewer for pairs
+    that share less. With `normalize=False` all have variance 1: H counts paths, H = φφᵀ for φ = `npf(f)`, and
+    grows by the width a layer. Where either leaves the range, `log_path_kernel` has sign and logarithm of H.
 
     Large kernels on a CPU are computed by engines (with Numba installed): dense networks by bit counts, and
     convolutions with pooling, of which all P² pairs of positions count, by a compiled loop that keeps them in
@@ -121,7 +120,9 @@ def path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Float[
 
     Raises:
         ValueError: inputs are empty, not finite, of integer dtype or do not match; gates do not match f's
-            activations; gates of one side only; path counts that the dtype cannot hold exactly; `fixed` names nothing.
+            activations; gates of one side only; `fixed` names nothing; H leaves the range of the dtype; path counts
+            (hard gates, whole numbers for x) that the dtype cannot hold exactly: from 2^24 on in float32. Under `jit`,
+            where nothing can be raised, a kernel with such a count is NaN.
         UnsupportedOperation: f has operations outside the rules, or a weight is used twice; all are named.
 
     Example:
@@ -139,7 +140,6 @@ def path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Float[
 def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"]]:
     """The kernel of f, and the programs that belong to it."""
     network = Network(f, fixed)
-    gates_of = jax.jit(lambda params, x: own_gates(f, params, x))
 
     @functools.partial(jax.jit, static_argnames=("binary", "side", "dtype"))
     def blocks(
@@ -157,7 +157,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
 
         def largest_side() -> int:
             moment = functools.partial(_moment, network.sample(params, one), params, binary=binary, dtype=dtype)
-            return _block_side(functools.partial(moment, normalize=True), one, two)
+            return block_side(functools.partial(moment, normalize=True), one, two)
 
         side = network.once(f"side, {binary}, {dtype}", params, one[0].shape[2:], one[0], largest_side)
         whole = max(t[0].shape[0] for t in (one, two)) <= side
@@ -174,6 +174,11 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
             return jnp.max(jnp.stack(_moment(program, params, sample, sample, False, False, dtype)[1].peaks()))
 
         return jnp.max(jax.lax.map(single, one, batch_size=16))
+
+    def largest(params: PyTree, one: Any, two: Any, dtype: Any) -> Any:
+        """Of all that is met for two batches; nothing is derived by it."""
+        params, one, two = jax.tree_util.tree_map(jax.lax.stop_gradient, (params, one, two))
+        return functools.reduce(jnp.maximum, [largest_count(params, side, dtype=dtype) for side in (one, two)])
 
     @functools.partial(jax.jit, static_argnames=("plan", "wanted", "dtype"))
     def known_factors(params: PyTree, one: Any, wanted: tuple[int, ...], *, plan: PairPlan, dtype: Any) -> Any:
@@ -195,8 +200,8 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         if left is None or right is None:
             return None
         most = max(dense.largest(chain, left), dense.largest(chain, right))
-        if not normalize and _whole_numbers(one[0], two[0]):
-            _check_counts(most, dtype)
+        if not normalize and whole_numbers(one[0], two[0]):
+            check_counts(most, dtype)
         if not most < 0.5 * float(jnp.finfo(dtype).max):
             return None  # the general path tells where it overflows
         return dense.kernel(chain, left, right)
@@ -232,25 +237,9 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         many: int | None, params: PyTree, x1: Any, x2: Any, gates1: Gates | None, gates2: Gates | None, normalize: bool
     ) -> Float[Array, "n1 n2"]:
         """H by the means that serve `many` pairs, None for as many as there are."""
-        check_pair(x1, x2, floating=True)
-        check_finite(params, "params")
-        if x2 is not None and (gates1 is None) != (gates2 is None):
-            raise ValueError("gates1 and gates2 must be given together when x2 is given; got only one of them.")
-        if gates2 is not None and gates1 is None:
-            raise ValueError("gates2 was given without gates1.")
-
-        def side(x: Any, given: Gates | None, name: str) -> tuple[Any, Gates]:
-            if given is None:
-                return x, gates_of(params, x)
-            check_gate_shapes(given, network.gate_shapes(params, x), name)
-            return x, given
-
-        one = side(x1, gates1, "gates1")
-        symmetric = x2 is None and gates2 is None
-        two = one if symmetric else side(x1 if x2 is None else x2, gates2, "gates2")
-        dtype = working_dtype(x1)
-        if not normalize:
-            dtype = jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
+        one, two = network.sides(params, x1, x2, gates1, gates2)
+        symmetric = one is two
+        dtype = kernel_dtype(x1, normalize)
         worth = many or one[0].shape[0] * two[0].shape[0]
         h = packed_kernel(params, one, two, normalize, dtype, worth)
         if h is not None:
@@ -258,18 +247,24 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         if gates1 is not None:
             check_finite(gates1, "gates1")
             check_finite(gates2, "gates2")
-        binary = (gates1 is None and network.has_binary_gates(params, x1)) or _is_binary((*one[1], *two[1]))
+        binary = (gates1 is None and network.has_binary_gates(params, x1)) or is_binary((*one[1], *two[1]))
         one = network.laid_out(params, *one)
         two = one if symmetric else network.laid_out(params, *two)
-        if not normalize and binary and concrete(params) and _whole_numbers(one[0], two[0]):
-            _check_counts(max(float(largest_count(params, s, dtype=dtype)) for s in (one, two)), dtype)
+        known = concrete(params, one, two)
+        if not normalize and known and binary and whole_numbers(one[0], two[0]):
+            check_counts(float(largest(params, one, two, dtype)), dtype)
         h = fused_kernel(params, one, two, normalize, symmetric, dtype) if binary else None
         if h is None:
             h = paired_kernel(params, one, two, normalize, symmetric, dtype, worth)
         if h is None:
             h = compute(params, one, two, normalize=normalize, binary=binary, dtype=dtype)
         if concrete(h) and not known_true(finite, h):
-            raise ValueError(f"the path kernel leaves the range of {dtype}; use normalize=True or enable x64.")
+            raise ValueError(
+                f"the path kernel leaves the range of {dtype}: npk.log_path_kernel gives its logarithm; or use "
+                "normalize=True, or enable x64."
+            )
+        if not (normalize or known) and (gates1 is not None or network.has_binary_gates(params, x1)):
+            h = exact_or_nan(h, largest(params, one, two, dtype), (one[0], two[0]), (one[1], two[1]))
         return h
 
     def kernel(
@@ -286,7 +281,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
     def estimate(params: PyTree, x1: Any, x2: Any | None = None, *, normalize: bool = True) -> Cost:
         check_pair(x1, x2, floating=True)
         pairs_of_all = len(x1) * len(x1 if x2 is None else x2)
-        gates = jax.tree_util.tree_leaves(jax.eval_shape(gates_of, params, jnp.asarray(x1[:1])))
+        gates = jax.tree_util.tree_leaves(jax.eval_shape(network.own_gates, params, jnp.asarray(x1[:1])))
         bytes_each = sum(g.size * g.dtype.itemsize for g in gates)
         return timed(lambda a, b: of_many(pairs_of_all, params, a, b, None, None, normalize), x1, x2, bytes_each)
 
@@ -294,27 +289,8 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         check_pair(x1, x2, floating=True)
         check_finite(params, "params")
         many = len(x1) * len(x1 if x2 is None else x2)
-        binary = network.has_binary_gates(params, x1) or _is_binary(gates_of(params, x1))
+        binary = network.has_binary_gates(params, x1) or is_binary(network.own_gates(params, x1))
         return engines(network, params, x1, many, normalize=normalize, binary=binary)
 
     kernel.estimate, kernel.engines = estimate, asked  # type: ignore[attr-defined]
     return kernel
-
-
-def _whole_numbers(*xs: Any) -> bool:
-    return known_true(_whole, *xs)
-
-
-def _whole(values: Any) -> Any:
-    return values % 1 == 0
-
-
-def _check_counts(most: float, dtype: Any) -> None:
-    """Integers must be exact: refuse counts that the dtype does not hold one by one (the first rounds to the limit)."""
-    limit = 2 ** (jnp.finfo(dtype).nmant + 1)
-    if most >= limit:
-        remedy = "enable x64 (jax.config.update('jax_enable_x64', True)) or " if dtype == jnp.float32 else ""
-        raise ValueError(
-            f"path counts reach {most:.3g}, and {jnp.dtype(dtype).name} holds every integer below {limit} alone: "
-            f"{remedy}use normalize=True."
-        )

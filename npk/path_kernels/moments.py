@@ -7,6 +7,7 @@ only where a later sum asks for them.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ import numpy as np
 
 from npk.paths import Base, Index, Layer, Term, Window, index_values
 from npk.programs import UnsupportedOperation, is_traced
+
+_map = jax.tree_util.tree_map
 
 # What becomes of a dim of a term: read at the same place on both sides and summed ("contract") or kept
 # ("same"), or read at pairs of places and kept ("pair") or summed ("sum").
@@ -69,23 +72,20 @@ class SecondMoments:
         """Contract what the layer reads, add up equal offsets, weigh by the weights' variance."""
         nb, nk = layer.n_batch, layer.n_kept
         kept_pairs = paired[nb : nb + nk]
-        total = 0
+        parts = []
         for term in layer.inputs:
             roles = ["same"] * nb + ["pair" if p else "same" for p in kept_pairs]
             roles += ["contract"] * (len(term.sizes) - len(term.summed) - nb - nk) + ["sum"] * len(term.summed)
-            total = total + self.of_term(term, roles)
+            parts.append(self.of_term(term, roles))
+        total = self.summed(parts)
         axis = 2 + nb
         for number, window in enumerate(layer.windows):
             if window != Window(1, 1, 1, 0, 0, 1):
                 length = layer.inputs[0].shape[nb + number]
-                if kept_pairs[number]:
-                    total = _over_pairs(total, axis, length, window)
-                else:
-                    total = _over_places(total, axis, length, window)
+                total = self.windowed(total, axis, length, window, kept_pairs[number])
             axis += 1 + kept_pairs[number]
-        total = total * jnp.asarray(self.variance(layer), self.dtype)
-        self.met.append(jnp.max(total))
-        return total.reshape(*total.shape, *(1,) * layer.n_out)
+        total = self.weighed(total, layer)
+        return _map(lambda a: a.reshape(*a.shape, *(1,) * layer.n_out), total)
 
     def of_term(self, term: Term, roles: Sequence[Role]) -> Any:
         """Σ g·g'·K over summed and contracted dims: [n1, n2, kept dims in order ("pair": two axes)]."""
@@ -98,13 +98,44 @@ class SecondMoments:
         absent = [(a, d) for d, r in enumerate(roles) if r in ("contract", "sum") for a in letters.both(d, r)]
         factor = math.prod(term.sizes[d] for a, d in absent if a not in read | outside)
         out_letters = [a for a in ("N", "M", *kept) if a in (*o_letters, *k_letters, *(a for _, m in masks for a in m))]
-        operands = [(overlap, o_letters), (k, k_letters), *masks]
-        result = _einsum(operands, out_letters, self.dtype)
+        result = self.combined([(overlap, o_letters), (k, k_letters), *masks], out_letters, factor)
+        full = ["N", "M", *kept]
+        fresh = tuple(i for i, a in enumerate(full) if a not in out_letters)
+        return _map(lambda a: jnp.expand_dims(a, fresh), result)
+
+    # -- arithmetic: what an algebra of other numbers does in its own way ----------------------------
+
+    def summed(self, parts: Sequence[Any]) -> Any:
+        """The sum of independent parts, of which any size may be 1."""
+        return functools.reduce(jnp.add, parts)
+
+    def windowed(self, total: Any, axis: int, length: int, window: Window, pairs: bool) -> Any:
+        """The sum over equal offsets of a window."""
+        return (_over_pairs if pairs else _over_places)(total, axis, length, window)
+
+    def weighed(self, total: Any, layer: Layer) -> Any:
+        """Times the variance of a layer's weights."""
+        total = total * jnp.asarray(self.variance(layer), self.dtype)
+        self.met.append(jnp.max(total))
+        return total
+
+    def combined(self, operands: Sequence[tuple[Any, list[str]]], out: Sequence[str], factor: int) -> Any:
+        """The product of overlap, K and masks, summed over the letters that are not in `out`, times a number."""
+        result = _einsum(operands, out, self.dtype)
         if factor != 1:
             result = result * jnp.asarray(factor, self.dtype)
         self.met.append(jnp.max(result))
-        full = ["N", "M", *kept]
-        return jnp.expand_dims(result, tuple(i for i, a in enumerate(full) if a not in out_letters))
+        return result
+
+    def multiplied(self, operands: Sequence[tuple[Any, list[str]]], out: Sequence[str], binary: bool) -> Any:
+        """The overlap of the factors of both sides."""
+        return _einsum(operands, out, self.dtype, self.exact_gates if binary else None)
+
+    def read(self, term: Term, roles: Sequence[Role], letters: "_Letters", k: Any, paired: tuple[bool, ...]) -> Any:
+        """K through the index of a term, with its letters."""
+        return _read(term, roles, letters, k, paired)
+
+    # -- what a term reads ---------------------------------------------------------------------------
 
     def gathered(self, term: Term, roles: Sequence[Role], letters: "_Letters") -> tuple[Any, list[str], list]:
         """K of the term's base read through its index, with its letters, and the masks of independence."""
@@ -116,7 +147,7 @@ class SecondMoments:
         for index, axis, is_apart in zip(term.index, axes, apart, strict=True):
             if axis.independent and is_apart and axis.size > 1:
                 masks.append(self.independence(term, roles, letters, index))
-        return *_read(term, roles, letters, k, paired), masks
+        return *self.read(term, roles, letters, k, paired), masks
 
     def independence(
         self, term: Term, roles: Sequence[Role], letters: "_Letters", index: Index
@@ -142,9 +173,9 @@ class SecondMoments:
             operands.append(_squeeze(g, names))
         present = [a for _, names in operands for a in names]
         out = [a for a in dict.fromkeys(present) if a in ("N", "M") or a in outside]
-        exact = self.exact_gates if term.binary else None
-        result = _einsum(operands, out, self.dtype, exact)
-        per_pair = math.prod(s for a, s in zip(out, result.shape, strict=True) if a not in ("N", "M"))
+        result = self.multiplied(operands, out, term.binary)
+        shape = jax.tree_util.tree_leaves(result)[0].shape
+        per_pair = math.prod(s for a, s in zip(out, shape, strict=True) if a not in ("N", "M"))
         self.largest = max(self.largest, per_pair)
         return result, out, set(present)
 
@@ -272,15 +303,16 @@ def _over_pairs(k: Any, axis: int, length: int, window: Window) -> Any:
 
 def output_moment(state: Sequence[Term], moments: SecondMoments) -> Any:
     """The second moment of one output unit, [n1, n2]."""
-    total = 0
+    parts = []
     for term in state:
         roles = ["same"] * (len(term.sizes) - len(term.summed)) + ["sum"] * len(term.summed)
         part = moments.of_term(term, roles)
-        if part.size != part.shape[0] * part.shape[1]:
+        shape = jax.tree_util.tree_leaves(part)[0].shape
+        if math.prod(shape[2:]) != 1:
             raise UnsupportedOperation(
                 "the output units of f have different path features (a gate, a factor or the input itself acts on "
                 "them one by one), so there is no one NPK. Let f end in a weight layer, or select one output: "
                 "lambda p, x: f(p, x)[:, k:k+1]."
             )
-        total = total + part.reshape(part.shape[:2])
-    return jnp.broadcast_to(total, (moments.n1, moments.n2))
+        parts.append(_map(lambda a: a.reshape(a.shape[:2]), part))
+    return _map(lambda a: jnp.broadcast_to(a, (moments.n1, moments.n2)), moments.summed(parts))

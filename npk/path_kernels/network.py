@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from npk.gating import Function, activation_program, activations, gate_shapes, per_sample, sample_program
+from npk.gating import Function, activation_program, activations, gate_shapes, own_gates, per_sample, sample_program
 from npk.path_kernels.engines import dense, pairs, pooled
-from npk.programs import Chosen, Equation, Once, Program
+from npk.programs import Chosen, Equation, Once, Program, check_finite, check_gate_shapes, check_pair
 
 Gates = Sequence[Any]
 
@@ -21,6 +21,7 @@ class Network:
     def __init__(self, f: Function, fixed: Chosen = None):
         self.f, self.fixed = f, fixed
         self.find = Once()
+        self.own_gates = jax.jit(lambda params, x: own_gates(f, params, x))
 
     def once(self, what: str, params: PyTree, shape: Sequence[int], x: Any, find: Callable[[], Any]) -> Any:
         """What depends on the shapes of params and of x, which may be another than its own, and on `what`."""
@@ -38,6 +39,27 @@ class Network:
     def gate_shapes(self, params: PyTree, x: Any) -> list[Any]:
         """The gates of a batch."""
         return self.once("gates", params, x.shape, x, lambda: gate_shapes(activation_program(self.f, params, x)))
+
+    def sides(
+        self, params: PyTree, x1: Any, x2: Any, gates1: Gates | None, gates2: Gates | None
+    ) -> tuple[tuple[Any, Gates], tuple[Any, Gates]]:
+        """Inputs and gates of rows and of columns, checked but for the numbers of gates; one pair twice if alike."""
+        check_pair(x1, x2, floating=True)
+        check_finite(params, "params")
+        if x2 is not None and (gates1 is None) != (gates2 is None):
+            raise ValueError("gates1 and gates2 must be given together when x2 is given; got only one of them.")
+        if gates2 is not None and gates1 is None:
+            raise ValueError("gates2 was given without gates1.")
+
+        def side(x: Any, given: Gates | None, name: str) -> tuple[Any, Gates]:
+            if given is None:
+                return x, self.own_gates(params, x)
+            check_gate_shapes(given, self.gate_shapes(params, x), name)
+            return x, given
+
+        one = side(x1, gates1, "gates1")
+        symmetric = x2 is None and gates2 is None
+        return one, one if symmetric else side(x1 if x2 is None else x2, gates2, "gates2")
 
     def has_binary_gates(self, params: PyTree, x: Any) -> bool:
         """Whether f's own gates can only be 0 or 1."""
