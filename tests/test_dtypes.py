@@ -131,6 +131,31 @@ def test_tangent_kernels_are_sums_in_single_precision_of_derivatives_in_half(dty
 
 
 @half_precision
+def test_models_that_return_half_precision_have_kernels_in_single(dtype):
+    """Their logits are rounded; paths, gates and derivatives are not."""
+    rounded = lambda p, x: soft(p, x).astype(dtype)  # noqa: E731
+    single_draws = {"features": 40, "key": KEY}
+    for transform in (npk.path_kernel, npk.npf, npk.npv, npk.ntk, npk.ntk_diagonal):
+        args = (single(PARAMS),) if transform is npk.npv else (single(PARAMS), single(X))
+        assert_single_and_close(transform(rounded)(*args), transform(soft)(*args))
+    args = single(PARAMS), single(X)
+    assert_single_and_close(npk.log_path_kernel(rounded)(*args).log, npk.log_path_kernel(soft)(*args).log)
+    assert_single_and_close(npk.split_ntk(rounded)(*args).total, npk.ntk(soft)(*args))
+    features = npk.sketch(soft)(*args, **single_draws).features
+    assert_single_and_close(npk.sketch(rounded)(*args, **single_draws).features, features)
+
+
+@half_precision
+def test_a_sketch_of_a_model_of_half_precision_is_of_its_own_gates_and_numbers(dtype):
+    p, x = HALVES[dtype], jnp.asarray(X, dtype)
+    inside = lambda p, x: soft(jax.tree.map(lambda a: a.astype(dtype), p), x.astype(dtype))  # noqa: E731
+    gates = single(npk.gates(soft)(p, x))
+    expected = npk.sketch(soft)(single(p), single(x), gates, features=40, key=KEY).features
+    assert_single_and_close(npk.sketch(soft)(p, x, features=40, key=KEY).features, expected)
+    assert_single_and_close(npk.sketch(inside)(single(p), single(x), features=40, key=KEY).features, expected)
+
+
+@half_precision
 def test_sketches_are_means_in_single_precision_of_features_in_half(dtype):
     p, x = HALVES[dtype], jnp.asarray(X, dtype)
     z = npk.sketch_ntk(f)(p, x, features=40, key=KEY)

@@ -17,7 +17,7 @@ import numpy as np
 from npk.gating import gate_shapes
 from npk.path_kernels import SecondMoments, output_moment
 from npk.paths import RULES, Layer, Leaf, State, Term, Walk, output_terms, over
-from npk.programs import Equation, Program, Var, evaluate, is_traced
+from npk.programs import Const, Equation, Program, Var, evaluate, is_traced
 
 # ------------------------------------------------------------------------------------------------- draws
 
@@ -133,13 +133,14 @@ def value_network(program: Program, leaves: Sequence[Any], normalize: bool, dtyp
         dtype: of the samples.
 
     Returns:
-        The network, whose outputs under `draw` have the path kernel as their second moment.
+        The network, whose outputs under `draw` have the path kernel as their second moment. What f computes in half
+        precision it computes in single; samples come in `dtype`.
 
     Raises:
         UnsupportedOperation: f is outside the path rules.
-        ValueError: f computes in less than single precision; a weight is multiplied by zero.
+        ValueError: a weight is multiplied by zero.
     """
-    _check_precision(program)
+    program, leaves = _single(program), [_in_single(leaf) for leaf in leaves]
     (x,) = program.x
     ones = jnp.ones((1, *x.shape), dtype)
     gates = [(jnp.ones((1, *g.shape), g.dtype),) for g in gate_shapes(program)]
@@ -213,15 +214,26 @@ def _places(weight: Term, shape: tuple[int, ...]) -> np.ndarray:
 # ------------------------------------------------------------------------------------------- is it one?
 
 
-def _check_precision(program: Program) -> None:
-    """Rounded to half precision, products of signs are no longer those of the path kernel."""
-    for equation in program.equations:
-        for out in equation.outputs:
-            if jnp.issubdtype(out.dtype, jnp.floating) and jnp.finfo(out.dtype).bits < 32:
-                raise ValueError(
-                    f"f computes in {out.dtype} at {equation.source}, whose rounding would be part of the estimate; "
-                    "convert parameters and inputs to float32, and let f compute in it."
-                )
+def _is_half(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+
+
+def _in_single(value: Any) -> Any:
+    """An array of half precision as float32, others as they are."""
+    return jnp.asarray(value, jnp.float32) if _is_half(jnp.result_type(value)) else value
+
+
+def _single(program: Program) -> Program:
+    """The program as it computes in single precision: rounded to half, products of signs would have another mean."""
+
+    def of_equation(e: Equation) -> Equation:
+        params = {
+            k: np.dtype(np.float32) if isinstance(v, np.dtype) and _is_half(v) else v for k, v in e.params.items()
+        }
+        inputs = tuple(Const(_in_single(a.value)) if isinstance(a, Const) else a for a in e.inputs)
+        return dataclasses.replace(e, params=params, inputs=inputs)
+
+    return dataclasses.replace(program, equations=tuple(map(of_equation, program.equations)))
 
 
 def _check_outputs_alike(state: State, dtype: Any) -> None:

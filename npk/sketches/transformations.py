@@ -160,11 +160,12 @@ def sketch(f: Function, *, fixed: Selection = None) -> Callable[..., KernelSketc
         through the network at a time (None: as many as need some 64 MiB). Gates are f's own where none are given.
         At least `features` features are drawn, ⌈features/K⌉ draws of K, the first of them numbered `first`. With
         one and the same `block` data that are cut at multiples of it give the same bits as the whole, and to rounding
-        wherever they are cut. Under `jit` the batch is one block.
+        wherever they are cut. Under `jit` the batch is one block. Features are in the dtype of x, of half precision
+        float32, in which the value network of a model of half precision is computed, under its own gates.
 
     Raises:
         ValueError: inputs are empty, not finite or of integer dtype; gates do not match f's activations; features
-            leave the range of the dtype; f computes in less than single precision; a number is out of range.
+            leave the range of the dtype; a number is out of range.
         UnsupportedOperation: as `path_kernel`.
 
     Example:
@@ -195,7 +196,7 @@ def _sketch(f: Function, fixed: Chosen) -> Callable[..., KernelSketch]:
         network = value_network(program, jax.tree_util.tree_leaves(params), normalize, dtype)
 
         def one_draw(key: Any) -> Any:
-            return network.outputs(network.draw(key), x, gates)
+            return network.outputs(network.draw(key), x.astype(dtype), gates)
 
         room = 1 if network.convolves else max(1, _BLOCK_NUMBERS // (x.shape[0] * _numbers_of(program)))
         found = _in_draws(one_draw, draws, kind, room)
