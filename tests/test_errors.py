@@ -102,6 +102,47 @@ def test_outputs_with_features_of_their_own():
     npk.path_kernel(lambda p, x: jax.nn.relu(x @ p["a"])[:, :1])(PARAMS, X)
 
 
+def test_a_temperature_after_a_bias():
+    """Taken for a normalisation's scale, which makes the bias a fixed number of each output."""
+    p = {**PARAMS, "bias": jnp.ones(PARAMS["c"].shape[-1]), "t": jnp.full((), 2.0)}
+    divided = lambda p, x: (f(p, x) + p["bias"][None]) / p["t"]  # noqa: E731
+    for transform in (npk.path_kernel, npk.npf):
+        with pytest.raises(npk.UnsupportedOperation, match="`div` at .*test_errors.py.*`t` scales .*`bias` then adds"):
+            transform(divided)(p, X)
+    with pytest.raises(npk.UnsupportedOperation, match=r"computed from parameters \(`t`\).*temperature"):
+        npk.path_kernel(lambda p, x: f(p, x) * jnp.exp(p["t"]))(p, X)
+    with pytest.raises(npk.UnsupportedOperation, match=r"adds a value computed from parameters \(`bias`\)"):
+        npk.path_kernel(lambda p, x: f(p, x) + jnp.exp(p["bias"])[None])(p, X)
+
+
+def test_samples_in_a_loop():
+    one = lambda p, x: f(p, x[None])[0]  # noqa: E731
+    loops = {
+        "Python's": lambda p, x: jnp.stack([one(p, x[i]) for i in range(x.shape[0])]),
+        "a map": lambda p, x: jax.lax.map(lambda s: one(p, s), x),
+    }
+    for looping in loops.values():
+        for transform in (npk.path_kernel, npk.npf):
+            with pytest.raises(ValueError, match=r"goes over its samples in a loop.*jax.vmap\(g, \(None, 0\)\)"):
+                transform(looping)(PARAMS, X)
+
+
+def test_what_f_holds_for_one_number_of_samples():
+    table = jnp.ones(X.shape)
+    for transform in (npk.path_kernel, npk.ntk):
+        with pytest.raises(ValueError, match=rf"{len(X)} samples, but not of any other number \(.*shape.*a table of"):
+            transform(lambda p, x: f(p, x + table))(PARAMS, X)
+
+
+def test_values_without_numbers():
+    linear = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["c"]  # noqa: E731
+    for sizes in ((0, 4, 2), (3, 0, 2), (3, 4, 0)):
+        p = {"a": jnp.ones(sizes[:2]), "c": jnp.ones(sizes[1:])}
+        for transform in (npk.path_kernel, npk.npf):
+            with pytest.raises(ValueError, match="has no numbers, so that no path goes through it"):
+                transform(linear)(p, jnp.ones((5, sizes[0])))
+
+
 def test_counts_beyond_single_precision():
     def deep(p, x):
         for w in p:

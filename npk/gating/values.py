@@ -4,6 +4,7 @@ Samples are followed through f to where each gate of a batch holds them; there `
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from npk.gating.transforms import Function
+from npk.gating.transforms import Function, activations
 from npk.programs import (
     Chosen,
     Once,
@@ -42,13 +43,32 @@ def _sampler(f: Function, fixed: Chosen) -> Callable[[PyTree, Any], Program]:
     once = Once()
 
     def find(params: PyTree, x: Any) -> Program:
-        samples = check_independent(f, params, x, lambda n: _of_batch(f, params, x, n))
-        return dataclasses.replace(value_program(f, params, x, fixed), gate_places=samples.of_gates)
+        of_batch = functools.cache(lambda n: _of_batch(f, params, x, n))
+        samples = check_independent(f, params, x, of_batch)
+        program = value_program(f, params, x, fixed)
+        _check_sizes(program)
+        found = [len(activations(p)) for p in (program, _values_of(of_batch(2)))]
+        if found[0] != found[1]:
+            raise ValueError(
+                f"f has {found[0]} activations for one sample and {found[1]} for two: it goes over its samples in a "
+                "loop (of Python, or `lax.map`), so that each activation has gates of a single sample. Let f take its "
+                "samples together: jax.vmap(g, (None, 0)) for a function g of params and one sample."
+            )
+        return dataclasses.replace(program, gate_places=samples.of_gates)
 
     def found(params: PyTree, x: Any) -> Program:
         return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "sample", lambda: find(params, x))
 
     return found
+
+
+def _check_sizes(program: Program) -> None:
+    """A path begins at a number, goes through weights and ends at an output: none of them may be empty."""
+    read = {a for e in program.equations for a in e.inputs}
+    found = [(f"parameter `{name}`", v) for v, name in zip(program.params, program.param_paths) if v in read]
+    for name, var in [*found, *(("a sample", x) for x in program.x)]:
+        if 0 in var.shape:
+            raise ValueError(f"{name} of shape {list(var.shape)} has no numbers, so that no path goes through it.")
 
 
 def _of_batch(f: Function, params: PyTree, x: Any, n: int) -> Program:
@@ -59,9 +79,14 @@ def value_program(f: Function, params: PyTree, x: Any, fixed: Chosen = None) -> 
     """As `sample_program`, samples not checked."""
     program = _of_batch(f, params, x, 1)
     check_program(program, 1)
-    values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
     declared = None if fixed is None else named(program.param_paths, fixed, "fixed")
-    return dataclasses.replace(program, equations=tuple(values), fixed=declared).pruned()
+    return dataclasses.replace(_values_of(program), fixed=declared)
+
+
+def _values_of(program: Program) -> Program:
+    """A program without what makes the gates that are given to it."""
+    values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
+    return dataclasses.replace(program, equations=tuple(values)).pruned()
 
 
 def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = None, rows: slice = slice(None)) -> Any:

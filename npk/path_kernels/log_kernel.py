@@ -15,7 +15,7 @@ from npk.path_kernels.moments import output_moment
 from npk.path_kernels.network import Gates, Network
 from npk.path_kernels.wide import WideMoments, logarithm
 from npk.paths import output_terms
-from npk.programs import Chosen, Selection, check_finite, in_blocks, option_of, remembered, transformation
+from npk.programs import Chosen, Selection, check_finite, in_blocks, option_of, remembered, transformation, whole
 
 
 class LogKernel(NamedTuple):
@@ -117,6 +117,7 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
         gates2: Gates | None = None,
         normalize: bool = True,
     ) -> LogKernel:
+        params = whole(params)
         one, two = network.sides(params, x1, x2, gates1, gates2)
         check_finite((gates1, gates2), "gates")
         dtype = kernel_dtype(x1, normalize)

@@ -170,6 +170,11 @@ class Walk:
     def refuse(self, equation: Equation, why: str) -> UnsupportedOperation:
         return UnsupportedOperation(f"`{equation.name}` at {equation.source}: {why}")
 
+    def made_of(self, atom: Atom) -> str:
+        """The names of the parameters that a value is computed from."""
+        leaves = self.origins[atom].leaves  # type: ignore[index]
+        return ", ".join(f"`{self.program.param_paths[n]}`" for n in sorted(leaves))
+
     def fix(self, atom: Atom, equation: Equation) -> None:
         """Note that a normalisation reads parameters as fixed numbers."""
         for leaf in sorted(self.origins[atom].leaves):  # type: ignore[index]

@@ -41,10 +41,12 @@ def check_independent(
         two, three = of_batch(2), of_batch(3)
     except (TypeError, ValueError) as error:
         of_batch(x.shape[0])  # what fails for the batch itself is told of that
+        told = error.__context__ or error  # for a single sample f may well work: that is not its trouble
         raise ValueError(
-            f"f takes a batch of {x.shape[0]} samples, but not of any other number ({error}). Kernels and path "
-            "features are of single samples: f must take any number of them, each by itself (nodes of a graph whose "
-            "adjacency matrix f holds are one sample)."
+            f"f takes a batch of {x.shape[0]} samples, but not of any other number ({told}). npk asks for batches of "
+            "one, two and three, since kernels and path features are of single samples: f must take any number of "
+            f"them, each by itself. What f holds for {x.shape[0]} samples together (a table of the batch's positions, "
+            "the adjacency matrix of a graph) belongs to x, or to the one sample that a graph with all its nodes is."
         ) from error
     check_program(two, 2)
     found = samples_of(two, 2)

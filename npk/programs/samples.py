@@ -193,10 +193,14 @@ def _unstacked(equation: Equation, places: Sequence[Place | None], n: int) -> Pl
 
 
 def _joined(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
-    place = _the_place(places)
-    if place.axis == int(equation.params["dimension"]) and len(equation.inputs) > 1:
-        raise Lost
-    return place
+    along = int(equation.params["dimension"])
+    known = [p for p in places if p is not None]
+    if len(known) < len(places) or any(p.axis != along or p.inner != known[0].inner for p in known):
+        place = _the_place(places)
+        if place.axis == along:
+            raise Lost
+        return place
+    return Place(along, sum(p.outer for p in known), known[0].inner)  # batches one after the other
 
 
 def _kept_whole(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
@@ -209,6 +213,34 @@ def _kept_whole(equation: Equation, places: Sequence[Place | None], n: int) -> P
     if padding is not None and tuple(padding[place.axis]) != (0, 0, 0):
         raise Lost
     return place
+
+
+def _slice(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    """Of other axes, or of whole batches that stand one after the other."""
+    place, p = _the_place(places), equation.params
+    start, stop = p["start_indices"][place.axis], p["limit_indices"][place.axis]
+    if p["strides"] is not None and p["strides"][place.axis] != 1:
+        raise Lost
+    return _whole_batches(place, start, stop, n)
+
+
+def _split(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    """Likewise, in pieces of one size."""
+    place, sizes = _the_place(places), set(equation.params["sizes"])
+    if place.axis != int(equation.params["axis"]):
+        return place
+    if len(sizes) > 1 and place.outer > 1:
+        raise Lost
+    if min(sizes) % (n * place.inner):
+        raise Mixed("takes the axis of the samples apart")
+    return _whole_batches(place, 0, sizes.pop(), n)
+
+
+def _whole_batches(place: Place, start: int, stop: int, n: int) -> Place:
+    batch = n * place.inner
+    if start % batch or stop % batch:
+        raise Lost
+    return place._replace(outer=(stop - start) // batch)
 
 
 def _windows(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
@@ -302,11 +334,12 @@ _RULES: dict[str, Callable[[Equation, Sequence[Place | None], int], Place]] = {
     **{f"reduce_window_{kind}": _windows for kind in ("max", "min", "sum")},
     **{f"cum{kind}": _along("axis") for kind in ("logsumexp", "max", "min", "prod", "sum")},
     **dict.fromkeys(("rev", "sort"), _along("dimensions", "dimension")),
-    "split": _along("axis"),
+    "split": _split,
+    "slice": _slice,
     "stack": _stacked,
     "unstack": _unstacked,
     "concatenate": _joined,
-    **dict.fromkeys(("dynamic_slice", "pad", "slice"), _kept_whole),
+    **dict.fromkeys(("dynamic_slice", "pad"), _kept_whole),
     "dot_general": _dot_general,
     "conv_general_dilated": _convolution,
     "gather": _gather,

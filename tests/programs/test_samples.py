@@ -129,3 +129,40 @@ def test_operations_that_are_not_known_are_asked_not_believed():
     assert check_independent(looped, P, X).unknown
     with pytest.raises(ValueError, match="output of the others"):
         check_independent(lambda p, x: looped(p, x + jnp.roll(x, 1, 0)), P, X)
+
+
+TWICE = {
+    "cut again": lambda y, n: y[:n] - 3 * y[n:],
+    "split again": lambda y, n: jnp.subtract(jnp.split(y, 2)[0], 3 * jnp.split(y, 2)[1]),
+    "an axis of their own": lambda y, n: y.reshape(2, n, -1)[0] - 3 * y.reshape(2, n, -1)[1],
+}
+
+
+@pytest.mark.parametrize("apart", TWICE.values(), ids=TWICE.keys())
+def test_two_batches_one_after_the_other_are_one_of_samples_that_have_both(apart):
+    """f(x) - 3 f(2 - x): the gates of both, and their paths through the same weights."""
+
+    def f(p, x):
+        return apart(relu(jnp.concatenate([x, 2 - x]) @ p["w"]) @ p["v"], x.shape[0])
+
+    apart_from_start = lambda p, x: relu(x @ p["w"]) @ p["v"] - 3 * relu((2 - x) @ p["w"]) @ p["v"]  # noqa: E731
+    features = npk.npf(f)(P, X)
+    np.testing.assert_allclose(features @ npk.npv(f)(P), apart_from_start(P, X), rtol=1e-4, atol=1e-4)
+    phi = [npk.npf(lambda p, x: relu(x @ p["w"]) @ p["v"])(P, x) for x in (X, 2 - X)]
+    np.testing.assert_allclose(features, phi[0] - 3 * phi[1], rtol=1e-5, atol=1e-5)
+    counts = npk.path_kernel(f)(P, X, normalize=False)
+    np.testing.assert_allclose(counts, features @ features.T, rtol=1e-4, atol=1e-3)
+
+
+def test_batches_joined_crosswise_are_refused():
+    crossed = lambda p, x: relu(jnp.concatenate([x[1:], x[:1]]) @ p["w"]) @ p["v"]  # noqa: E731
+    with pytest.raises(ValueError, match="not independent"):
+        npk.path_kernel(crossed)(P, X)
+
+
+def test_one_sample_and_no_gates():
+    f = lambda p, x: relu(x @ p["w"]) @ p["v"]  # noqa: E731
+    np.testing.assert_allclose(npk.path_kernel(f)(P, X[:1]), npk.path_kernel(f)(P, X)[:1, :1], rtol=1e-6)
+    linear = lambda p, x: x @ p["w"]  # noqa: E731
+    assert npk.gates(linear)(P, X) == ()
+    np.testing.assert_allclose(npk.path_kernel(linear)(P, X), npk.gram(X), rtol=1e-5, atol=1e-6)

@@ -26,7 +26,11 @@ def _addend(walk: Walk, equation: Equation, atom: Atom) -> State:
         walk.fix(atom, equation)
         return walk.known(walk.value(atom), atom.shape)
     if not walk.is_leaf(atom):
-        raise walk.refuse(equation, "adds a value computed from parameters; a bias must be a parameter itself.")
+        raise walk.refuse(
+            equation,
+            f"adds a value computed from parameters ({walk.made_of(atom)}); a bias must be a parameter itself: "
+            "compute it outside f, and let params hold the result.",
+        )
     (bias,) = walk.data(atom)
     walk.claim(bias, equation.source)
     return [bias]
@@ -48,7 +52,11 @@ def multiply(walk: Walk, equation: Equation) -> State:
             walk.fix(factor, equation)
         else:
             if not walk.is_leaf(factor) or equation.name == "div":
-                raise walk.refuse(equation, "a factor computed from parameters; a weight must be a parameter itself.")
+                raise walk.refuse(
+                    equation,
+                    f"a factor computed from parameters ({walk.made_of(factor)}); a weight must be a parameter itself: "
+                    "compute it outside f, and let params hold the result (a temperature may be left out of f).",
+                )
             (weight,) = walk.data(factor)
             return elementwise(walk, equation, state, walk.spread([weight], shape)[0], walk.is_declared(factor))
     value = jnp.asarray(walk.value(factor))

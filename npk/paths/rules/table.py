@@ -62,7 +62,11 @@ def output_terms(
     Returns:
         The terms of the output [1, K].
     """
-    return _begun(program, params, xs, gates, binary, dtype, rules or RULES).run()
+    walk = _begun(program, params, xs, gates, binary, dtype, rules or RULES)
+    found = walk.run()
+    if rules is None:
+        _check_end(walk, found)
+    return found
 
 
 def roles_of(program: Program, gate_shapes: Sequence[Any]) -> tuple[list[Role], list[str]]:
@@ -109,3 +113,25 @@ def _begun(
     source = terms.whole(walk.source, x.shape, len(xs), dtype)
     walk.states[x] = [terms.scale(source, [jnp.asarray(v, dtype) for v in xs])]
     return walk
+
+
+def _check_end(walk: Walk, output: State) -> None:
+    """Of a normalisation that ends f, a bias is a fixed number, which is each output's own."""
+    source = [t for t in output if t.base is walk.source and t.shape[-1] > 1]
+    if not any(g.shape[1 + d] > 1 for t in source for g in t.g for d in t.dims(len(t.shape) - 1)):
+        return
+    made_by: dict[Any, Equation] = {v: e for e in walk.program.equations for v in e.outputs}
+    at, met = walk.program.outputs[0], []
+    while at in made_by and (made_by[at] in walk.normalising or made_by[at].name in POSITIONWISE):
+        met.append(made_by[at])
+        at = next(a for a in met[-1].inputs if walk.is_data(a))
+    reading = [(e, a) for e in met for a in e.inputs if walk.is_parameter(a)]
+    if len(reading) > 1:
+        equation, scale = next(((e, a) for e, a in reading if e.name == "div"), reading[0])
+        others = sorted({walk.made_of(a) for _, a in reading} - {walk.made_of(scale)})
+        raise walk.refuse(
+            equation,
+            f"{walk.made_of(scale)} scales the outputs as a normalisation does, whose parameters are fixed numbers: "
+            f"{', '.join(others)} then adds a number of its own to each output, and there is no one NPK. Leave a "
+            "temperature out of f (it multiplies H by a number), or select one output: lambda p, x: f(p, x)[:, k:k+1].",
+        )
