@@ -44,7 +44,7 @@ def log_path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Lo
     width. Here each number has an exponent of its own, layer by layer; only the logarithm is rounded to the dtype.
     Kernels that differ in scale are compared by `h.log`, cosines are exp(h.log - (d + dᵀ)/2) with d the diagonal's.
 
-    The plain rules are used for it, not the engines of `path_kernel`; soft gates take some ten times as long as
+    The plain rules are used for it, not the engines of `path_kernel`; soft gates take several times as long as
     there. What multiplies a value between two weight layers (gates, fixed numbers) is multiplied in the dtype.
 
     Args:

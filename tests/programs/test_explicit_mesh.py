@@ -36,7 +36,8 @@ laid, params = jax.device_put(x, NamedSharding(mesh, P("d"))), jax.device_put(p,
 assert jax.typeof(laid).sharding.spec == P("d", None)
 for name, function in transformed.items():
     check(name, function(p, laid))
-with jax.set_mesh(mesh):
+set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # before JAX 0.8
+with set_mesh(mesh):
     for name in ("gates", "path kernel", "ntk"):
         check(name, transformed[name](params, laid))
         check(name, jax.jit(transformed[name])(params, laid))
