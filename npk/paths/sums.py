@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from npk.paths.terms import Base, Index, Term, merge, over, regroup, take
+from npk.paths.terms import Base, Index, Term, merge, over, regroup, reshape, take
 
 
 def add(states: Sequence[Sequence[Term]]) -> list[Term]:
@@ -23,6 +23,11 @@ def add(states: Sequence[Sequence[Term]]) -> list[Term]:
         else:
             total[twin] = _join(total[twin], term)
     return total
+
+
+def _plain(term: Term) -> Term:
+    """Axes of size one have no dims, also where pieces laid end to end have left one."""
+    return reshape(term, term.shape) if any(1 in axis for axis in term.layout) else term
 
 
 def _join(a: Term, b: Term) -> Term:
@@ -73,7 +78,7 @@ def concatenate(states: Sequence[Sequence[Term]], axis: int) -> list[Term]:
     total: list[Term] = []
     for parts in pieces.values():
         if _joinable([t for _, t in parts], axis) and len({k for k, _ in parts}) == len(parts):
-            total.append(_laid_out(dict(parts), sizes, axis))
+            total.append(_plain(_laid_out(dict(parts), sizes, axis)))
             continue
         padded = []
         for k, term in parts:
