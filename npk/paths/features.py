@@ -237,7 +237,8 @@ def path_names(f: Function, *, fixed: Selection = None) -> Callable[..., list[st
 
     Returns:
         A function (params, x=None) → P names: the weights from input to output joined by " -> ", each as
-        the path of its leaf and its index there, the index of the output unit as ":".
+        the path of its leaf and its index there, the index of the output unit as ":" (that of the first where paths
+        would have one name).
 
     Raises:
         ValueError: as `npv`.
@@ -254,13 +255,16 @@ def path_names(f: Function, *, fixed: Selection = None) -> Callable[..., list[st
     declared = option_of(fixed, "fixed")
 
     def path_names_of_f(params: PyTree, x: Any | None = None) -> list[str]:
-        def names(state: list[Term]) -> list[str]:
-            _check_count(_count_of(state))
-            return coordinates.labels().of_output(state, hide=True)[:, 0].tolist()
-
-        return _of_shapes(f, declared, params, x, names)
+        return _of_shapes(f, declared, params, x, _names)
 
     return path_names_of_f
+
+
+def _names(state: list[Term]) -> list[str]:
+    """The names of the paths to the first output, its index hidden where that leaves them apart."""
+    _check_count(_count_of(state))
+    hidden, shown = (coordinates.labels().of_output(state, hide)[:, 0].tolist() for hide in (True, False))
+    return hidden if len(set(hidden)) == len(hidden) else shown
 
 
 @transformation("params")

@@ -154,6 +154,36 @@ def test_the_order_of_units_does_not_matter():
     np.testing.assert_array_equal(kernels[1], kernels[0])
 
 
+def test_an_axis_of_size_one_is_moved_and_joined_as_any_other():
+    """Rolled, it is what it was; laid end to end, it is no longer of size one."""
+    rng = np.random.default_rng(0)
+    x, v, w = (rng.normal(size=s) for s in ((3, 1, 2), (2, 1), (4, 1)))
+    features = np.asarray(npk.npf(lambda p, x: (x + jnp.roll(x, 1, axis=1))[:, 0] @ p)(v, x))
+    np.testing.assert_array_equal(features, 2 * x[:, 0])
+
+    def f(p, x):
+        h = jnp.concatenate([x, 2 * x + jnp.roll(x, 1, axis=1)], axis=1)
+        return h.reshape(-1, 4) @ p
+
+    np.testing.assert_allclose(npk.npf(f)(w, x), np.concatenate([x[:, 0], 3 * x[:, 0]], 1))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda p, x: jax.nn.relu(x @ p["w"]).sum(1, keepdims=True),
+        lambda p, x: x @ p["w"][:, :2] + x @ p["w"][:, 2:],
+        lambda p, x: x @ p["w"].reshape(-1).reshape(2, 4),
+        lambda p, x: x @ p["row"].reshape(2, 4),
+    ],
+    ids=["units summed", "parts of a leaf", "a leaf", "a leaf in one row"],
+)
+def test_no_two_paths_have_one_name(f):
+    p = {"w": jnp.ones((2, 4)), "row": jnp.ones(8)}
+    names = npk.path_names(f)(p, jnp.ones((1, 2)))
+    assert len(set(names)) == len(names) == npk.count_paths(f)(p, jnp.ones((1, 2)))
+
+
 def test_blocks_and_packed_gates_give_the_same_kernel(monkeypatch):
     f, params, x = architectures.case(REGISTRY["mlp with biases"], n=11)
     p, xs = as_float(params), as_float(x)
