@@ -85,8 +85,9 @@ def piecewise(below: float, above: float) -> Duals:
         return squares * (math.pi - angle) + product * angle if product else squares * (math.pi - angle)
 
     def gate(joint: Joint) -> Any:
-        """The slope, but what has no variance is zero, where the gate is that of the negative side."""
-        left, right = (jnp.where(v > 0, (below + above) / 2, below).astype(v.dtype) for v in (joint.left, joint.right))
+        """The slope, but what has no variance is zero, where the gate is that of the flatter side."""
+        zero = min(below, above, key=abs)
+        left, right = (jnp.where(v > 0, (below + above) / 2, zero).astype(v.dtype) for v in (joint.left, joint.right))
         return jnp.where((joint.left > 0) & (joint.right > 0), slope(joint), left * right)
 
     return Duals(value, slope, gate)

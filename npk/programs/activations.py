@@ -71,7 +71,10 @@ def quotient(function: Callable[[Any], Any], at_zero: float) -> Callable[[Any], 
 
 
 def hard_gate_of(slopes: tuple[float, float, float]) -> Callable[[Any], Any]:
-    below, _, above = slopes  # at q = 0 the gate is that of the negative side, as 1{q > 0} is for ReLU
+    """The multiple of q on either side; at q = 0 the flatter one, so that ReLU has gate 0 there in any spelling."""
+    below, _, above = slopes
+    if abs(above) < abs(below):
+        return lambda q: jnp.where(q < 0, jnp.asarray(below, q.dtype), jnp.asarray(above, q.dtype))
     return lambda q: jnp.where(q > 0, jnp.asarray(above, q.dtype), jnp.asarray(below, q.dtype))
 
 

@@ -26,6 +26,7 @@ RELU = {
     "select": lambda q: jnp.select([q > 0], [q], 0.0),
     "half of q and |q|": lambda q: (q + jnp.abs(q)) / 2,
     "halves of q and |q|": lambda q: 0.5 * q + 0.5 * jnp.abs(q),
+    "minimum of -q": lambda q: -jnp.minimum(-q, 0),
     "vectorize": jnp.vectorize(lambda t: jnp.where(t > 0, t, 0.0)),
     "a vmapped cond": jax.vmap(jax.vmap(lambda t: jax.lax.cond(t > 0, lambda t: t, jnp.zeros_like, t))),
 }
@@ -63,6 +64,8 @@ def test_relu_in_any_spelling_has_hard_gates(relu):
     (gate,) = npk.gates(f)(PARAMS, X)
     assert (gate == (X @ PARAMS["a"] > 0)).all()
     assert (npk.gated(f)(PARAMS, X, (gate,)) == f(PARAMS, X)).all()
+    (at_zero,) = npk.gates(f)(PARAMS, jnp.zeros_like(X))
+    assert not at_zero.any()
 
 
 @pytest.mark.parametrize(("activation", "expected"), SOFT.values(), ids=SOFT.keys())
