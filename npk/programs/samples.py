@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npk.programs.finding import is_elementwise
-from npk.programs.program import Const, Equation, Program, Var, is_traced
+from npk.programs.program import Atom, Equation, Program, Var, is_traced
 
 
 class Place(NamedTuple):
@@ -57,6 +57,9 @@ def samples_of(program: Program, n: int) -> Samples:
         if not any(a in places for a in inputs):
             if equation.primitive.name == "broadcast_in_dim":
                 even[equation.outputs[0]] = _spread_axes(equation)
+            elif is_elementwise(equation):
+                axes = range(len(equation.outputs[0].shape))
+                even[equation.outputs[0]] = {i for i in axes if all(_is_even(a, i, even) for a in equation.inputs)}
             continue
         try:
             if equation.activation is None and (is_elementwise(equation) or equation.name == "concatenate"):
@@ -97,12 +100,17 @@ def _alike_for_all(equation: Equation, places: dict[Var, Place], even: dict[Var,
     for atom in equation.inputs:
         if (isinstance(atom, Var) and atom in places) or len(atom.shape) != rank or place.axis >= rank:
             continue
-        if atom.shape[place.axis] == 1 or (isinstance(atom, Var) and place.axis in even.get(atom, ())):
-            continue
-        if not isinstance(atom, Const) or is_traced(atom.value):
+        if not _is_even(atom, place.axis, even):
             raise Lost
-        if np.diff(np.asarray(atom.value, float), axis=place.axis).any():
-            raise Lost
+
+
+def _is_even(atom: Atom, axis: int, even: dict[Var, set[int]]) -> bool:
+    """Whether a value independent of x is known to be the same along an axis."""
+    if not atom.shape or atom.shape[axis] == 1:
+        return True
+    if isinstance(atom, Var):
+        return axis in even.get(atom, ())
+    return not is_traced(atom.value) and not np.diff(np.asarray(atom.value, float), axis=axis).any()
 
 
 def _moved(equation: Equation, places: Sequence[Place | None], n: int) -> list[Place]:
@@ -201,6 +209,13 @@ def _joined(equation: Equation, places: Sequence[Place | None], n: int) -> Place
             raise Lost
         return place
     return Place(along, sum(p.outer for p in known), known[0].inner)  # batches one after the other
+
+
+def _tiled(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
+    place = _the_place(places)
+    if equation.params["reps"][place.axis] != 1:
+        raise Lost
+    return place
 
 
 def _kept_whole(equation: Equation, places: Sequence[Place | None], n: int) -> Place:
@@ -337,6 +352,7 @@ _RULES: dict[str, Callable[[Equation, Sequence[Place | None], int], Place]] = {
     "split": _split,
     "slice": _slice,
     "stack": _stacked,
+    "tile": _tiled,
     "unstack": _unstacked,
     "concatenate": _joined,
     **dict.fromkeys(("dynamic_slice", "pad"), _kept_whole),

@@ -120,6 +120,18 @@ def test_what_reads_one_place_a_sample_is_asked_and_found_right():
     assert not check_independent(spread, p, x).unknown
 
 
+def test_what_is_computed_of_parameters_is_the_same_for_all_samples():
+    def f(p, x):
+        q = jnp.swapaxes(jnp.tile(x @ p["a"], (1, 2, 1)), 0, 1)
+        q = q / jnp.sqrt(jnp.broadcast_to(p["a"][0], q.shape) ** 2 + 1.0)
+        return relu(q.reshape(-1, 5)).reshape(q.shape).sum(0) @ p["b"]
+
+    p, x = {"a": normal(4, 5), "b": normal(5, 2, seed=1)}, normal(3, 2, 4, seed=2)
+    assert not check_independent(f, p, x).unknown
+    with pytest.raises(ValueError, match="not independent"):
+        check_independent(lambda p, x: jnp.tile(relu(x @ p["w"]), (2, 1))[1 : x.shape[0] + 1] @ p["v"], P, X)
+
+
 def test_operations_that_are_not_known_are_asked_not_believed():
     """A loop is opened by nothing here; its samples stay apart all the same."""
 
