@@ -48,3 +48,11 @@ def x64():
     else:
         with jax.experimental.enable_x64():
             yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What random networks were tried, and how close they came."""
+    for report in terminalreporter.getreports("passed"):
+        for name, what in report.user_properties:
+            if name == "networks":
+                terminalreporter.write_line(f"{report.nodeid.rsplit('::', 1)[-1]}: {what}")

@@ -1,0 +1,474 @@
+"""What a network may do between its layers, drawn at random; and whole networks."""
+
+import dataclasses
+import math
+
+import activations
+import layers
+import numpy as np
+from oracles import dictionary as paths
+from writing import Gate, Network, Reader, Value, Writer
+
+# More of them would take long in the oracle.
+MOST_UNITS, MOST_PATHS = 24, 150
+
+
+def gated(units: np.ndarray, gates: np.ndarray, number: float) -> np.ndarray:
+    out = np.empty(units.shape, object)
+    for place in np.ndindex(*units.shape):
+        out[place] = paths.times(units[place], gates[(slice(None), *place)] * number)
+    return out
+
+
+def activation(w: Writer, v: Value) -> Value:
+    text, own, number = w.one(*activations.HARD) if w.chance(0.8) else w.one(*activations.SOFT)
+    flat = len(v.shape) > 1 and v.batch < len(v.shape) and w.chance(0.1)
+    gate = Gate(v.shape, v.batch, own, flat)
+    code = text.format(h="u" if flat else v.name)
+    if flat:
+        code = f"(lambda u: {code})({v.name}.reshape(-1, {v.name}.shape[-1])).reshape({v.name}.shape)"
+
+    def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+        return gated(units, reader.gate(gate, paths.values(units)), number)
+
+    return w.step(code, run, v, dataclasses.replace(v, bent=True), gate=gate)
+
+
+def maximum(w: Writer, v: Value) -> Value:
+    """Max-pooling over whole axes, or over windows."""
+    rank = len(v.shape)
+    if w.chance(0.5):
+        axes = w.some(range(rank))
+        kept = [a for a in range(rank) if a not in axes]
+        shape = tuple(v.shape[a] for a in kept)
+        batch = sum(v.axis(a) < v.batch for a in kept)
+        code = f"{v.name}.max(axis={tuple(v.axis(a) for a in axes)})"
+
+        def windows(array: np.ndarray) -> np.ndarray:
+            ordered = array.transpose([*kept, *(a for a in range(rank) if a in axes)])
+            return ordered.reshape(*shape, -1)
+
+    else:
+        size = [w.integer(1, min(3, s)) for s in v.shape]
+        strides = [w.one(1, 1, 2) for _ in v.shape]
+        padding = [w.one((0, 0), (0, 0), (1, 0), (0, 1)) if k > 1 else (0, 0) for k in size]
+        shape = tuple((s + sum(p) - k) // t + 1 for s, p, k, t in zip(v.shape, padding, size, strides, strict=True))
+        batch = v.batch
+        full = [list(row) for row in (size, strides, padding)]
+        for row, own in zip(full, (1, 1, (0, 0)), strict=True):
+            row.insert(v.batch, own)
+        code = f"lax.reduce_window({v.name}, -jnp.inf, lax.max, {tuple(full[0])}, {tuple(full[1])}, {full[2]})"
+
+        def windows(array: np.ndarray) -> np.ndarray:
+            out = np.empty((*shape, math.prod(size)), object)
+            for place in np.ndindex(*shape):
+                for number, tap in enumerate(np.ndindex(*size)):
+                    at = [o * t + k - low for o, t, k, (low, _) in zip(place, strides, tap, padding, strict=True)]
+                    inside = all(0 <= i < s for i, s in zip(at, v.shape, strict=True))
+                    out[(*place, number)] = array[tuple(at)] if inside else None
+            return out
+
+    count = windows(np.zeros(v.shape, object)).shape[-1]
+
+    def own(q: np.ndarray) -> np.ndarray:
+        return (q.argmax(-1)[..., None] == np.arange(count)).astype(float)
+
+    gate = Gate((*shape, count), batch, own)
+
+    def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+        laid = windows(units)
+        lowest = np.full(reader.samples, -np.inf)
+        q = np.stack([lowest if u is None else u.value for u in laid.ravel()], 1).reshape(-1, *laid.shape)
+        gates = reader.gate(gate, q)
+        out = np.empty(shape, object)
+        for place in np.ndindex(*shape):
+            chosen = [
+                paths.times(u, gates[(slice(None), *place, k)]) for k, u in enumerate(laid[place]) if u is not None
+            ]
+            out[place] = reader.plus(*chosen)
+        return out
+
+    like = dataclasses.replace(v, shape=shape, batch=batch, bent=True, paths=v.paths * count)
+    return w.step(code, run, v, like, gate=gate)
+
+
+def add_up(w: Writer, v: Value) -> Value:
+    """Sums and means over axes, and over windows."""
+    rank = len(v.shape)
+    mean = w.chance(0.5)
+    if w.chance(0.6):
+        axes = w.some(range(rank))
+        kept = [a for a in range(rank) if a not in axes]
+        full = tuple(v.axis(a) for a in axes)
+        keep = w.chance(0.3)
+        share = 1 / math.prod(v.shape[a] for a in axes) if mean else 1.0
+        name = "mean" if mean else "sum"
+        code = w.one(
+            f"{v.name}.{name}(axis={full}, keepdims={keep})",
+            f"jnp.{name}({v.name}, {full}, keepdims={keep})",
+        )
+        if not keep and not mean and w.chance(0.4):
+            letters = "abcdef"[: v.rank]
+            rest = "".join(x for i, x in enumerate(letters) if i not in full)
+            code = f"jnp.einsum('{letters}->{rest}', {v.name})"
+        shape = tuple(1 if a in axes else s for a, s in enumerate(v.shape)) if keep else tuple(v.shape[a] for a in kept)
+        batch = v.batch if keep else sum(v.axis(a) < v.batch for a in kept)
+        count = math.prod(v.shape[a] for a in axes)
+
+        def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+            laid = units.transpose([*kept, *axes]).reshape(*(v.shape[a] for a in kept), -1)
+            out = np.empty(laid.shape[:-1], object)
+            for place in np.ndindex(*out.shape):
+                out[place] = paths.times(reader.plus(*laid[place]), share)
+            return out.reshape(shape)
+
+    else:
+        size = [w.integer(1, min(2, s)) for s in v.shape]
+        strides = [w.one(1, 1, 2) for _ in v.shape]
+        dilation = [w.one(1, 1, 2) if k > 1 and s > 2 else 1 for k, s in zip(size, v.shape, strict=True)]
+        padding = [w.one((0, 0), (1, 0), (0, 1)) if k > 1 else (0, 0) for k in size]
+        shape = tuple(
+            (s + sum(p) - (k - 1) * d - 1) // t + 1
+            for s, p, k, t, d in zip(v.shape, padding, size, strides, dilation, strict=True)
+        )
+        batch, count, share = v.batch, math.prod(size), 1 / math.prod(size) if mean else 1.0
+        full = [list(row) for row in (size, strides, padding, dilation)]
+        for row, own in zip(full, (1, 1, (0, 0), 1), strict=True):
+            row.insert(v.batch, own)
+        code = (
+            f"lax.reduce_window({v.name}, 0.0, lax.add, {tuple(full[0])}, {tuple(full[1])}, {full[2]}, "
+            f"window_dilation={tuple(full[3])})" + (f" / {float(count)}" if mean else "")
+        )
+
+        def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+            out = np.empty(shape, object)
+            for place in np.ndindex(*shape):
+                inside = []
+                for tap in np.ndindex(*size):
+                    at = [
+                        o * t + k * d - low
+                        for o, t, k, d, (low, _) in zip(place, strides, tap, dilation, padding, strict=True)
+                    ]
+                    if all(0 <= i < s for i, s in zip(at, v.shape, strict=True)):
+                        inside.append(units[tuple(at)])
+                out[place] = paths.times(reader.plus(*inside), share)
+            return out
+
+    return w.step(code, run, v, dataclasses.replace(v, shape=shape, batch=batch, paths=v.paths * count))
+
+
+# --------------------------------------------------------------------------------------- moving about
+
+
+def move(w: Writer, v: Value, same: bool = False) -> Value:
+    """Positions in another order, fewer or more of them; with `same` of the same shape."""
+    h, rank = v.name, len(v.shape)
+    a = w.integer(0, rank - 1)
+    f, size = v.axis(a), v.shape[a]
+    spelling = (
+        w.one("flip", "roll", "shift")
+        if same
+        else w.one(*"flip roll shift cut step pick one pad tile repeat wrap grow".split())
+    )
+    if spelling == "flip":
+        cut = v.at(**{f"_{a}": "::-1"})
+        return w.move(v, w.one(f"jnp.flip({h}, {f})", f"{h}{cut}"), v.batch)
+    if spelling == "roll":
+        return w.move(v, f"jnp.roll({h}, {w.integer(-2, 2)}, axis={f})", v.batch)
+    if spelling == "shift":  # by one place, zeros come in
+        config = [((1, -1) if w.chance(0.5) else (-1, 1), 0) if full == f else ((0, 0), 0) for full in range(v.rank)]
+        low = config[f][0][0]
+        text = f"lax.pad({h}, jnp.zeros((), {h}.dtype), {[(*lh, i) for lh, i in config]})"
+        zeros = f"np.zeros_like({h}{v.at(**{f'_{a}': ':1'})})"
+        rest = h + v.at(**{f"_{a}": ":-1" if low == 1 else "1:"})
+        pair = f"{zeros}, {rest}" if low == 1 else f"{rest}, {zeros}"
+        return w.move(v, text, v.batch, f"np.concatenate([{pair}], {f})")
+    if spelling == "cut" and size > 1:
+        low = w.integer(0, size - 1)
+        high = w.integer(low + 1, size)
+        cut = v.at(**{f"_{a}": f"{low}:{high}"})
+        return w.move(v, w.one(f"{h}{cut}", f"lax.slice_in_dim({h}, {low}, {high}, axis={f})"), v.batch, f"{h}{cut}")
+    if spelling == "step" and size > 1:
+        return w.move(v, h + v.at(**{f"_{a}": f"{w.integer(0, 1)}::2"}), v.batch)
+    if spelling == "pick":
+        picked = [w.integer(0, size - 1) for _ in range(w.integer(1, size + 1))]
+        at = v.at(**{f"_{a}": f"np.array({picked})"})
+        text = w.one(f"{h}{at}", f"jnp.take({h}, np.array({picked}), axis={f})")
+        return w.move(v, text, v.batch, f"np.take({h}, {picked}, axis={f})")
+    if spelling == "one" and rank > 1:
+        index = w.integer(-size, size - 1)
+        batch = v.batch - (f < v.batch)
+        return w.move(v, h + v.at(**{f"_{a}": str(index)}), batch)
+    if spelling == "pad":
+        low, high, inner = w.integer(0, 1), w.integer(0, 1), w.one(0, 0, 1)
+        config = [(low, high, inner) if full == f else (0, 0, 0) for full in range(v.rank)]
+        count = low + high + size + (size - 1) * inner
+        chosen = [-1] * count
+        for i in range(size):
+            chosen[low + i * (inner + 1)] = i
+        zeros = f"np.concatenate([{h}, np.zeros_like({h}{v.at(**{f'_{a}': ':1'})})], {f})"
+        text = f"lax.pad({h}, jnp.zeros((), {h}.dtype), {config})"
+        if not inner and w.chance(0.5):
+            text = f"jnp.pad({h}, {[lh[:2] for lh in config]})"
+        return w.move(v, text, v.batch, f"np.take({zeros}, {chosen}, axis={f})")
+    if spelling == "tile":
+        many = [w.integer(1, 2) if full == f else 1 for full in range(v.rank)]
+        return w.move(v, f"jnp.tile({h}, {tuple(many)})", v.batch, maybe=True)
+    if spelling == "repeat":
+        return w.move(v, f"jnp.repeat({h}, 2, axis={f})", v.batch, maybe=True)
+    if spelling == "wrap":
+        low, high = w.integer(0, 1), w.integer(1, size)
+        parts = [h + v.at(**{f"_{a}": f"{size - low}:"})] * (low > 0) + [h, h + v.at(**{f"_{a}": f":{high}"})]
+        return w.move(v, f"jnp.concatenate([{', '.join(parts)}], axis={f})", v.batch)
+    if spelling == "grow" and size == 1:
+        laid = [str(s) for s in v.full]
+        laid[v.batch], laid[f] = "N", str(w.integer(1, 3))
+        return w.move(v, f"jnp.broadcast_to({h}, ({', '.join(laid)}))", v.batch, maybe=True)
+    return w.move(v, f"jnp.flip({h}, {f})", v.batch)
+
+
+def reshape(w: Writer, v: Value) -> Value:
+    """Other axes, in another order, of the sample and of the batch."""
+    rank = len(v.shape)
+    spelling = w.one("transpose", "transpose", "split", "join", "expand", "expand", "squeeze", "batch", "batch")
+    if spelling == "transpose" and rank > 1:
+        return layers.transposed(w, v, [int(i) for i in w.rng.permutation(rank)], w.integer(0, rank))
+    if spelling == "split" and rank < 4:
+        a = w.integer(0, rank - 1)
+        part = w.one(*[d for d in range(1, v.shape[a] + 1) if v.shape[a] % d == 0])
+        shape = (*v.shape[:a], part, v.shape[a] // part, *v.shape[a + 1 :])
+        return _reshaped(w, v, shape, v.batch + (v.axis(a) < v.batch))
+    together = [a for a in range(rank - 1) if v.axis(a) + 1 == v.axis(a + 1)]
+    if spelling == "join" and together:
+        a = w.one(*together)
+        shape = (*v.shape[:a], v.shape[a] * v.shape[a + 1], *v.shape[a + 2 :])
+        return _reshaped(w, v, shape, v.batch - (v.axis(a) < v.batch))
+    if spelling == "expand" and rank < 4:
+        place = w.integer(0, v.rank)
+        batch = v.batch + (place <= v.batch)
+        index = ", ".join([":"] * place + ["None"])
+        return w.move(v, w.one(f"jnp.expand_dims({v.name}, {place})", f"{v.name}[{index}]"), batch, chain=True)
+    ones = [a for a in range(rank) if v.shape[a] == 1]
+    if spelling == "squeeze" and ones and rank > 1:
+        f = v.axis(w.one(*ones))
+        return w.move(v, f"jnp.squeeze({v.name}, {f})", v.batch - (f < v.batch), chain=True)
+    batch = w.integer(0, rank)
+    return w.move(v, f"jnp.moveaxis({v.name}, {v.batch}, {batch})", batch, chain=True)
+
+
+def _reshaped(w: Writer, v: Value, shape: tuple[int, ...], batch: int) -> Value:
+    full = [str(s) for s in shape]
+    full.insert(batch, "N")
+    return w.move(v, f"{v.name}.reshape({', '.join(full)})", batch, chain=True)
+
+
+# ----------------------------------------------------------------------------- numbers, sums, branches
+
+
+def number(w: Writer, v: Value) -> Value:
+    """Times numbers, or plus numbers; constants may have roots."""
+    laid = [s if w.chance(0.5) else 1 for s in v.full]
+    laid[v.batch] = 1
+    values = w.numbers(*laid)
+    text = w.constant(values)
+    h = v.name
+    spread = np.broadcast_to(np.moveaxis(values, v.batch, 0)[0], v.shape)
+    spelling = w.integer(0, 7)
+    factor, addend = np.ones(v.shape), None
+    if spelling == 0:
+        code, factor = f"{h} * {text}", spread
+    elif spelling == 1:
+        code, factor = f"{h} / {text}", 1 / spread
+    elif spelling == 2:
+        code, factor = f"{h} * jnp.sqrt(jnp.abs({text}))", np.sqrt(np.abs(spread))
+    elif spelling == 3:
+        code, factor = f"{h} * 2.0 ** -0.5", np.full(v.shape, 2**-0.5)
+    elif spelling == 4:
+        code, factor = f"-{h}", -factor
+    elif spelling == 5:
+        code, addend = f"{h} + {text}", spread
+    elif spelling == 6:
+        code, addend = f"{text} - {h}", spread
+        factor = -factor
+    else:
+        code, factor = f"0.5 * {h}", 0.5 * factor
+
+    def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+        out = np.empty(units.shape, object)
+        for place in np.ndindex(*units.shape):
+            out[place] = paths.times(units[place], factor[place])
+            if addend is not None:
+                out[place] = reader.plus(out[place], reader.constant(addend[place]))
+        return out
+
+    return w.step(code, run, v, v, chain=True)
+
+
+def total(w: Writer, parts: list[tuple[Value, float]], v: Value) -> Value:
+    """The sum of values of one shape, times numbers."""
+    pieces = [p.name if c == 1.0 else f"{c} * {p.name}" for p, c in parts]
+    code = " + ".join(pieces)
+    if len(parts) == 2 and parts[1][1] == 1.0 and w.chance(0.2):
+        code = f"{pieces[0]} - (-{pieces[1]})"
+    elif all(c == 1.0 for _, c in parts) and w.chance(0.15):
+        code = f"jnp.stack([{', '.join(pieces)}]).sum(0)"
+
+    def run(reader: Reader, *arrays: np.ndarray) -> np.ndarray:
+        return paths.each(
+            lambda *units: reader.plus(*(paths.times(u, c) for u, (_, c) in zip(units, parts, strict=True))), *arrays
+        )
+
+    like = dataclasses.replace(v, paths=sum(p.paths for p, _ in parts), bent=any(p.bent for p, _ in parts))
+    return w.step(code, run, tuple(p for p, _ in parts), like)
+
+
+def mixed(w: Writer, v: Value) -> Value:
+    """A value and what was moved about in it, added."""
+    others = [move(w, v, same=True) for _ in range(w.integer(1, 2))]
+    return total(w, [(v, w.one(1.0, 1.0, 2.0, -0.5)), *((o, w.one(1.0, 1.0, -1.0)) for o in others)], v)
+
+
+def branch(w: Writer, v: Value) -> Value:
+    """Two layers, or one, that end in the shape of v."""
+    a = w.integer(0, len(v.shape) - 1)
+    inner = w.integer(1, 3)
+    u = v
+    if w.chance(0.4) and not u.bent:
+        u = activation(w, u)
+    if w.chance(0.6):
+        u = layers.contraction(w, u, [a], [], inner, keep=True)
+        if w.chance(0.4):
+            u = w.one(layers.bias, layers.root, layers.elementwise)(w, u)
+        u = activation(w, u) if not u.bent else u
+    u = layers.contraction(w, u, [a], [], v.shape[a], keep=True)
+    if w.chance(0.3):
+        u = w.one(layers.bias, layers.root)(w, u)
+    return u
+
+
+def residual(w: Writer, v: Value) -> Value:
+    short = v
+    if w.chance(0.3):
+        short = move(w, v, same=True)
+    elif w.chance(0.2):
+        short = number(w, v)
+    parts = [(branch(w, v), w.one(1.0, 1.0, 1.0, 0.5)), (short, 1.0)]
+    if w.chance(0.2):
+        parts.append((branch(w, v), 1.0))
+    if w.chance(0.5):
+        parts.reverse()
+    return total(w, parts, v)
+
+
+def joined(w: Writer, v: Value) -> Value:
+    """Values laid end to end, or on top of each other; some of them constants."""
+    parts = [w.one(branch, move_same, number, itself)(w, v) for _ in range(w.integer(1, 2))]
+    parts.insert(w.integer(0, len(parts)), v)
+    a = w.integer(0, len(v.shape) - 1)
+    names = [p.name for p in parts]
+    ones = w.chance(0.2)
+    if ones:
+        names.append(f"jnp.ones_like({v.name})" if w.chance(0.5) else f"jnp.ones({v.name}.shape, {v.name}.dtype)")
+    fresh = w.chance(0.3) and len(v.shape) < 4
+    if fresh:
+        a = w.integer(0, len(v.shape))
+        full = a + (a > v.batch)
+        batch = v.batch + (full <= v.batch)
+        code = f"jnp.stack([{', '.join(names)}], axis={full})"
+        shape = (*v.shape[:a], len(names), *v.shape[a:])
+    else:
+        code, batch = f"jnp.concatenate([{', '.join(names)}], axis={v.axis(a)})", v.batch
+        shape = tuple(s * len(names) if b == a else s for b, s in enumerate(v.shape))
+
+    def run(reader: Reader, *arrays: np.ndarray) -> np.ndarray:
+        laid = [*arrays]
+        if ones:
+            laid.append(paths.each(lambda u: reader.constant(1.0), arrays[0]))
+        return np.stack(laid, a) if fresh else np.concatenate(laid, a)
+
+    like = dataclasses.replace(
+        v, shape=shape, batch=batch, paths=max(p.paths for p in parts), bent=any(p.bent for p in parts)
+    )
+    return w.step(code, run, tuple(parts), like)
+
+
+def move_same(w: Writer, v: Value) -> Value:
+    return move(w, v, same=True)
+
+
+def itself(w: Writer, v: Value) -> Value:
+    return v
+
+
+def norm(w: Writer, v: Value) -> Value:
+    """A chain of elementwise operations by parameters and numbers, with or without a root."""
+    links = [w.one(layers.bias, layers.elementwise, number, layers.root, reshape) for _ in range(w.integer(1, 3))]
+    for link in links:
+        v = link(w, v)
+    return v
+
+
+BLOCKS = [
+    (layers.dense, 4), (layers.convolution, 3), (activation, 5), (layers.bias, 2), (norm, 2), (residual, 2),
+    (mixed, 1), (joined, 1), (move, 3), (reshape, 3), (add_up, 1), (maximum, 1), (number, 1),
+    (layers.constant_layer, 0.5),
+]  # fmt: skip
+# What the widths of layers are drawn from.
+WIDTHS = (1, 2, 3)
+
+
+def block(w: Writer, v: Value) -> Value:
+    blocks, weights = zip(*BLOCKS, strict=True)
+    drawn = blocks[int(w.rng.choice(len(blocks), p=np.array(weights) / sum(weights)))]
+    if drawn is layers.dense:
+        return layers.dense(w, v, w.one(*WIDTHS))
+    if drawn is layers.convolution and not 2 <= len(v.shape) <= 3:
+        return layers.dense(w, v, w.one(*WIDTHS))
+    if drawn in (activation, maximum) and v.bent:
+        return layers.bias(w, v)
+    return drawn(w, v)
+
+
+def head(w: Writer, v: Value) -> Value:
+    """The logits [N, K]: by a layer over all that is left, or a single sum."""
+    if w.chance(0.1):
+        axes = tuple(v.axis(a) for a in range(len(v.shape)))
+        code = f"{v.name}.sum(axis={axes}).reshape(N, 1)"
+
+        def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+            out = np.empty(1, object)
+            out[0] = reader.plus(*units.ravel())
+            return out
+
+        return w.step(code, run, v, dataclasses.replace(v, shape=(1,), batch=0, paths=v.paths * math.prod(v.shape)))
+    v = layers.contraction(w, v, list(range(len(v.shape))), [], w.one(1, 1, 2, 3), keep=False)
+    if v.batch:
+        v = w.move(v, f"{v.name}.T", 0, chain=True)
+    if w.chance(0.3):
+        v = layers.bias(w, v)
+    if w.chance(0.1):
+        v = w.one(layers.root, layers.elementwise)(w, v)
+    if w.chance(0.1):
+        k = w.integer(0, v.shape[0] - 1)
+        v = w.move(v, f"{v.name}[:, {k}:{k + 1}]", 0)
+    return v
+
+
+def draw(seed: int) -> Network:
+    """A network of a few steps."""
+    for attempt in range(1000):
+        rng = np.random.default_rng([seed, attempt])
+        rank = int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25]))
+        w = Writer(rng, tuple(int(s) for s in rng.choice([1, 2, 3, 4], rank, p=[0.25, 0.35, 0.3, 0.1])))
+        v, fits = w.input, True
+        for _ in range(w.integer(1, 8)):
+            v = block(w, v)
+            if math.prod(v.shape) > MOST_UNITS or v.paths > MOST_PATHS or not v.shape or 0 in v.shape:
+                fits = False
+                break
+        if not fits:
+            continue
+        network = w.network(head(w, v))
+        if network.certain and network.output.paths <= 4 * MOST_PATHS:
+            return network
+    raise AssertionError("no network of the size asked for")

@@ -1,0 +1,166 @@
+"""One network by npk, on NumPy's arrays, against the oracle: gates, outputs, features, names, counts and kernels."""
+
+import dataclasses
+import math
+import re
+import sys
+import traceback
+
+import jax
+import numpy as np
+from oracles import dictionary as paths
+from writing import Network
+
+import npk
+from npk import gating
+from npk.path_kernels import path_kernel
+from npk.paths import npf
+
+# Of float64, relative to the largest number of what is compared.
+TOLERANCE = 1e-9
+SAMPLES = 3
+
+_features, _kernel = sys.modules[npf.__module__], sys.modules[path_kernel.__module__]
+_coordinates = sys.modules["npk.paths.coordinates"]
+
+
+@dataclasses.dataclass
+class Checked:
+    """What came of a network: why it was refused, or the worst error of all that was compared."""
+
+    refused: str | None = None
+    worst: float = 0.0
+
+    def close(self, what: str, ours, theirs) -> None:
+        ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
+        assert ours.shape == theirs.shape, f"{what}: shape {ours.shape}, expected {theirs.shape}"
+        error = float(np.abs(ours - theirs).max(initial=0.0)) / max(float(np.abs(theirs).max(initial=0.0)), 1e-30)
+        assert error <= TOLERANCE, f"{what}: an error of {error:.3g} of the largest number\n{ours}\n{theirs}"
+        self.worst = max(self.worst, error)
+
+
+def label(path) -> str:
+    return " -> ".join(f"{leaf}[{','.join(map(str, index))}]" for leaf, index in path)
+
+
+def batches(network: Network, rng: np.random.Generator):
+    """Inputs, real gates (some of them zero) and gates of 0 and 1, a list an activation."""
+    x = rng.normal(size=(SAMPLES, *network.input.shape))
+    real, binary = [], []
+    for gate in network.gates():
+        values = rng.normal(size=(SAMPLES, *gate.sample))
+        real.append(values * rng.integers(0, 4, values.shape).clip(0, 1))
+        binary.append(rng.integers(0, 2, values.shape).astype(float))
+    return x, real, binary
+
+
+def check(network: Network, seed: int) -> Checked:
+    """Compare all, within `numpy_in_place`.
+
+    Raises:
+        AssertionError: something differs.
+    """
+    checked = Checked()
+    x, real, binary = batches(network, np.random.default_rng([seed, 1]))
+    given = [np.concatenate(pair) for pair in zip(real, binary, strict=True)]
+    units, reader = network.units(np.concatenate([x] * 3), given)
+    f, params = network.function(), network.params
+    try:
+        compare(checked, f, params, x, network, units, reader, real, binary)
+    except ValueError as error:
+        if not isinstance(error, npk.UnsupportedOperation) and not _said(error):
+            raise
+        checked.refused = str(error)
+    return checked
+
+
+def _said(error: ValueError) -> bool:
+    """Whether an error was raised by npk itself, not by what it called."""
+    return (traceback.extract_tb(error.__traceback__)[-1].line or "").startswith("raise ")
+
+
+def compare(checked: Checked, f, params, x, network: Network, units, reader, real, binary) -> None:
+    n = SAMPLES
+    values = paths.values(units)
+    leaves = jax.tree_util.tree_leaves((params, x))
+    program = gating.activation_program(f, params, x, allow=())
+    outputs, _, own = gating.transforms.run_with_gates(program, leaves)
+    checked.close("outputs", outputs[0], values[:n])
+    laid = network.gates()
+    assert len(own) == len(laid), f"{len(own)} activations, expected {len(laid)}"
+    for number, (ours, gate, theirs) in enumerate(zip(own, laid, reader.gates, strict=True)):
+        checked.close(f"gate {number}", ours, gate.laid_out(theirs[:n]))
+    outside = [tuple(gate.laid_out(g) for gate, g in zip(laid, gates, strict=True)) for gates in (real, binary)]
+    for gates, part in zip(outside, (slice(n, 2 * n), slice(2 * n, None)), strict=True):
+        out = gating.transforms.run_with_gates(program, leaves, gates)[0][0]
+        checked.close("outputs under gates from outside", out, values[part])
+
+    alike = _alike(units, reader)
+    sides = []
+    for number, gates in enumerate((own, *outside)):
+        if number < 2:
+            check_features(checked, f, params, x, gates, units, reader, slice(n * number, n * (number + 1)))
+        sides.append((x[:, None], _kernel.Network(f).laid_out(params, x, gates)[1]))
+    assert alike, "the features of the output units differ, and nothing was said"
+    every = tuple(np.concatenate(parts) for parts in zip(*(gates for _, gates in sides), strict=True))
+    whole = (np.concatenate([side[0] for side in sides]), every)
+    sample = gating.sample_program(f, params, x)
+    variances = {True: reader.variance.__getitem__, False: lambda weight: 1.0}
+    zero_or_one = (sides[2], sides[2])
+    for normalize, variance in variances.items():
+        h = paths.gram(units.flat[0], variance)
+        for two, part, marked in (((whole, whole), slice(None), False), (zero_or_one, slice(2 * n, None), True)):
+            ours = _kernel._moment(sample, params, *two, normalize, marked, np.dtype(float))[0]
+            checked.close(f"kernel, normalize={normalize}, binary={marked}", ours, h[part, part])
+
+
+def _alike(units, reader) -> bool:
+    """Whether one kernel is that of every output."""
+    if len(units) == 1:
+        return True
+    grams = [
+        [paths.gram(unit, variance) for variance in (reader.variance.__getitem__, lambda weight: 1.0)] for unit in units
+    ]
+    return not any(() in u.paths for u in units) and all(np.allclose(g, grams[0], 1e-9, 1e-12) for g in grams)
+
+
+def check_features(checked: Checked, f, params, x, gates, units, reader, part: slice) -> None:
+    """φ, v, names and counts of every output."""
+    state = _features._output_state(f, params, x, gates)
+    algebra = _coordinates.Features(np.dtype(float))
+    rows = []
+    for term in state:
+        value = algebra.read(term, set(), _coordinates.output_dims(term))
+        rows.append(value.reshape(value.shape[0], term.shape[-1], -1)[:, 0])
+    phi = np.concatenate([np.broadcast_to(p, (len(x), p.shape[1])) for p in rows], 1)
+    v = _coordinates.numbers(jax.tree_util.tree_leaves(params)).of_output(state)
+    names = _coordinates.labels().of_output(state)
+    assert names.shape == v.shape == (phi.shape[1], len(units)), (names.shape, v.shape, phi.shape)
+    assert _features._count_of(state) == phi.shape[1], "count"
+    checked.close("φ · v", phi @ v, paths.values(units)[part])
+    for k, unit in enumerate(units):
+        places = {name: i for i, name in enumerate(names[:, k])}
+        assert len(places) == len(names), f"a name comes twice: {sorted(names[:, k])}"
+        expected, products = np.zeros_like(phi), np.array(v[:, k])
+        for path, feature in unit.paths.items():
+            assert label(path) in places, f"no coordinate {label(path)!r} among {sorted(places)}"
+            at = places[label(path)]
+            expected[:, at] = feature[part]
+            products[at] = math.prod(map(reader.number, path))
+        checked.close(f"features of output {k}", phi, expected)
+        checked.close(f"values of output {k}", v[:, k], products)
+    shown = _features._names(state)
+    assert len(set(shown)) == len(shown), f"a name comes twice: {sorted(shown)}"
+    for name, whole in zip(shown, names[:, 0], strict=True):
+        assert re.fullmatch(re.escape(name).replace(":", r"\d+"), whole), (name, whole)
+
+
+def smallest(network: Network, fails) -> Network:
+    """The network without the steps that a failure does not need."""
+    number = len(network.steps)
+    while number:
+        number = min(number, len(network.steps)) - 1
+        less = network.without(number)
+        if less is not None and less.certain and fails(less):
+            network = less
+    return network
