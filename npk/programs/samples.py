@@ -54,6 +54,9 @@ def samples_of(program: Program, n: int) -> Samples:
         if any(a in gone for a in inputs):
             gone.update(equation.outputs)
             continue
+        if all(0 in v.shape for v in equation.outputs):  # holds no numbers: the same for all samples
+            even.update((v, set(range(len(v.shape)))) for v in equation.outputs)
+            continue
         if not any(a in places for a in inputs):
             if equation.primitive.name == "broadcast_in_dim":
                 even[equation.outputs[0]] = _spread_axes(equation)

@@ -168,6 +168,14 @@ def test_an_axis_of_size_one_is_moved_and_joined_as_any_other():
     np.testing.assert_allclose(npk.npf(f)(w, x), np.concatenate([x[:, 0], 3 * x[:, 0]], 1))
 
 
+@pytest.mark.parametrize("mode", ["edge", "wrap", "reflect"])
+def test_parts_that_are_empty_add_nothing(mode):
+    """`jnp.pad` on one side alone lays an empty part at the other; so does `jnp.repeat` by 0."""
+    x, w = np.arange(1.0, 7).reshape(3, 2), np.ones((3, 1))
+    features = npk.npf(lambda p, x: jnp.pad(x, [(0, 0), (1, 0)], mode=mode) @ p)(w, x)
+    np.testing.assert_array_equal(features, np.pad(x, [(0, 0), (1, 0)], mode=mode))
+
+
 @pytest.mark.parametrize(
     "f",
     [
