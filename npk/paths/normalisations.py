@@ -11,7 +11,7 @@ from npk.programs import Atom, Const, Equation, Origin, Program, Var
 
 _AFFINE = frozenset(("add", "add_any", "sub", "mul", "div", "neg"))
 _MOVES = frozenset(("broadcast_in_dim", "convert_element_type", "expand_dims", "reduce_precision", "reshape"))
-_MOVES |= {"sharding_constraint", "squeeze", "transpose"}
+_MOVES |= {"sharding_constraint", "squeeze", "stop_gradient", "transpose"}
 
 
 def normalising(program: Program, kinds: dict[Var, Origin]) -> set[Equation]:

@@ -23,6 +23,9 @@ SPELLINGS = {
     "scale first": lambda p, q: p["scale"] * (q - p["mean"]) / jnp.sqrt(p["variance"] + EPS) + p["shift"],
     "a factor": lambda p, q: (q - p["mean"]) * (p["scale"] * jax.lax.rsqrt(p["variance"] + EPS)) + p["shift"],
     "shift first": lambda p, q: p["shift"] + p["scale"] * ((q - p["mean"]) * (p["variance"] + EPS) ** -0.5),
+    "a stopped gradient": lambda p, q: (
+        (jax.lax.stop_gradient(q) - p["mean"]) / jnp.sqrt(p["variance"] + EPS) * p["scale"] + p["shift"]
+    ),
     "a power": lambda p, q: (q - p["mean"]) / (p["variance"] + EPS) ** 0.5 * p["scale"] + p["shift"],
     "the other sign": lambda p, q: -((p["mean"] - q) / jnp.sqrt(p["variance"] + EPS)) * p["scale"] + p["shift"],
     "two steps": lambda p, q: (
