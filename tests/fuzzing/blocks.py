@@ -5,6 +5,7 @@ import math
 
 import activations
 import layers
+import moving
 import numpy as np
 from oracles import dictionary as paths
 from writing import Gate, Network, Reader, Value, Writer
@@ -31,7 +32,59 @@ def activation(w: Writer, v: Value) -> Value:
     def run(reader: Reader, units: np.ndarray) -> np.ndarray:
         return gated(units, reader.gate(gate, paths.values(units)), number)
 
-    return w.step(code, run, v, dataclasses.replace(v, bent=True), gate=gate)
+    return w.step(code, run, v, dataclasses.replace(v, bent=True), gates=(gate,))
+
+
+def scanned(w: Writer, v: Value) -> Value:
+    """Layers of one width, one after another, by `lax.scan`."""
+    width, length = v.shape[-1], 2
+    if v.batch == v.rank - 1 or v.bent:
+        return layers.bias(w, v)
+    first, shift = w.weight((length, width, width), 0.0), w.weight((length, 1), 0.0)
+    below = w.chance(0.3)
+    act = "jnp.minimum(u, 0.0)" if below else "jax.nn.relu(u)"
+    laid = (1,) * v.rank
+    code = (
+        f"lax.scan(lambda h, p: (lambda u: ({act}, None))(h @ p[0] + p[1].reshape({laid})), {v.name}, "
+        f"({first.text}, {shift.text}), reverse={(turned := w.chance(0.3))})[0]"
+    )
+    gate = Gate(v.shape, v.batch, activations.hard(*((1.0, 0.0) if below else (0.0, 1.0))))
+
+    def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+        for t in reversed(range(length)) if turned else range(length):
+            q = np.empty(units.shape, object)
+            element = shift[t, 0]
+            reader.use(element, 1.0)
+            addend = paths.through(reader.constant(1), element, reader.number(element), shift.constant)
+            for *place, j in np.ndindex(*units.shape):
+                row = units[tuple(place)]
+                edges = [reader.through(u, first, (t, i, j), width) for i, u in enumerate(row)]
+                q[(*place, j)] = reader.plus(*edges, addend)
+            units = gated(q, reader.gate(gate, paths.values(q)), 1.0)
+        return units
+
+    like = dataclasses.replace(v, bent=True, paths=(v.paths * width + 1) * width + 1)
+    return w.step(code, run, v, like, gates=(gate,) * length, reads=(first.leaf, shift.leaf))
+
+
+def given(w: Writer, v: Value) -> Value:
+    """A gated network whose gates another function of x makes, within f."""
+    size = math.prod(v.shape)
+    factor = w.numbers(1, size)
+    text = f"jnp.tanh(x.reshape(N, -1).sum(1, keepdims=True) * {w.constant(factor)})"
+    moved = f"jnp.moveaxis({v.name}, {v.batch}, 0)"
+    code = (
+        f"npk.gated(lambda p, u: jax.nn.relu(u))(None, {moved}.reshape(N, {size}), ({text},))"
+        f".reshape({', '.join(['N', *map(str, v.shape)])})"
+    )
+    gate = Gate((size,), 0, None)
+
+    def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+        own = np.tanh(reader.x.reshape(reader.samples, -1).sum(1, keepdims=True) * factor)
+        gates = reader.gate(dataclasses.replace(gate, own=lambda q: own), None)
+        return gated(units, gates.reshape(-1, *units.shape), 1.0)
+
+    return w.step(code, run, v, dataclasses.replace(v, batch=0, bent=True), gates=(gate,))
 
 
 def maximum(w: Writer, v: Value) -> Value:
@@ -89,7 +142,7 @@ def maximum(w: Writer, v: Value) -> Value:
         return out
 
     like = dataclasses.replace(v, shape=shape, batch=batch, bent=True, paths=v.paths * count)
-    return w.step(code, run, v, like, gate=gate)
+    return w.step(code, run, v, like, gates=(gate,))
 
 
 def add_up(w: Writer, v: Value) -> Value:
@@ -157,111 +210,6 @@ def add_up(w: Writer, v: Value) -> Value:
     return w.step(code, run, v, dataclasses.replace(v, shape=shape, batch=batch, paths=v.paths * count))
 
 
-# --------------------------------------------------------------------------------------- moving about
-
-
-def move(w: Writer, v: Value, same: bool = False) -> Value:
-    """Positions in another order, fewer or more of them; with `same` of the same shape."""
-    h, rank = v.name, len(v.shape)
-    a = w.integer(0, rank - 1)
-    f, size = v.axis(a), v.shape[a]
-    spelling = (
-        w.one("flip", "roll", "shift")
-        if same
-        else w.one(*"flip roll shift cut step pick one pad tile repeat wrap grow".split())
-    )
-    if spelling == "flip":
-        cut = v.at(**{f"_{a}": "::-1"})
-        return w.move(v, w.one(f"jnp.flip({h}, {f})", f"{h}{cut}"), v.batch)
-    if spelling == "roll":
-        return w.move(v, f"jnp.roll({h}, {w.integer(-2, 2)}, axis={f})", v.batch)
-    if spelling == "shift":  # by one place, zeros come in
-        config = [((1, -1) if w.chance(0.5) else (-1, 1), 0) if full == f else ((0, 0), 0) for full in range(v.rank)]
-        low = config[f][0][0]
-        text = f"lax.pad({h}, jnp.zeros((), {h}.dtype), {[(*lh, i) for lh, i in config]})"
-        zeros = f"np.zeros_like({h}{v.at(**{f'_{a}': ':1'})})"
-        rest = h + v.at(**{f"_{a}": ":-1" if low == 1 else "1:"})
-        pair = f"{zeros}, {rest}" if low == 1 else f"{rest}, {zeros}"
-        return w.move(v, text, v.batch, f"np.concatenate([{pair}], {f})")
-    if spelling == "cut" and size > 1:
-        low = w.integer(0, size - 1)
-        high = w.integer(low + 1, size)
-        cut = v.at(**{f"_{a}": f"{low}:{high}"})
-        return w.move(v, w.one(f"{h}{cut}", f"lax.slice_in_dim({h}, {low}, {high}, axis={f})"), v.batch, f"{h}{cut}")
-    if spelling == "step" and size > 1:
-        return w.move(v, h + v.at(**{f"_{a}": f"{w.integer(0, 1)}::2"}), v.batch)
-    if spelling == "pick":
-        picked = [w.integer(0, size - 1) for _ in range(w.integer(1, size + 1))]
-        at = v.at(**{f"_{a}": f"np.array({picked})"})
-        text = w.one(f"{h}{at}", f"jnp.take({h}, np.array({picked}), axis={f})")
-        return w.move(v, text, v.batch, f"np.take({h}, {picked}, axis={f})")
-    if spelling == "one" and rank > 1:
-        index = w.integer(-size, size - 1)
-        batch = v.batch - (f < v.batch)
-        return w.move(v, h + v.at(**{f"_{a}": str(index)}), batch)
-    if spelling == "pad":
-        low, high, inner = w.integer(0, 1), w.integer(0, 1), w.one(0, 0, 1)
-        config = [(low, high, inner) if full == f else (0, 0, 0) for full in range(v.rank)]
-        count = low + high + size + (size - 1) * inner
-        chosen = [-1] * count
-        for i in range(size):
-            chosen[low + i * (inner + 1)] = i
-        zeros = f"np.concatenate([{h}, np.zeros_like({h}{v.at(**{f'_{a}': ':1'})})], {f})"
-        text = f"lax.pad({h}, jnp.zeros((), {h}.dtype), {config})"
-        if not inner and w.chance(0.5):
-            text = f"jnp.pad({h}, {[lh[:2] for lh in config]})"
-        return w.move(v, text, v.batch, f"np.take({zeros}, {chosen}, axis={f})")
-    if spelling == "tile":
-        many = [w.integer(1, 2) if full == f else 1 for full in range(v.rank)]
-        return w.move(v, f"jnp.tile({h}, {tuple(many)})", v.batch, maybe=True)
-    if spelling == "repeat":
-        return w.move(v, f"jnp.repeat({h}, 2, axis={f})", v.batch, maybe=True)
-    if spelling == "wrap":
-        low, high = w.integer(0, 1), w.integer(1, size)
-        parts = [h + v.at(**{f"_{a}": f"{size - low}:"})] * (low > 0) + [h, h + v.at(**{f"_{a}": f":{high}"})]
-        return w.move(v, f"jnp.concatenate([{', '.join(parts)}], axis={f})", v.batch)
-    if spelling == "grow" and size == 1:
-        laid = [str(s) for s in v.full]
-        laid[v.batch], laid[f] = "N", str(w.integer(1, 3))
-        return w.move(v, f"jnp.broadcast_to({h}, ({', '.join(laid)}))", v.batch, maybe=True)
-    return w.move(v, f"jnp.flip({h}, {f})", v.batch)
-
-
-def reshape(w: Writer, v: Value) -> Value:
-    """Other axes, in another order, of the sample and of the batch."""
-    rank = len(v.shape)
-    spelling = w.one("transpose", "transpose", "split", "join", "expand", "expand", "squeeze", "batch", "batch")
-    if spelling == "transpose" and rank > 1:
-        return layers.transposed(w, v, [int(i) for i in w.rng.permutation(rank)], w.integer(0, rank))
-    if spelling == "split" and rank < 4:
-        a = w.integer(0, rank - 1)
-        part = w.one(*[d for d in range(1, v.shape[a] + 1) if v.shape[a] % d == 0])
-        shape = (*v.shape[:a], part, v.shape[a] // part, *v.shape[a + 1 :])
-        return _reshaped(w, v, shape, v.batch + (v.axis(a) < v.batch))
-    together = [a for a in range(rank - 1) if v.axis(a) + 1 == v.axis(a + 1)]
-    if spelling == "join" and together:
-        a = w.one(*together)
-        shape = (*v.shape[:a], v.shape[a] * v.shape[a + 1], *v.shape[a + 2 :])
-        return _reshaped(w, v, shape, v.batch - (v.axis(a) < v.batch))
-    if spelling == "expand" and rank < 4:
-        place = w.integer(0, v.rank)
-        batch = v.batch + (place <= v.batch)
-        index = ", ".join([":"] * place + ["None"])
-        return w.move(v, w.one(f"jnp.expand_dims({v.name}, {place})", f"{v.name}[{index}]"), batch, chain=True)
-    ones = [a for a in range(rank) if v.shape[a] == 1]
-    if spelling == "squeeze" and ones and rank > 1:
-        f = v.axis(w.one(*ones))
-        return w.move(v, f"jnp.squeeze({v.name}, {f})", v.batch - (f < v.batch), chain=True)
-    batch = w.integer(0, rank)
-    return w.move(v, f"jnp.moveaxis({v.name}, {v.batch}, {batch})", batch, chain=True)
-
-
-def _reshaped(w: Writer, v: Value, shape: tuple[int, ...], batch: int) -> Value:
-    full = [str(s) for s in shape]
-    full.insert(batch, "N")
-    return w.move(v, f"{v.name}.reshape({', '.join(full)})", batch, chain=True)
-
-
 # ----------------------------------------------------------------------------- numbers, sums, branches
 
 
@@ -291,7 +239,7 @@ def number(w: Writer, v: Value) -> Value:
         code, addend = f"{text} - {h}", spread
         factor = -factor
     else:
-        code, factor = f"0.5 * {h}", 0.5 * factor
+        code, factor = w.one((f"0.5 * {h}", 0.5 * factor), (f"lax.stop_gradient({h})", factor))
 
     def run(reader: Reader, units: np.ndarray) -> np.ndarray:
         out = np.empty(units.shape, object)
@@ -324,8 +272,30 @@ def total(w: Writer, parts: list[tuple[Value, float]], v: Value) -> Value:
 
 def mixed(w: Writer, v: Value) -> Value:
     """A value and what was moved about in it, added."""
-    others = [move(w, v, same=True) for _ in range(w.integer(1, 2))]
+    others = [moving.move(w, v, same=True) for _ in range(w.integer(1, 2))]
     return total(w, [(v, w.one(1.0, 1.0, 2.0, -0.5)), *((o, w.one(1.0, 1.0, -1.0)) for o in others)], v)
+
+
+def centred(w: Writer, v: Value) -> Value:
+    """Less its mean over some axes."""
+    axes = w.some(range(len(v.shape)))
+    full = tuple(v.axis(a) for a in axes)
+    mean = f"{v.name}.mean(axis={full}, keepdims=True)"
+    code = w.one(f"{v.name} - {mean}", f"{v.name} + {mean}", f"{mean} - {v.name}")
+    one, other = (1.0, -1.0) if code.startswith(f"{v.name} -") else (1.0, 1.0) if "+" in code else (-1.0, 1.0)
+    rest = [a for a in range(len(v.shape)) if a not in axes]
+    count = math.prod(v.shape[a] for a in axes)
+
+    def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+        rows = units.transpose([*rest, *axes]).reshape(*(v.shape[a] for a in rest), -1)
+        out = np.empty(units.shape, object)
+        for place in np.ndindex(*units.shape):
+            row = rows[tuple(place[a] for a in rest)]
+            away = [paths.times(u, other / count) for u in row]
+            out[place] = reader.plus(paths.times(units[place], one), *away)
+        return out
+
+    return w.step(code, run, v, dataclasses.replace(v, paths=v.paths * count))
 
 
 def branch(w: Writer, v: Value) -> Value:
@@ -349,7 +319,7 @@ def branch(w: Writer, v: Value) -> Value:
 def residual(w: Writer, v: Value) -> Value:
     short = v
     if w.chance(0.3):
-        short = move(w, v, same=True)
+        short = moving.move(w, v, same=True)
     elif w.chance(0.2):
         short = number(w, v)
     parts = [(branch(w, v), w.one(1.0, 1.0, 1.0, 0.5)), (short, 1.0)]
@@ -393,7 +363,7 @@ def joined(w: Writer, v: Value) -> Value:
 
 
 def move_same(w: Writer, v: Value) -> Value:
-    return move(w, v, same=True)
+    return moving.move(w, v, same=True)
 
 
 def itself(w: Writer, v: Value) -> Value:
@@ -402,16 +372,15 @@ def itself(w: Writer, v: Value) -> Value:
 
 def norm(w: Writer, v: Value) -> Value:
     """A chain of elementwise operations by parameters and numbers, with or without a root."""
-    links = [w.one(layers.bias, layers.elementwise, number, layers.root, reshape) for _ in range(w.integer(1, 3))]
-    for link in links:
-        v = link(w, v)
+    for _ in range(w.integer(1, 3)):
+        v = w.one(layers.bias, layers.elementwise, number, layers.root, moving.reshape)(w, v)
     return v
 
 
 BLOCKS = [
     (layers.dense, 4), (layers.convolution, 3), (activation, 5), (layers.bias, 2), (norm, 2), (residual, 2),
-    (mixed, 1), (joined, 1), (move, 3), (reshape, 3), (add_up, 1), (maximum, 1), (number, 1),
-    (layers.constant_layer, 0.5),
+    (mixed, 1), (joined, 1), (moving.move, 3), (moving.reshape, 3), (add_up, 1), (maximum, 1), (number, 1),
+    (layers.constant_layer, 0.5), (layers.spread_and_summed, 0.5), (centred, 0.7), (scanned, 0.5), (given, 0.5),
 ]  # fmt: skip
 # What the widths of layers are drawn from.
 WIDTHS = (1, 2, 3)
@@ -424,7 +393,7 @@ def block(w: Writer, v: Value) -> Value:
         return layers.dense(w, v, w.one(*WIDTHS))
     if drawn is layers.convolution and not 2 <= len(v.shape) <= 3:
         return layers.dense(w, v, w.one(*WIDTHS))
-    if drawn in (activation, maximum) and v.bent:
+    if drawn in (activation, maximum, given) and v.bent:
         return layers.bias(w, v)
     return drawn(w, v)
 

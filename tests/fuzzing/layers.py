@@ -231,7 +231,7 @@ def _spread(w: Writer, v: Value) -> tuple[tuple[int, ...], list[int], str]:
 
 def bias(w: Writer, v: Value) -> Value:
     shape, axes, layout = _spread(w, v)
-    weight = w.weight(shape)
+    weight = w.weight(shape, repeats=0.05)
     text = layout.format(weight.text)
     sign, code = w.one(
         (1, f"{v.name} + {text}"), (1, f"{text} + {v.name}"), (-1, f"{v.name} - {text}"), (1, f"{v.name} - (-{text})")
@@ -245,7 +245,7 @@ def bias(w: Writer, v: Value) -> Value:
             if reader.fixed:
                 addend = reader.constant(factor * reader.number(element))
             else:
-                reader.variance[element] = 1.0
+                reader.use(element, 1.0)
                 addend = paths.through(reader.constant(1), element, reader.number(element), factor)
             out[place] = reader.plus(units[place], addend)
         return out
@@ -258,6 +258,12 @@ def elementwise(w: Writer, v: Value) -> Value:
     weight = w.weight(shape)
     text = layout.format(weight.text)
     code = w.one(f"{v.name} * {text}", f"{text} * {v.name}")
+    plain = len(axes) > 0 and w.chance(0.2)
+    if plain:  # as a product of matrices without a sum: a layer
+        letters = "abcdef"[: v.rank]
+        code = (
+            f"jnp.einsum('{letters},{''.join(letters[v.axis(a)] for a in axes)}->{letters}', {v.name}, {weight.text})"
+        )
 
     def run(reader: Reader, units: np.ndarray) -> np.ndarray:
         out = np.empty(units.shape, object)
@@ -269,7 +275,31 @@ def elementwise(w: Writer, v: Value) -> Value:
                 out[place] = reader.through(units[place], weight, key, 1)
         return out
 
-    return w.step(code, run, v, dataclasses.replace(v, bent=False), chain=True, reads=(weight.leaf,))
+    like = dataclasses.replace(v, bent=False)
+    return w.step(code, run, v, like, chain=not plain, maybe=plain, reads=(weight.leaf,))
+
+
+def spread_and_summed(w: Writer, v: Value) -> Value:
+    """A dense layer written as a product and a sum: every weight is a layer of its own, of fan-in one."""
+    a, n = w.integer(0, len(v.shape) - 1), w.integer(1, 3)
+    weight = w.weight((v.shape[a], n))
+    f = v.axis(a)
+    laid = [1] * (v.rank + 1)
+    laid[f], laid[-1] = v.shape[a], n
+    code = f"({v.name}[..., None] * {weight.text}.reshape({tuple(laid)})).sum({f})"
+    rest = [b for b in range(len(v.shape)) if b != a]
+
+    def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+        moved = units.transpose([*rest, a])
+        out = np.empty((*moved.shape[:-1], n), object)
+        for *place, j in np.ndindex(*out.shape):
+            row = moved[tuple(place)]
+            out[(*place, j)] = reader.plus(*(reader.through(u, weight, (i, j), 1) for i, u in enumerate(row)))
+        return out
+
+    shape, batch = (*(v.shape[b] for b in rest), n), v.batch - (f < v.batch)
+    like = dataclasses.replace(v, shape=shape, batch=batch, paths=v.paths * v.shape[a], bent=False)
+    return w.step(code, run, v, like, reads=(weight.leaf,))
 
 
 def root(w: Writer, v: Value) -> Value:

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from oracles import dictionary as paths
 
+import npk
+
 
 @dataclasses.dataclass(frozen=True)
 class Value:
@@ -71,7 +73,7 @@ class Step:
     run: Callable[..., Any]
     chain: bool = False
     power: bool = False
-    gate: Gate | None = None
+    gates: tuple[Gate, ...] = ()
     reads: tuple[str, ...] = ()
     same: bool = False  # the result has the shape of the first operand
     maybe: bool = False  # JAX may write it as a link of a chain, or as none: what moves nothing, or repeats
@@ -89,6 +91,11 @@ class Weight:
     def __getitem__(self, place) -> paths.Weight:
         return self.leaf, self.places[place]
 
+    @property
+    def repeated(self) -> bool:
+        """Whether one element stands in two places."""
+        return len(set(self.places.ravel())) < self.places.size
+
 
 def indices(shape: tuple[int, ...]) -> np.ndarray:
     """Every element of an array is its own index."""
@@ -101,11 +108,14 @@ def indices(shape: tuple[int, ...]) -> np.ndarray:
 class Reader:
     """What a step asks while the oracle runs it."""
 
-    def __init__(self, network: "Network", samples: int, given: list[np.ndarray] | None):
-        self.params, self.samples = network.params, samples
+    def __init__(self, network: "Network", x: np.ndarray, given: list[np.ndarray] | None):
+        self.params, self.samples = network.params, len(x)
         self.given = None if given is None else iter(given)
         self.variance: dict[paths.Weight, float] = {}
-        self.fixed = False
+        self.x = x
+        self.fixed, self.step = False, 0
+        self.used: dict[paths.Weight, int] = {}  # the step that an element is a weight of
+        self.twice = False  # whether one is a weight again
         self.gates: list[np.ndarray] = []
 
     def number(self, weight: paths.Weight) -> float:
@@ -114,8 +124,13 @@ class Reader:
     def through(self, unit: paths.Unit, weight: Weight, place, fan_in: int) -> paths.Unit:
         """One edge of a layer."""
         element = weight[place]
-        self.variance[element] = 1 / (fan_in * weight.constant**2)
+        self.use(element, 1 / (fan_in * weight.constant**2))
+        self.twice |= weight.repeated
         return paths.through(unit, element, self.number(element), weight.constant)
+
+    def use(self, element: paths.Weight, variance: float) -> None:
+        self.variance[element] = variance
+        self.twice |= self.used.setdefault(element, self.step) != self.step
 
     def plus(self, *units: paths.Unit) -> paths.Unit:
         return paths.plus(units, self.samples)
@@ -149,7 +164,7 @@ class Network:
         return "\n".join(["def f(p, x):", "    N = x.shape[0]", *lines, f"    return {self.output.name}"])
 
     def function(self) -> Callable[..., Any]:
-        scope = {"jax": jax, "jnp": jnp, "lax": jax.lax, "np": np, "math": math, "c": self.constants}
+        scope = {"jax": jax, "jnp": jnp, "lax": jax.lax, "np": np, "npk": npk, "c": self.constants}
         exec(compile(self.text, "network.py", "exec"), scope)
         return scope["f"]
 
@@ -162,7 +177,7 @@ class Network:
         return kept[::-1]
 
     def gates(self) -> list[Gate]:
-        return [step.gate for step in self.live() if step.gate is not None]
+        return [gate for step in self.live() for gate in step.gates]
 
     @property
     def certain(self) -> bool:
@@ -195,14 +210,14 @@ class Network:
 
     def units(self, x: np.ndarray, given: list[np.ndarray] | None = None) -> tuple[np.ndarray, Reader]:
         """The units of the output for samples x under their own gates, the last of them under those given."""
-        reader = Reader(self, len(x), given)
+        reader = Reader(self, x, given)
         start = np.empty(x.shape[1:], object)
         for place in np.ndindex(*start.shape):
             start[place] = paths.known(x[(slice(None), *place)])
         known = {self.input.name: start}
         fixed = self.fixed()
         for number, step in enumerate(self.live()):
-            reader.fixed = number in fixed
+            reader.fixed, reader.step = number in fixed, number
             result = step.run(reader, *(known[name] for name in step.ins))
             results = result if isinstance(result, tuple) else (result,)
             known.update(zip(step.out, results, strict=True))
@@ -219,7 +234,7 @@ class Network:
             run=lambda reader, units, *others: units,
             chain=True,
             power=False,
-            gate=None,
+            gates=(),
             same=False,
             reads=(),
         )
@@ -275,9 +290,12 @@ class Writer:
         self.constants[name] = values
         return f"c[{name!r}]"
 
-    def weight(self, shape: tuple[int, ...], scaled: bool = True) -> Weight:
-        """A parameter of this shape, kept in its leaf in one of several ways."""
+    def weight(self, shape: tuple[int, ...], repeats: float = 0.02) -> Weight:
+        """A parameter of this shape, kept in its leaf in one of several ways; seldom it holds an element twice."""
         spelling = self.integer(0, 9)
+        old = [name for name, value in self.params.items() if value.size > math.prod(shape)]
+        if self.chance(0.05) and old:  # a part of one that there is already
+            return self._part(self.one(*old), shape)
         order = [int(a) for a in self.rng.permutation(len(shape))]
         inverse = [int(a) for a in np.argsort(order)]
         if spelling == 0 and shape:  # transposed
@@ -295,6 +313,8 @@ class Writer:
             text = f"{{}}[{', '.join('::-1' if self.chance(0.5) else ':' for _ in shape)}]"
         elif spelling == 4 and shape and shape[0] > 1:  # in another order
             picked = [int(i) for i in self.rng.permutation(shape[0])]
+            if self.chance(10 * repeats):
+                picked[0] = picked[1]
             stored, text = shape, f"{{}}[np.array({picked})]"
         elif spelling == 5:  # with an axis of size one
             axis = self.integer(0, len(shape))
@@ -302,12 +322,20 @@ class Writer:
             text = f"{{}}[{', '.join([':'] * axis + ['0'])}]" if self.chance(0.5) else f"{{}}.reshape({shape})"
         else:
             stored, text = shape, "{}"
-        leaf = self.parameter(stored)
+        return self._read(self.parameter(stored), stored, text)
+
+    def _part(self, leaf: str, shape: tuple[int, ...]) -> Weight:
+        size, whole = math.prod(shape), self.params[leaf].size
+        start = self.one(0, whole - size, self.integer(0, whole - size))
+        text = f"{{}}.reshape(-1)[{start}:{start + size}].reshape({shape})"
+        return self._read(leaf, self.params[leaf].shape, text)
+
+    def _read(self, leaf: str, stored: tuple[int, ...], text: str) -> Weight:
         places = eval(text.format("places"), {"places": indices(stored), "np": np})  # noqa: S307
         if not isinstance(places, np.ndarray):  # the element of an array without axes
             places = np.array([None, places], object)[1:].reshape(())
         text = text.format(f"p[{leaf!r}]")
-        number = self.one(1.0, 1.0, 1.0, 2.0, -1.0, 0.5) if scaled else 1.0
+        number = self.one(1.0, 1.0, 1.0, 2.0, -1.0, 0.5)
         written = {1.0: text, -1.0: f"(-{text})", 2.0: f"(2.0 * {text})", 0.5: f"({text} / 2.0)"}[number]
         return Weight(written, places, number, leaf)
 
