@@ -91,6 +91,8 @@ class _Flattener:
             return inputs
         if eqn.primitive.name == "argmax" and self.stacks.get(inputs[0], ((), -1))[1] in eqn.params["axes"]:
             return self.first_true(eqn, self.stacks[inputs[0]][0])
+        if eqn.primitive.name == "reshape" and eqn.params.get("dimensions") is not None:
+            return self.reshaped(eqn, inputs)
         body = sub_jaxpr(eqn)
         # Bodies of library functions carry no line of the user's: they are placed where they are called.
         place = eqn.source_info if source_info_util.summarize(eqn.source_info) else self.caller or eqn.source_info
@@ -109,6 +111,15 @@ class _Flattener:
             return self.unroll(eqn, inputs) if body is None else self.run(body, inputs)
         finally:
             self.caller, self.module = outer
+
+    def reshaped(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:
+        """A reshape that puts the axes in another order first, as `vmap` writes it: both steps by themselves."""
+        order, shape = eqn.params["dimensions"], eqn.params["new_sizes"]
+        outer, self.caller = self.caller, eqn.source_info
+        try:
+            return self.call(lambda a: jnp.reshape(jnp.transpose(a, order), shape), *inputs)
+        finally:
+            self.caller = outer
 
     def first_true(self, eqn: Any, conditions: list[Atom]) -> list[Atom]:
         """Which condition holds first, elementwise: as `jnp.select` asks it, by the largest of them all."""

@@ -168,6 +168,13 @@ def test_an_axis_of_size_one_is_moved_and_joined_as_any_other():
     np.testing.assert_allclose(npk.npf(f)(w, x), np.concatenate([x[:, 0], 3 * x[:, 0]], 1))
 
 
+def test_a_reshape_may_put_axes_in_another_order_first():
+    """As `vmap` writes it for a convolution whose batch is not its first axis."""
+    x, w = np.arange(1.0, 13).reshape(3, 2, 2), np.ones((4, 1))
+    features = npk.npf(lambda p, x: jax.lax.reshape(x, (x.shape[0], 4), dimensions=(0, 2, 1)) @ p)(w, x)
+    np.testing.assert_array_equal(features, x.transpose(0, 2, 1).reshape(3, 4))
+
+
 @pytest.mark.parametrize("mode", ["edge", "wrap", "reflect"])
 def test_parts_that_are_empty_add_nothing(mode):
     """`jnp.pad` on one side alone lays an empty part at the other; so does `jnp.repeat` by 0."""
