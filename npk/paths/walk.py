@@ -249,7 +249,9 @@ class Walk:
         return self.state(self.program.outputs[0])
 
     def step(self, equation: Equation) -> None:
-        if all(0 in v.shape for v in equation.outputs) and equation.activation is None:  # a part that jnp.pad left empty
+        if (
+            all(0 in v.shape for v in equation.outputs) and equation.activation is None
+        ):  # a part that jnp.pad left empty
             self.states.update({v: [] for v in equation.outputs})
             return
         if not self.poisoned.intersection(a for a in equation.inputs if isinstance(a, Var)):

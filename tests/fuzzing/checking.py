@@ -125,7 +125,9 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
     for normalize, variance in variances.items():
         h = paths.gram(units.flat[0], variance)
         for two, part, marked in (((whole, whole), slice(None), False), (zero_or_one, slice(2 * n, None), True)):
-            ours = _kernel._moment(sample, params, *two, normalize, marked, np.dtype(float))[0]
+            ours, moments = _kernel._moment(sample, params, *two, normalize, marked, np.dtype(float))
+            for term in (t for base in moments.known for t in getattr(base[0], "inputs", ())):
+                assert not term.binary or np.isin(term.g[0], (0, 1)).all(), "factors other than 0 and 1 are said to be"
             checked.close(f"kernel, normalize={normalize}, binary={marked}", ours, h[part, part])
     spelling = list(SPELLINGS)[seed % len(SPELLINGS)]
     same = SPELLINGS[spelling](f)

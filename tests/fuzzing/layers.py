@@ -306,6 +306,12 @@ def root(w: Writer, v: Value) -> Value:
     """Divided by the root of a parameter, alone or with other parameters of the norm."""
     shape, axes, layout = _spread(w, v)
     var = w.parameter(shape, positive=True)
+
+    def another() -> str:
+        """A parameter of this shape, seldom one that something else reads too."""
+        old = [name for name, value in w.params.items() if value.shape == shape and name != var]
+        return w.one(*old) if old and w.chance(0.3) else w.parameter(shape)
+
     eps = w.one(0.0, 1e-3)
     inside = f"p['{var}']" if eps == 0.0 else f"(p['{var}'] + {eps})"
     laid = layout.format(inside)
@@ -321,20 +327,20 @@ def root(w: Writer, v: Value) -> Value:
     elif spelling == 3:
         code, power = f"{h} / {laid}", -1.0
     elif spelling == 4:
-        scale = w.parameter(shape)
+        scale = another()
         code = f"{h} * {layout.format(f'(p[{scale!r}] / jnp.sqrt({inside}))')}"
     elif spelling == 5:
-        scale = w.parameter(shape)
+        scale = another()
         code = f"{layout.format(f'p[{scale!r}]')} * ({h} * (1.0 / jnp.sqrt({laid})))"
     elif spelling == 6:
-        scale, shift = w.parameter(shape), w.parameter(shape)
+        scale, shift = another(), another()
         inverse = f"lax.rsqrt({inside})"
         code = (
             f"{h} * {layout.format(f'(p[{scale!r}] * {inverse})')} - "
             f"{layout.format(f'(p[{shift!r}] * p[{scale!r}] * {inverse})')}"
         )
     else:
-        shift = w.parameter(shape)
+        shift = another()
         code = f"-(({layout.format(f'p[{shift!r}]')} - {h}) / {laid} ** 0.5)"
 
     def run(reader: Reader, units: np.ndarray) -> np.ndarray:

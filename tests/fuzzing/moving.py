@@ -1,5 +1,7 @@
 """What moves values about: positions in another order, fewer or more of them, and other axes."""
 
+import math
+
 import layers
 from writing import Value, Writer
 
@@ -93,7 +95,9 @@ def move(w: Writer, v: Value, same: bool = False) -> Value:
 def reshape(w: Writer, v: Value) -> Value:
     """Other axes, in another order, of the sample and of the batch."""
     rank = len(v.shape)
-    spelling = w.one("transpose", "transpose", "split", "join", "expand", "expand", "squeeze", "batch", "batch")
+    spelling = w.one(
+        "transpose", "transpose", "split", "join", "expand", "expand", "squeeze", "batch", "batch", "order"
+    )
     if spelling == "transpose" and rank > 1:
         return layers.transposed(w, v, [int(i) for i in w.rng.permutation(rank)], w.integer(0, rank))
     if spelling == "split" and rank < 4:
@@ -111,6 +115,12 @@ def reshape(w: Writer, v: Value) -> Value:
         batch = v.batch + (place <= v.batch)
         index = ", ".join([":"] * place + ["None"])
         return w.move(v, w.one(f"jnp.expand_dims({v.name}, {place})", f"{v.name}[{index}]"), batch, chain=True)
+    if spelling == "order" and rank > 1:  # another order and one axis for all, in one step
+        order = [int(i) for i in w.rng.permutation(rank)]
+        full = (v.batch, *(v.axis(a) for a in order))
+        size = math.prod(v.shape)
+        code = f"lax.reshape({v.name}, (N, {size}), dimensions={full})"
+        return w.move(v, code, 0, f"{v.name}.transpose({full}).reshape(1, {size})", chain=True)
     ones = [a for a in range(rank) if v.shape[a] == 1]
     if spelling == "squeeze" and ones and rank > 1:
         f = v.axis(w.one(*ones))
