@@ -16,8 +16,8 @@ from npk import gating
 from npk.path_kernels import path_kernel
 from npk.paths import npf
 
-# Of float64, relative to the largest number of what is compared.
-TOLERANCE = 1e-9
+# Of float64, relative to the largest number of what is compared; what cancels to nothing is compared to `LEAST`.
+TOLERANCE, LEAST = 1e-9, 1e-3
 SAMPLES = 3
 
 # What makes another function of one, and of every network the same reading.
@@ -42,7 +42,7 @@ class Checked:
     def close(self, what: str, ours, theirs) -> None:
         ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
         assert ours.shape == theirs.shape, f"{what}: shape {ours.shape}, expected {theirs.shape}"
-        error = float(np.abs(ours - theirs).max(initial=0.0)) / max(float(np.abs(theirs).max(initial=0.0)), 1e-30)
+        error = float(np.abs(ours - theirs).max(initial=0.0)) / max(float(np.abs(theirs).max(initial=0.0)), LEAST)
         assert error <= TOLERANCE, f"{what}: an error of {error:.3g} of the largest number\n{ours}\n{theirs}"
         self.worst = max(self.worst, error)
 
