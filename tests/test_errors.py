@@ -89,6 +89,17 @@ def test_operations_outside_the_path_rules_are_all_named_with_their_lines():
         npk.path_kernel(both)(PARAMS, X)
 
 
+def test_what_lies_behind_a_refusal_is_told_apart_from_what_does_not():
+    """The gate of a value that is refused is not taken for that of the next activation, of another shape."""
+
+    def network(p, x):
+        refused = jax.nn.relu(x @ jnp.exp(p["a"]))
+        return refused @ p["c"] + jax.nn.relu(x @ p["b"][:3, :2]) @ p["b"][2:, :2]
+
+    with pytest.raises(npk.UnsupportedOperation, match="computed from parameters"):
+        npk.path_kernel(network)(PARAMS, X)
+
+
 def test_a_weight_used_twice_on_a_path():
     twice = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["b"]  # noqa: E731
     for transform in (npk.path_kernel, npk.npf):
