@@ -350,9 +350,19 @@ class _Finder:
         """Whether nothing but a stopped gradient comes of var: the shift inside softmax or logsumexp."""
         readers = self.consumers.get(var, [])
         passing = [e for e in readers if e.name != "stop_gradient"]
+        if not all(self.shifts(e.outputs[0]) for e in readers if e not in passing):
+            return False  # a part of the network that is not trained
         if var in self.program.outputs or any(not is_elementwise(e) and e.name != "broadcast_in_dim" for e in passing):
             return False
         return bool(readers) and all(self.only_stopped(e.outputs[0]) for e in passing)
+
+    def shifts(self, var: Var) -> bool:
+        """Whether a value is taken away from another one."""
+        spread = ("broadcast_in_dim", "expand_dims", "reshape", "select_n", "squeeze")
+        return any(
+            (e.name == "sub" and e.inputs[1] is var) or (e.name in spread and self.shifts(e.outputs[0]))
+            for e in self.consumers.get(var, [])
+        )
 
 
 def _is_root(equation: Equation) -> bool:

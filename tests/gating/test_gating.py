@@ -99,6 +99,12 @@ def test_any_function_that_is_zero_at_zero_is_q_times_its_gate(activation):
     assert_close(at_zero, jnp.full((1, 2), slope), factor=100)
 
 
+def test_a_maximum_in_a_part_that_is_not_trained_is_an_activation():
+    frozen = lambda p, x: jax.lax.stop_gradient((x @ p["a"]).reshape(-1, 2, 2).max(2)) @ p["c"][:2]  # noqa: E731
+    (gate,) = npk.gates(frozen)(PARAMS, X)
+    assert_close(npk.gated(frozen)(PARAMS, X, (gate,)), frozen(PARAMS, X))
+
+
 @pytest.mark.standard_dtypes
 def test_an_activation_that_others_read_stays_one():
     def f(p, x):
