@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from npk.programs import channels_last
+from npk.programs import channels_last, statistics
 from npk.training.seeds import over_seeds
 
 Function = Callable[[Any, Any], Any]
@@ -74,7 +74,8 @@ def steps_of(
     """The loop over steps of one epoch, to be compiled.
 
     Args:
-        loss: (params, rest, x, y) → (loss, new params); the gradient is of params alone.
+        loss: (params, rest, x, y) → (loss, new params); the gradient is of params alone, and of those the optimizer
+            leaves alone what a framework marks as statistics: they change by `new params` alone.
         optimizer: what makes steps of gradients.
         batch_size: samples a step.
 
@@ -88,18 +89,27 @@ def steps_of(
     ) -> tuple[Any, Any]:
         order = jax.random.permutation(key, len(x))
         gradient_of = channels_last(jax.grad(loss, has_aux=True))
+        held = statistics(params)
 
         def step(i: Any, state: Any) -> Any:
             params, optimizer_state = state
             batch = jax.lax.dynamic_slice(order, (i * batch_size,), (batch_size,))
             gradient, updated = gradient_of(params, rest, x[batch], y[batch])
-            change, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+            change, optimizer_state = optimizer.update(_zero_at(held, gradient), optimizer_state, params)
+            change = _zero_at(held, change)  # of decay by weight, too
             return optax.apply_updates(updated, change), optimizer_state
 
         # Not `scan`: its length would be compiled in, and the distance between records varies.
         return jax.lax.fori_loop(first, first + count, step, (params, optimizer_state))
 
     return steps
+
+
+def _zero_at(positions: frozenset[int], tree: Any) -> Any:
+    """A tree with zeros for the leaves at some positions."""
+    leaves, structure = jax.tree_util.tree_flatten(tree)
+    held = [jnp.zeros_like(leaf) if i in positions else leaf for i, leaf in enumerate(leaves)]
+    return jax.tree_util.tree_unflatten(structure, held)
 
 
 def measure_of(

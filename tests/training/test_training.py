@@ -212,3 +212,21 @@ def test_errors(changes, message):
 def test_labels_must_be_whole_numbers():
     with pytest.raises(ValueError, match="whole-number labels"):
         training.train(lambda p, x: x @ p, jnp.eye(2), jnp.eye(2), jnp.array([0.0, 1.0]), key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("forward", [None, lambda p, x: (batch_normed(p, x), p)], ids=["as it is", "with forward"])
+def test_no_optimizer_moves_what_a_framework_marks_as_statistics(forward):
+    """Neither by a gradient through evaluation mode, nor by decay of weights."""
+    _, _, x, y = problem()
+    weights = {"w": 0.1 * np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)}
+    params = {"params": weights, "batch_stats": {"mean": jnp.ones((1, 3)), "var": 2 * jnp.ones((1, 3))}}
+    settings = {"key": jax.random.key(1), "epochs": 2, "batch_size": 20, "stages": 2}
+    optimizer = optax.adamw(0.05, weight_decay=0.5)
+    trained = training.train(batch_normed, params, x, y, optimizer=optimizer, forward=forward, **settings)
+    last = trained.stages[-1]
+    assert same(last["batch_stats"], params["batch_stats"]) and not same(last["params"], params["params"])
+
+
+def batch_normed(p, x):
+    stats = p["batch_stats"]
+    return (x @ p["params"]["w"] - stats["mean"]) * jax.lax.rsqrt(stats["var"] + 1e-3)
