@@ -9,6 +9,7 @@ only where a later sum asks for them.
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,7 +108,7 @@ class SecondMoments:
 
     def summed(self, parts: Sequence[Any]) -> Any:
         """The sum of independent parts, of which any size may be 1."""
-        return functools.reduce(jnp.add, parts)
+        return functools.reduce(operator.add, parts)
 
     def windowed(self, total: Any, axis: int, length: int, window: Window, pairs: bool) -> Any:
         """The sum over equal offsets of a window."""

@@ -105,7 +105,7 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
 
     if reader.twice:
         try:
-            _features._output_state(f, params, x, own)
+            _features._output_state(f, None, params, x, own)
         except npk.UnsupportedOperation as error:
             checked.refused, checked.expected = str(error), True
             return
@@ -136,7 +136,7 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
     except npk.UnsupportedOperation as error:
         checked.refused = f"{spelling}: {error}"
         return
-    assert shown == _features._names(_features._output_state(f, params, x, own)), f"names, {spelling}"
+    assert shown == _features._names(_features._output_state(f, None, params, x, own)), f"names, {spelling}"
     checked.close(f"kernel, {spelling}", ours, paths.gram(units.flat[0], variances[True])[:n, :n])
 
 
@@ -146,7 +146,7 @@ def of_another_spelling(f, params, x):
     side = (x[:, None], _kernel.Network(f).laid_out(params, x, gates)[1])
     sample = gating.sample_program(f, params, x)
     h = _kernel._moment(sample, params, side, side, True, False, np.dtype(float))[0]
-    return h, _features._names(_features._output_state(f, params, x, gates))
+    return h, _features._names(_features._output_state(f, None, params, x, gates))
 
 
 def alike(units, reader) -> bool:
@@ -161,7 +161,7 @@ def alike(units, reader) -> bool:
 
 def check_features(checked: Checked, f, params, x, gates, units, reader, part: slice) -> None:
     """φ, v, names and counts of every output."""
-    state = _features._output_state(f, params, x, gates)
+    state = _features._output_state(f, None, params, x, gates)
     algebra = _coordinates.Features(np.dtype(float))
     rows = []
     for term in state:
