@@ -299,7 +299,7 @@ def spread_and_summed(w: Writer, v: Value) -> Value:
 
     shape, batch = (*(v.shape[b] for b in rest), n), v.batch - (f < v.batch)
     like = dataclasses.replace(v, shape=shape, batch=batch, paths=v.paths * v.shape[a], bent=False)
-    return w.step(code, run, v, like, reads=(weight.leaf,))
+    return w.step(code, run, v, like, maybe=True, reads=(weight.leaf,))  # behind a norm the product is a link of it
 
 
 def root(w: Writer, v: Value) -> Value:

@@ -76,7 +76,7 @@ class Step:
     gates: tuple[Gate, ...] = ()
     reads: tuple[str, ...] = ()
     same: bool = False  # the result has the shape of the first operand
-    maybe: bool = False  # JAX may write it as a link of a chain, or as none: what moves nothing, or repeats
+    maybe: bool = False  # it may be a link of a chain, or none: what moves nothing, repeats, or begins as one
 
 
 @dataclasses.dataclass(frozen=True)
