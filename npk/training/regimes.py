@@ -211,6 +211,7 @@ class Network:
         init: (key, x) → params; of x only the shape is used.
         forward: the training-time form (params, x) → (logits, new params) where it differs from apply, e.g.
             batch normalisation by the batch's statistics, whose new running statistics the new params carry.
+        allow: as of `npk.gates`: what may stay in the gated networks though it is neither linear nor a gate.
 
     Example:
         >>> from npk import networks
@@ -223,6 +224,7 @@ class Network:
     apply: Function
     init: Callable[[PRNGKeyArray, Any], PyTree]
     forward: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    allow: tuple[str, ...] = ()
 
 
 def compose(network: Network, config: RegimeConfig) -> tuple[Function, Callable[[Any, Any], tuple[Any, Any]]]:
@@ -247,6 +249,7 @@ def compose(network: Network, config: RegimeConfig) -> tuple[Function, Callable[
     if config.regime == Regime.RELU:
         return network.apply, trained
     options: dict[str, Any] = {"constant_input": config.constant_input, "permute": config.permute}
+    options["allow"] = network.allow
     if config.regime.startswith("DL"):
         options |= {"beta": config.beta, "epsilon": config.epsilon}
     if config.regime == Regime.DLGN:

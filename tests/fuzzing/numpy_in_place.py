@@ -17,9 +17,9 @@ from scipy import special
 import npk
 from npk.programs import Equation, is_traced
 
-MODULES = """programs.activations programs.finding gating.transforms gating.values path_kernels.kernel path_kernels.moments
-path_kernels.network paths.coordinates paths.features paths.sums paths.terms paths.walk paths.rules.arithmetic
-paths.rules.moves paths.rules.table paths.rules.weights""".split()
+MODULES = """programs.activations programs.finding gating.transforms gating.values path_kernels.kernel
+path_kernels.moments path_kernels.network paths.coordinates paths.features paths.sums paths.terms paths.walk
+paths.rules.arithmetic paths.rules.moves paths.rules.table paths.rules.weights""".split()
 
 
 def _sums(a, axis=None, **kwargs):

@@ -393,3 +393,23 @@ def test_mistakes_are_said(data, relu):
     with pytest.raises(ValueError, match="unknown initialisation"):
         redraw({}, jax.random.key(0), "xavier")
     assert [r.frozen for r in Regime] == [False, True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("regime", ["FR-II", "DL", "DLGN", "DLGN-SF"])
+def test_what_is_no_gate_stays_in_a_regime_only_where_it_is_allowed(regime):
+    def f(p, x):
+        return jax.nn.softmax(jax.nn.relu(x @ p["w"])) @ p["v"]
+
+    def init(key, x):
+        return {"w": jax.random.normal(key, (x.shape[-1], 4)), "v": jax.random.normal(key, (4, 2))}
+
+    x, config = jnp.ones((3, 5)), RegimeConfig(regime)
+    for allow in ((), ("exp", "div")):
+        network = training.Network(f, init, allow=allow)
+        apply, forward = training.compose(network, config)
+        params = training.initial_params(network, config, x, 0)
+        if allow:
+            np.testing.assert_array_equal(apply(params, x), forward(params, x)[0])
+        else:
+            with pytest.raises(npk.UnsupportedOperation, match="given its gates f is not linear"):
+                apply(params, x)
