@@ -183,11 +183,8 @@ class Reading:
         """Title, columns and rows of what is shown."""
         yield (
             "parameters",
-            ["name", "shape", "ntk", "is", "where"],
-            [
-                [p.name, _shape(p.shape), "by it" if p.counts else "", _role(p), _place(p.source)]
-                for p in self.parameters
-            ],
+            ["name", "shape", "in the NTK", "is", "where"],
+            [[p.name, _shape(p.shape), "yes" if p.counts else "", _role(p), _place(p.source)] for p in self.parameters],
         )
         yield (
             "gates",
@@ -215,7 +212,8 @@ class Reading:
             return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 
         tables = [
-            f"<table><caption>{title}</caption>{row(columns, 'th')}{''.join(row(r, 'td') for r in rows)}</table>"
+            f'<table style="text-align: left"><caption>{title}</caption>'
+            f"{row(columns, 'th')}{''.join(row(r, 'td') for r in rows)}</table>"
             for title, columns, rows in self._tables()
         ]
         return "".join(tables) + f"<p>{html.escape(self.verdict)}</p>"
