@@ -176,6 +176,9 @@ def convolution(w: Writer, v: Value) -> Value:
 
     def run(reader: Reader, units: np.ndarray) -> np.ndarray:
         moved = arranged(units, list(range(rank)), [*spatial, feature])
+        for element in weight.places.ravel():  # also those that read nothing but padding
+            reader.use((weight.leaf, element), 1 / (fan_in * weight.constant**2))
+        reader.twice |= weight.repeated
         result = np.empty((*counts, n), object)
         for *place, c in np.ndindex(*result.shape):
             edges = []
