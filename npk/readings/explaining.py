@@ -40,6 +40,7 @@ from npk.tangent_kernels import counted
 _TRIED = 8
 # Roundings of a dtype that a deep network may add up to.
 _ROUNDINGS, _MOST = 1e4, 0.05
+_INTEGERS = "x is of integers: paths start at real numbers; look embeddings up outside f, and pass what they give as x."
 
 
 @transformation()
@@ -89,6 +90,8 @@ def _explain(f: Function, fixed: Chosen, allow: Sequence[str], wrt: Chosen) -> C
             value = _tried(lambda: value_program(f, params, x, fixed), [], "")
         if value is not None:
             roles, outside = roles_of(value, gate_shapes(value))
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                outside = [_INTEGERS]
             refused += [_refusal(message, "path_kernel, npf, sketch") for message in outside]
         nonlinear = tuple(_nonlinear(program, allow))
         certificate = None
