@@ -52,11 +52,13 @@ def scanned(w: Writer, v: Value) -> Value:
     gate = Gate(v.shape, v.batch, activations.hard(*((1.0, 0.0) if below else (0.0, 1.0))))
 
     def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+        number = reader.step
         for t in reversed(range(length)) if turned else range(length):
             q = np.empty(units.shape, object)
-            element = shift[t, 0]
+            element, reader.step = shift[t, 0], (*number, t, "shift")
             reader.use(element, 1.0)
             addend = paths.through(reader.constant(1), element, reader.number(element), shift.constant)
+            reader.step = (*number, t)
             for *place, j in np.ndindex(*units.shape):
                 row = units[tuple(place)]
                 edges = [reader.through(u, first, (t, i, j), width) for i, u in enumerate(row)]

@@ -113,8 +113,9 @@ class Reader:
         self.given = None if given is None else iter(given)
         self.variance: dict[paths.Weight, float] = {}
         self.x = x
-        self.fixed, self.step = False, 0
-        self.used: dict[paths.Weight, int] = {}  # the step that an element is a weight of
+        self.fixed = False
+        self.step: tuple = ()  # its number, and the layer within it
+        self.used: dict[paths.Weight, tuple] = {}  # the step that an element is a weight of
         self.twice = False  # whether one is a weight again
         self.gates: list[np.ndarray] = []
 
@@ -217,7 +218,7 @@ class Network:
         known = {self.input.name: start}
         fixed = self.fixed()
         for number, step in enumerate(self.live()):
-            reader.fixed, reader.step = number in fixed, number
+            reader.fixed, reader.step = number in fixed, (number,)
             result = step.run(reader, *(known[name] for name in step.ins))
             results = result if isinstance(result, tuple) else (result,)
             known.update(zip(step.out, results, strict=True))
