@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk.paths import Base, Index, Layer, Term, Window, index_values
+from npk.paths import OWN_FEATURES, Base, Index, Layer, Term, Window, index_values
 from npk.programs import UnsupportedOperation, is_traced
 
 _map = jax.tree_util.tree_map
@@ -310,10 +310,6 @@ def output_moment(state: Sequence[Term], moments: SecondMoments) -> Any:
         part = moments.of_term(term, roles)
         shape = jax.tree_util.tree_leaves(part)[0].shape
         if math.prod(shape[2:]) != 1:
-            raise UnsupportedOperation(
-                "the output units of f have different path features (a gate, a factor or the input itself acts on "
-                "them one by one), so there is no one NPK. Let f end in a weight layer, or select one output: "
-                "lambda p, x: f(p, x)[:, k:k+1]."
-            )
+            raise UnsupportedOperation(OWN_FEATURES)
         parts.append(_map(lambda a: a.reshape(a.shape[:2]), part))
     return _map(lambda a: jnp.broadcast_to(a, (moments.n1, moments.n2)), moments.summed(parts))

@@ -6,14 +6,15 @@ known factors (`terms`, `sums`); `walk` carries them from the input to the outpu
 operation, and the kernel, the sketches and the limits of infinite width read the same terms.
 """
 
+from npk.paths.ends import OWN_FEATURES as OWN_FEATURES
 from npk.paths.features import MAX_PATHS as MAX_PATHS
 from npk.paths.features import count_paths as count_paths
 from npk.paths.features import npf as npf
 from npk.paths.features import npv as npv
 from npk.paths.features import path_names as path_names
+from npk.paths.reading import roles_of as roles_of
 from npk.paths.rules import RULES as RULES
 from npk.paths.rules import output_terms as output_terms
-from npk.paths.rules import roles_of as roles_of
 from npk.paths.terms import Axis as Axis
 from npk.paths.terms import Base as Base
 from npk.paths.terms import Index as Index

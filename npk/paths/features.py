@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
 from npk.paths import coordinates, rules
+from npk.paths.ends import OWN_FEATURES, alike
 from npk.paths.terms import Base, Source, Term
 from npk.programs import (
     Chosen,
@@ -52,25 +53,9 @@ def _output_state(f: Function, fixed: Chosen, params: PyTree, x: Any, gates: Seq
     dtype = working_dtype(x)
     leaves = jax.tree_util.tree_leaves(params)
     state = rules.output_terms(program, leaves, (x[:, None],), laid, binary=False, dtype=dtype)
-    for term in state:
-        _check_alike(term)
+    if any(not alike(t) or (isinstance(t.base, Source) and t.shape[-1] > 1) for t in state):
+        raise UnsupportedOperation(OWN_FEATURES)
     return state
-
-
-def _check_alike(term: Term) -> None:
-    """All output units must have one set of features."""
-    if term.shape[-1] == 1:
-        return
-    dims = coordinates.output_dims(term)
-    own = any(g.shape[1 + d] > 1 for g in term.g for d in dims)
-    own |= any(
-        dims & set(index.dims) and not axis.independent for index, axis in zip(term.index, term.base.axes, strict=True)
-    )
-    if own or isinstance(term.base, Source):
-        raise UnsupportedOperation(
-            "the output units of f have different path features (a gate, a factor or the input itself acts on them one "
-            "by one). Let f end in a weight layer, or select one output: lambda p, x: f(p, x)[:, k:k+1]."
-        )
 
 
 def _count_of(state: Sequence[Term]) -> int:

@@ -29,6 +29,7 @@ from npk.programs import (
     UnsupportedOperation,
     concrete,
     is_allowed,
+    named,
     option_of,
     remembered,
     transformation,
@@ -40,6 +41,7 @@ from npk.tangent_kernels import counted
 _TRIED = 8
 # Roundings of a dtype that a deep network may add up to.
 _ROUNDINGS, _MOST = 1e4, 0.05
+_SAMPLES = "path_kernel, npf, sketch, ntk, split_ntk"  # what needs f to be of single samples
 _INTEGERS = "x is of integers: paths start at real numbers; look embeddings up outside f, and pass what they give as x."
 
 
@@ -84,10 +86,11 @@ def _explain(f: Function, fixed: Chosen, allow: Sequence[str], wrt: Chosen) -> C
         program = _tried(lambda: activation_program(f, params, x), refused, "everything")
         if program is None:
             return Reading((), (), (), tuple(refused), (), None, 0.0)
-        value = _tried(lambda: sample_program(f, params, x, fixed), refused, "path_kernel, npf, sketch, ntk, split_ntk")
+        _ = fixed is None or named(program.param_paths, fixed, "fixed")  # raises for a name that is none
+        value = _tried(lambda: sample_program(f, params, x, fixed), refused, _SAMPLES, ValueError)
         alone, roles = value is not None, []
         if not alone:
-            value = _tried(lambda: value_program(f, params, x, fixed), [], "")
+            value = _tried(lambda: value_program(f, params, x, fixed), [], "", Exception)  # told already
         if value is not None:
             roles, outside = roles_of(value, gate_shapes(value))
             if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -110,17 +113,15 @@ def _explain(f: Function, fixed: Chosen, allow: Sequence[str], wrt: Chosen) -> C
     return explain_f
 
 
-def _tried(find: Callable[[], Any], refused: list[Refusal], needed: str) -> Any | None:
+def _tried(
+    find: Callable[[], Any], refused: list[Refusal], needed: str, errors: type[Exception] = UnsupportedOperation
+) -> Any | None:
     """What is found, or nothing, and then the refusal noted."""
     try:
         return find()
-    except UnsupportedOperation as error:
+    except errors as error:
         refused.append(_refusal(str(error), needed))
-    except ValueError as error:
-        if not str(error).startswith("the samples of a batch"):
-            raise
-        refused.append(_refusal(str(error), needed))
-    return None
+        return None
 
 
 def _refusal(message: str, needed: str) -> Refusal:
@@ -169,7 +170,9 @@ def _parameters(
             continue
         reading = readers_of_values.get(value.params[number], []) if value else []
         source = (reading or readers.get(var, []) or [None])[0]
-        if value is not None and number in (value.fixed or ()):
+        if value is None:
+            role, why = "unread", "f is refused as it is, see below"
+        elif number in (value.fixed or ()):
             role, why = "fixed", "declared"
         elif reading:
             role, why = "function", "no rule of paths covers what is made of it"

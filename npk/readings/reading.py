@@ -20,7 +20,7 @@ class ParameterReading:
         name: the leaf's place in the parameters, keys joined by "/".
         shape: of the leaf.
         role: "weight", "bias", "fixed" (a number to paths), "feature" (it acts through the gates of others alone),
-            "function" (part of what no rule covers) or "unused".
+            "function" (part of what no rule covers), "unused", or "unread" where f is refused as a whole.
         elements: how many of its numbers have the role.
         fan_in: of a weight.
         source: the line that gives it the role.
@@ -163,7 +163,7 @@ class Reading:
         """The certificate as a sentence."""
         found = self.certificate
         if found is None:
-            return "Not certified: f could not be read, see above."
+            return "Not certified: nothing was measured (f could not be read, see above, or its numbers are traced)."
         measured = f"f(x) is gated(f)(x, gates) to {found.same:.1e}"
         if found.affine is not None:
             measured += f", and that is affine in x given the gates to {found.affine:.1e}"

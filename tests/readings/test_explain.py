@@ -161,13 +161,23 @@ def test_all_that_is_refused_is_said_at_once_with_lines_and_remedies():
         (lambda p, x: jax.nn.relu((x - x.mean(0, keepdims=True)) @ p), normal(3, 2), "samples of a batch"),
         (lambda p, x: jax.nn.relu(x @ p) @ p.T, normal(3, 3), "is a weight twice"),
         (lambda p, x: x @ jnp.exp(p), normal(3, 2), "dot_general"),
+        (lambda p, x: jax.nn.relu(x @ p), normal(3, 2), "the output units of f have different path features"),
+        (lambda p, x: jnp.eye(5) @ x @ p, normal(3, 2), "f takes a batch of 5 samples"),
+        (
+            lambda p, x: jnp.stack([jax.nn.relu(s @ p) for s in x]).sum(1, keepdims=True),
+            normal(3, 2),
+            "activations for",
+        ),
         (lambda p, x: jax.lax.cond(True, jax.nn.relu, jnp.negative, x @ p), normal(3, 2), "an activation inside"),
     ],
 )
 def test_refusals(f, params, message):
-    reading = npk.explain(f)(params, normal(5, 3))
+    x = normal(5, 3)
+    reading = npk.explain(f)(params, x)
     assert any(message in r.what for r in reading.refused), reading
     assert not reading.engines
+    with pytest.raises(ValueError):
+        npk.path_kernel(f)(params, x)
 
 
 def test_a_function_of_parameters_is_named_as_such():

@@ -5,7 +5,7 @@ and one entry in `table`.
 """
 
 from npk.paths.rules.table import RULES as RULES
+from npk.paths.rules.table import begun as begun
 from npk.paths.rules.table import output_terms as output_terms
-from npk.paths.rules.table import roles_of as roles_of
 
-__all__ = ["RULES", "output_terms", "roles_of"]
+__all__ = ["RULES", "begun", "output_terms"]
