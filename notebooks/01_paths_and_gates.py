@@ -52,6 +52,12 @@ print(npk.count_paths(f)(params), "paths")
 npk.path_names(f)(params)[:4]
 
 # %% [markdown]
+# What npk took `f` to be is not hidden: every parameter, every gate, and whether all of it is certain.
+
+# %%
+npk.explain(f)(params, x)
+
+# %% [markdown]
 # `npk.gates(f)` is a function like `f` itself; it returns one array of gates a layer: 1 where the unit is on.
 
 # %%

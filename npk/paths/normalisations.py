@@ -14,20 +14,20 @@ _MOVES = frozenset(("broadcast_in_dim", "convert_element_type", "expand_dims", "
 _MOVES |= {"sharding_constraint", "squeeze", "stop_gradient", "transpose"}
 
 
-def normalising(program: Program, kinds: dict[Var, Origin]) -> set[Equation]:
+def normalising(program: Program, origins: dict[Var, Origin]) -> set[Equation]:
     """The equations of normalisations: what parameters they read are fixed numbers."""
     readers = program.consumers()
-    making = _of_scales(program, kinds)
+    making = _of_scales(program, origins)
     scales: set[Atom] = {v for e in (*program.scales, *making) for v in e.outputs}
-    chain = {e: link for e in program.equations if (link := _link(e, kinds, scales)) is not None}
+    chain = {e: link for e in program.equations if (link := _link(e, origins, scales)) is not None}
 
     def holds_power(equation: Equation) -> bool:
         value = chain[equation]
         if not scales.isdisjoint(equation.inputs):
             return True
         others = [a for a in equation.inputs if a is not value]
-        divides = equation.name == "div" and isinstance(others[0], Var) and kinds[others[0]].from_params
-        return divides or any(isinstance(a, Var) and kinds[a].powered for a in others)
+        divides = equation.name == "div" and isinstance(others[0], Var) and origins[others[0]].from_params
+        return divides or any(isinstance(a, Var) and origins[a].powered for a in others)
 
     before: set[Var] = set()  # values with a power behind them on their chain
     for equation in program.equations:
@@ -46,21 +46,21 @@ def normalising(program: Program, kinds: dict[Var, Origin]) -> set[Equation]:
     return making | {e for e, value in chain.items() if holds_power(e) or value in before or e.outputs[0] in ahead}
 
 
-def _of_scales(program: Program, kinds: dict[Var, Origin]) -> set[Equation]:
+def _of_scales(program: Program, origins: dict[Var, Origin]) -> set[Equation]:
     """What is made elementwise of a norm of values (layer norm's 1/σ), of numbers and parameters."""
     found: set[Atom] = {v for e in program.scales for v in e.outputs}
     making = set()
     for equation in program.equations:
-        known = all(a in found or isinstance(a, Const) or a in kinds for a in equation.inputs)
+        known = all(a in found or isinstance(a, Const) or a in origins for a in equation.inputs)
         if known and equation.name in _AFFINE | _MOVES and not found.isdisjoint(equation.inputs):
             making.add(equation)
             found.update(equation.outputs)
     return making
 
 
-def _link(equation: Equation, kinds: dict[Var, Origin], scales: set[Atom]) -> Atom | None:
+def _link(equation: Equation, origins: dict[Var, Origin], scales: set[Atom]) -> Atom | None:
     """The one value that depends on x of an elementwise affine operation, its scale apart; None where it is none."""
-    data = [a for a in equation.inputs if isinstance(a, Var) and a not in kinds and a not in scales]
+    data = [a for a in equation.inputs if isinstance(a, Var) and a not in origins and a not in scales]
     if len(data) != 1 or equation.name not in _AFFINE | _MOVES:
         return None
     if equation.name == "div" and equation.inputs[0] is not data[0]:
