@@ -18,7 +18,7 @@ def origin_of(f, *params):
     "f",
     [
         lambda w: w.T[1:],
-        lambda w: jnp.flip(w, 0).reshape(2, 6)[:, ::2],
+        lambda w: jnp.flip(w, 0).reshape(2, 6)[:, 1:4],
         lambda w: jnp.split(w, 2, axis=1)[1],
         lambda w: 3.0 * w[:, None].transpose(2, 1, 0),
         lambda w: -(w / 4.0)[0],
