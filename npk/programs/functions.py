@@ -72,7 +72,7 @@ def _check_function(f: Any, name: str) -> None:
         raise TypeError(f"{name} transforms a function f(params, x), got {type(f).__name__}.")
 
 
-def explain(f: Callable[..., Any], params: Any, x: Any) -> None:
+def diagnose(f: Callable[..., Any], params: Any, x: Any) -> None:
     """After f(params, x) has failed: raise what is wrong with f where it can be told."""
     if comes_from(inspect.unwrap(f), "equinox"):
         raise TypeError(f"f must be a function of (params, x): {PARTITION}.") from None

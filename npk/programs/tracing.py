@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
-from npk.programs.functions import explain
+from npk.programs.functions import diagnose
 from npk.programs.program import Atom, Const, Equation, Program, Var
 
 # Calls whose body is the computation itself; opening them changes no value and no derivative.
@@ -213,7 +213,7 @@ def trace(f: Callable[..., Any], params: Any, x: Any, opens: Callable[[Any], boo
     try:
         closed, out_shape = jax.make_jaxpr(f, return_shape=True)(params, x)
     except Exception:
-        explain(f, params, x)
+        diagnose(f, params, x)
         raise
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     names = [path_name(path) for path, _ in leaves]
