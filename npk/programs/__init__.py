@@ -27,8 +27,6 @@ from npk.programs.checks import finite as finite
 from npk.programs.checks import known_true as known_true
 from npk.programs.checks import on_host as on_host
 from npk.programs.checks import working_dtype as working_dtype
-from npk.programs.finding import check_linear as check_linear
-from npk.programs.finding import is_allowed as is_allowed
 from npk.programs.finding import opens_all as opens_all
 from npk.programs.finding import opens_for_gates as opens_for_gates
 from npk.programs.finding import opens_without_gates as opens_without_gates
@@ -37,6 +35,8 @@ from npk.programs.functions import transformation as transformation
 from npk.programs.functions import tried as tried
 from npk.programs.independence import check_independent as check_independent
 from npk.programs.layouts import channels_last as channels_last
+from npk.programs.linearity import check_linear as check_linear
+from npk.programs.linearity import is_allowed as is_allowed
 from npk.programs.machine import available_memory as available_memory
 from npk.programs.machine import cores as cores
 from npk.programs.memo import Once as Once

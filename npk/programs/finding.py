@@ -12,7 +12,7 @@ and max-pooling, whose gate selects. Whatever is nonlinear in another way stays 
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,31 +29,16 @@ from npk.programs.activations import (
     slope_at_zero,
 )
 from npk.programs.affine import Affine, affine_step
-from npk.programs.program import Atom, Const, Equation, Program, UnsupportedOperation, Var, is_traced
+from npk.programs.linearity import ELEMENTWISE, POOLS, Values, is_elementwise, is_float, only_stopped
+from npk.programs.program import Atom, Equation, Program, UnsupportedOperation, Var
 from npk.programs.provenance import Provenance
 from npk.programs.tracing import flatten, is_custom, scaling, sub_jaxpr
 
-_ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type cos cosh
-    digamma div eq erf erf_inv erfc exp exp2
-    expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg not or pow
-    reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor""".split()
-)
 # What makes a factor of q a gate rather than a polynomial of q.
 _GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min select_n tanh".split())
 # What is affine in the values that depend on x, if it reads no two of them.
 _AFFINE = frozenset("add add_any convert_element_type div mul neg reduce_precision stop_gradient sub".split())
-_ROOTS = frozenset(("rsqrt", "sqrt"))
 _SUMS = frozenset(("add", "add_any", "sub"))
-_PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
-# What is linear in its first operand; what else it reads must not depend on x.
-_CHOOSING = frozenset("dynamic_slice gather pad".split())
-_LINEAR = frozenset(
-    """broadcast_in_dim complex concatenate conj copy cumsum dynamic_update_slice expand_dims fft imag real reduce_sum
-    reduce_window_sum reshape rev scatter scatter-add scatter_add sharding_constraint slice split squeeze stack tile
-    transpose unstack""".split()
-)
-_POOLS = frozenset(("reduce_max", "reduce_window_max"))
 
 
 class _Finder:
@@ -69,9 +54,6 @@ class _Finder:
         self.operands: dict[Equation, tuple[Atom, ...]] = {}
         self.pending: set[Var] = set()  # nonlinear functions of one value that are no activations as they stand
         self.opaque: set[Var] = set()  # nonlinear values that are functions of several
-        self.consumers = program.consumers()
-        self.norms: set[Equation] = set()
-        self.met: list[Equation] = []  # those of the norms that values meet
         for i, equation in enumerate(program.equations):
             self.order.update(dict.fromkeys(equation.outputs, i))
 
@@ -123,7 +105,7 @@ class _Finder:
 
     def read_by(self, var: Var, equations: list[Equation]) -> bool:
         """Whether nothing but these equations reads a value."""
-        return var not in self.program.outputs and all(e in equations for e in self.consumers.get(var, []))
+        return var not in self.program.outputs and all(e in equations for e in self.known.readers(var))
 
     def slopes(self, root: Var, inside: list[Equation], exit_atom: Atom) -> tuple[float, float, float] | None:
         """The multiples of q that `exit_atom` is for q < 0, q = 0, q > 0; None if it is not piecewise one."""
@@ -207,11 +189,11 @@ class _Finder:
         elif _is_mark(equation) and len({a.shape for a in (*equation.inputs, *equation.outputs)}) == 1:
             self.found[equation] = Activation("given", lambda q, gate: gate)
             self.operands[equation] = equation.inputs
-        elif name in _POOLS and equation.outputs[0] in self.data and not self.only_stopped(equation.outputs[0]):
+        elif name in POOLS and equation.outputs[0] in self.data and not only_stopped(self.known, equation.outputs[0]):
             self.add(equation, self.data_inputs(equation), max_pooling(equation))
         elif equation.outputs[0] in self.data and is_custom(equation) and is_elementwise(equation):
             self.opaque.add(equation.outputs[0])
-        elif equation.outputs[0] in self.data and name in _ELEMENTWISE and _is_float(equation.outputs[0]):
+        elif equation.outputs[0] in self.data and name in ELEMENTWISE and is_float(equation.outputs[0]):
             self.look_elementwise(equation)
 
     def look_elementwise(self, equation: Equation) -> None:
@@ -223,7 +205,7 @@ class _Finder:
             if data[0] not in self.pending:
                 return
         region = self.region(equation, through_found=not affine)
-        if region is None or not _is_float(region[0]):
+        if region is None or not is_float(region[0]):
             if not affine or self.pending.intersection(data):
                 self.opaque.add(equation.outputs[0])
             return
@@ -256,8 +238,8 @@ class _Finder:
             return first not in self.data
         if equation.name == "div" and others[0] in self.data:
             return False
-        if equation.name == "convert_element_type" and not _is_float(first):
-            return not any(map(_is_float, self.program.x))  # an input of integers is encoded by that
+        if equation.name == "convert_element_type" and not is_float(first):
+            return not any(map(is_float, self.program.x))  # an input of integers is encoded by that
         return equation.name in _SUMS or (equation.name in _AFFINE and len(self.data_inputs(equation)) == 1)
 
     def shift(self, equation: Equation, var: Var) -> None:
@@ -273,105 +255,6 @@ class _Finder:
         if operands:
             self.found[equation], self.operands[equation] = activation, (operands[0],)
 
-    def on_values(self) -> list[Equation]:
-        """What values pass through on their way to the (first) output, last first.
-
-        What only makes gates that are given to others (a feature network) is no gate of this network, nor is
-        what ends under a root: a normalisation's variance, clipped at zero. Those roots are noted.
-        """
-        needed = {a for a in self.program.outputs[:1] if isinstance(a, Var)}
-        passed = []
-        for equation in reversed(self.program.equations):
-            if not needed.intersection(equation.outputs):
-                continue
-            if equation in self.norms:
-                self.met.append(equation)
-                continue
-            passed.append(equation)
-            inputs = self.operands[equation][:1] if equation in self.found else equation.inputs
-            needed.update(a for a in inputs if isinstance(a, Var))
-        return passed
-
-    def roots_of_sums(self) -> set[Equation]:
-        """The roots that are a normalisation's σ: of what was summed over positions, channels or samples."""
-        summed: set[Var] = set()
-        found = set()
-        for equation in self.program.equations:
-            data = self.data_inputs(equation)
-            spread = equation.name in _ELEMENTWISE or equation.name in ("broadcast_in_dim", "reshape", "squeeze")
-            if data and spread and summed.issuperset(data):
-                summed.update(equation.outputs)
-                found.update([equation] if _is_root(equation) else [])
-            elif data and (equation.name.startswith("reduce_") or (equation.name in _PRODUCTS and len(data) > 1)):
-                summed.update(equation.outputs)
-        return found
-
-    def scales(self) -> dict[Var, Equation]:
-        """Values made of a root alone, with numbers and parameters: a normalisation's 1/σ; and the root of each."""
-        found: dict[Var, Equation] = {}
-        for equation in self.program.equations:
-            data = self.data_inputs(equation)
-            plain = equation.name in _ELEMENTWISE or equation.name in ("broadcast_in_dim", "reshape", "squeeze")
-            if equation in self.norms:
-                found.update(dict.fromkeys(equation.outputs, equation))
-            elif data and plain and all(a in found for a in data):
-                found.update(dict.fromkeys(equation.outputs, found[data[0]]))
-        return found
-
-    def nonlinear(self, equation: Equation, scales: dict[Var, Equation]) -> Equation | None:
-        """An equation, or the root that it reads, if it is not linear in the values it reads and scales."""
-        root = next((scales[a] for a in self.data_inputs(equation) if a in scales), equation)
-        return root if self.bends(equation, scales) else None
-
-    def bends(self, equation: Equation, scales: dict[Var, Equation]) -> bool:
-        """Whether an equation is not linear in the values that it reads; one of them may meet its scale."""
-        data = self.data_inputs(equation)
-        if not any(map(_is_float, self.program.x)):  # an input of integers looks up, or masks
-            data = [a for a in data if _is_float(a)]
-        values = [a for a in data if a not in scales]
-        if not data or all(v in scales for v in equation.outputs):
-            return False
-        if len(values) < len(data):  # one value times, or divided by, its scale
-            divided = equation.name == "div" and equation.inputs[0] in values
-            return len(values) != 1 or not (divided or equation.name == "mul")
-        if equation.name in _ELEMENTWISE:
-            return not (self.pending | self.opaque).isdisjoint(equation.outputs)
-        if equation.name in _CHOOSING:
-            return equation.inputs[0] not in data or len(data) > 1
-        if equation.name in _PRODUCTS:
-            return len(data) > 1
-        if equation.name in _POOLS:
-            return not self.only_stopped(equation.outputs[0])
-        if is_custom(equation) or equation.name in ("cond", "scan", "while"):
-            return equation.name == "while" or not is_linear_inside(equation)
-        return equation.name not in _LINEAR
-
-    def only_stopped(self, var: Var) -> bool:
-        """Whether nothing but a stopped gradient comes of var: the shift inside softmax or logsumexp."""
-        readers = self.consumers.get(var, [])
-        passing = [e for e in readers if e.name != "stop_gradient"]
-        if not all(self.shifts(e.outputs[0]) for e in readers if e not in passing):
-            return False  # a part of the network that is not trained
-        if var in self.program.outputs or any(not is_elementwise(e) and e.name != "broadcast_in_dim" for e in passing):
-            return False
-        return bool(readers) and all(self.only_stopped(e.outputs[0]) for e in passing)
-
-    def shifts(self, var: Var) -> bool:
-        """Whether a value is taken away from another one."""
-        spread = ("broadcast_in_dim", "expand_dims", "reshape", "select_n", "squeeze")
-        return any(
-            (e.name == "sub" and e.inputs[1] is var) or (e.name in spread and self.shifts(e.outputs[0]))
-            for e in self.consumers.get(var, [])
-        )
-
-
-def _is_root(equation: Equation) -> bool:
-    """Whether an equation takes a negative or fractional power."""
-    exponent = equation.inputs[1] if equation.name == "pow" else None
-    if isinstance(exponent, Const) and np.size(exponent.value) == 1 and not is_traced(exponent.value):
-        return float(np.reshape(exponent.value, ())) not in (1.0, 2.0, 3.0)
-    return equation.name in _ROOTS or (equation.name == "integer_pow" and equation.params["y"] < 0)
-
 
 def is_linear_inside(eqn: Any) -> bool:
     """Whether the bodies of a closed call have nothing that is nonlinear in all that they read."""
@@ -384,18 +267,6 @@ def is_linear_inside(eqn: Any) -> bool:
     return True
 
 
-def is_elementwise(equation: Any) -> bool:
-    """Whether an equation, of a program or of a jaxpr, acts on every element by itself."""
-    if equation.primitive.name in _ELEMENTWISE:
-        return True
-    body = sub_jaxpr(equation) if is_custom(equation) else None
-    return body is not None and all(e.primitive.name in _ELEMENTWISE for e in body.jaxpr.eqns)
-
-
-def _is_float(var: Atom) -> bool:
-    return jnp.issubdtype(var.dtype, jnp.floating)
-
-
 def with_activations(program: Program) -> Program:
     """The same program with every activation written as one equation (`Equation.activation` set).
 
@@ -405,10 +276,9 @@ def with_activations(program: Program) -> Program:
     finder = _Finder(program)
     for equation in program.equations:
         finder.look(equation)
-    finder.norms = finder.roots_of_sums()
+    values = Values(finder.known, {e: finder.operands[e] for e in finder.found}, finder.pending | finder.opaque)
     equations: list[Equation] = []
-    on_values = finder.on_values()
-    activations = finder.found.keys() & set(on_values)
+    activations = finder.found.keys() & set(values.passed)
     for equation in program.equations:
         if equation in activations:
             operands, activation = finder.operands[equation], finder.found[equation]
@@ -421,40 +291,8 @@ def with_activations(program: Program) -> Program:
             )
         equations.append(equation)
     found = dataclasses.replace(program, equations=tuple(equations)).pruned()
-    scales = finder.scales()
-    bent = [finder.nonlinear(e, scales) for e in on_values[::-1] if e in found.equations]
-    bent += [scales[a] for a in program.outputs[:1] if isinstance(a, Var) and a in scales]
-    bent = list(dict.fromkeys(e for e in bent if e is not None))
-    left = tuple(e for e in finder.met[::-1] if e not in bent)
-    return dataclasses.replace(found, nonlinear=tuple(bent), scales=left)
-
-
-def is_allowed(equation: Equation, allow: Sequence[str]) -> bool:
-    """Whether an equation may stay as it is: by the name of its primitive, or a part of its source line."""
-    return any(a == equation.primitive.name or a in equation.source for a in allow)
-
-
-def check_linear(program: Program, allow: Sequence[str]) -> None:
-    """Given its gates a program is linear in its values, but for what is allowed.
-
-    Args:
-        program: with its activations found.
-        allow: names of primitives, or parts of source lines ("model.py:12"), that may stay as they are.
-
-    Raises:
-        UnsupportedOperation: other nonlinear operations are on the way of the values; each is named with its line.
-    """
-    if any(len(a) < 2 for a in allow):  # the letters of a word
-        raise ValueError(f"allow must be a sequence of names or source lines, got {tuple(allow)}: ('exp',), not 'exp'.")
-    left = [e for e in program.nonlinear if not is_allowed(e, allow)]
-    if left:
-        names = ", ".join(dict.fromkeys(repr(e.primitive.name) for e in left))
-        raise UnsupportedOperation(
-            "given its gates f is not linear: gates are of activations a(q) = q·γ(q) of one value, zero at zero, and "
-            "outside them lie\n  - "
-            + "\n  - ".join(dict.fromkeys(f"`{e.primitive.name}` at {e.source}" for e in left))
-            + f"\nTo let them stand as a part of f, name them or their lines: allow=({names},)."
-        )
+    bent = values.nonlinear([e for e in values.passed if e in found.equations], is_linear_inside)
+    return dataclasses.replace(found, nonlinear=bent, scales=tuple(e for e in values.norms if e not in bent))
 
 
 def _with_gate(equation: Equation, operands: tuple[Atom, ...], activation: Activation) -> list[Equation]:

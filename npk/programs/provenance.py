@@ -62,6 +62,7 @@ class Provenance:
             for n, var in enumerate(program.params)
         }
         self.producer: dict[Var, Equation] = {}
+        self.consumers = program.consumers()
         self._numbers: dict[Var, float] = {}
         self._elements: dict[Var, tuple[int, np.ndarray, float] | None] = {}
         for equation in program.equations:
@@ -90,6 +91,10 @@ class Provenance:
     def origin(self, atom: Atom) -> Origin | None:
         """What an atom is made of; None where it depends on x."""
         return _NUMBER if isinstance(atom, Const) else self.origins.get(atom)
+
+    def readers(self, var: Var) -> list[Equation]:
+        """The equations that read a variable."""
+        return self.consumers.get(var, [])
 
     def constants(self) -> dict[Var, Origin]:
         """The variables that are numbers or made of parameters, networks of numbers left out."""

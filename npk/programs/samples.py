@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npk.programs.finding import is_elementwise
+from npk.programs.linearity import is_elementwise
 from npk.programs.program import Atom, Equation, Program, Var, is_traced
 
 
