@@ -30,7 +30,7 @@ def variances(
         weight_std: √2 is He's.
         bias_std: of all other parameters.
         reading: of `npk.explain(f)`, from which weights and fan-ins are taken instead of from shapes: for kernels that
-            are transposed, scales, embeddings.
+            are transposed, and scales. What is on no path (a feature network's) is taken by its shape.
 
     Returns:
         A tree of the same structure, a number for each array.
@@ -52,17 +52,18 @@ def variances(
 
     def of_leaf(path: Any, leaf: Any) -> float:
         guess = math.prod(leaf.shape[:-1]) if leaf.ndim > 1 else None
-        fan_in = guess if reading is None else _fan_in(reading, path_name(path))
+        fan_in = guess if reading is None else _fan_in(reading, path_name(path), guess)
         return bias_std**2 if fan_in is None else weight_std**2 / fan_in
 
     return jax.tree_util.tree_map_with_path(of_leaf, params)
 
 
-def _fan_in(reading: Reading, name: str) -> int | None:
+def _fan_in(reading: Reading, name: str, guess: int | None) -> int | None:
+    """As paths have it; what they do not have (a feature network's) by its shape."""
     found = {p.fan_in for p in reading.parameters if p.name == name and p.role in ("weight", "bias")}
     if len(found) > 1:
         raise ValueError(f"parts of {name} have different roles (fan-ins {sorted(found, key=str)}): no one variance.")
-    return next(iter(found), None)
+    return next(iter(found), guess)
 
 
 def ntk_parameterised(

@@ -42,6 +42,9 @@ _Batch = tuple[Any, Gates]
 # cache, which position pairs gain most from; an accelerator wants its products large.
 _CPU_BLOCK, _BLOCK = 1 << 18, 1 << 22
 
+# Samples whose gates are looked at to say which engine runs.
+_ASKED = 8
+
 
 def kernel_dtype(x: Any, normalize: bool) -> Any:
     """The dtype of a kernel of inputs x: for counts the widest there is."""
@@ -291,7 +294,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         check_pair(x1, x2, floating=True)
         check_finite(params, "params")
         many = len(x1) * len(x1 if x2 is None else x2)
-        binary = network.has_binary_gates(params, x1) or is_binary(network.own_gates(params, x1))
+        binary = network.has_binary_gates(params, x1) or is_binary(network.own_gates(params, x1[:_ASKED]))
         return engines(network, params, x1, many, normalize=normalize, binary=binary)
 
     kernel.estimate, kernel.engines = estimate, asked  # type: ignore[attr-defined]

@@ -95,6 +95,7 @@ class Walk:
     source: Source = dataclasses.field(default_factory=lambda: Source(()))
     states: dict[Var, State] = dataclasses.field(default_factory=dict)
     scalars: dict[Var, Any] = dataclasses.field(default_factory=dict)
+    constants: dict[Var, Any] = dataclasses.field(default_factory=dict)  # of pieces: the constants that multiply them
     used: dict[int, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
     roles: list[Role] = dataclasses.field(default_factory=list)
     poisoned: set[Var] = dataclasses.field(default_factory=set)
@@ -136,6 +137,7 @@ class Walk:
         if not self.origins[equation.outputs[0]].piece or not leaves:
             return []
         (leaf,) = leaves
+        self.constants.update(dict.fromkeys(equation.outputs, self.constants.get(leaf, 1.0)))  # type: ignore[arg-type]
         state = self.states[leaf]  # type: ignore[index]
         try:
             if equation.name in self.rules and equation.name not in ("mul", "div", "neg"):
@@ -151,6 +153,8 @@ class Walk:
             number = self.uniform(other)
             factor = self.value(other) if number is None else number
         factor = 1 / jnp.asarray(factor) if equation.name == "div" else factor
+        if equation.name == "neg" or (number is not None and not self.is_declared(other)):
+            self.constants[equation.outputs[0]] = self.constants[equation.outputs[0]] * factor
         return [self.scaled(self.spread(state, equation.outputs[0].shape), factor)]
 
     # -- helpers of the rules ----------------------------------------------------------------------
@@ -179,6 +183,8 @@ class Walk:
         """Note that a normalisation reads parameters as fixed numbers."""
         for leaf in sorted(self.origins[atom].leaves):  # type: ignore[index]
             size = math.prod(self.program.params[leaf].shape)
+            if self.is_leaf(atom):
+                size = int(sum(elements(term).sum() for term in self.states[atom]))  # type: ignore[index]
             self.roles.append(Role(leaf, "fixed", size, equation.source))
 
     def claim(self, weight: Term, source: str, fan_in: int | None = None) -> None:
@@ -219,6 +225,10 @@ class Walk:
         """Whether a value is made of parameters that were declared to be fixed numbers."""
         origin = self.origin(atom)
         return origin is not None and bool(origin.fixed)
+
+    def constant_of(self, atom: Atom) -> Any | None:
+        """The constants that multiply a piece of which declared numbers are a factor; None for any other piece."""
+        return self.constants[atom] if self.is_declared(atom) else None  # type: ignore[index]
 
     def is_data(self, atom: Atom) -> bool:
         return isinstance(atom, Var) and atom not in self.origins

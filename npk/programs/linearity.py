@@ -22,10 +22,15 @@ _PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
 # What is linear in its first operand; what else it reads must not depend on x.
 _CHOOSING = frozenset("dynamic_slice gather pad".split())
 _LINEAR = frozenset(
-    """broadcast_in_dim complex concatenate conj copy cumsum dynamic_update_slice expand_dims fft imag real reduce_sum
-    reduce_window_sum reshape rev scatter scatter-add scatter_add sharding_constraint slice split squeeze stack tile
+    """broadcast_in_dim complex concatenate conj copy cumsum expand_dims fft imag real reduce_sum
+    reduce_window_sum reshape rev sharding_constraint slice split squeeze stack tile
     transpose unstack""".split()
 )
+# Where an operation that is linear in values reads the places they go to.
+_PLACES = {
+    "dynamic_update_slice": slice(2, None),
+    **dict.fromkeys(("scatter", "scatter-add", "scatter_add"), slice(1, 2)),
+}
 POOLS = frozenset(("reduce_max", "reduce_window_max"))
 
 
@@ -109,6 +114,8 @@ class Values:
             return len(values) != 1 or not (divided or equation.name == "mul")
         if equation.name in ELEMENTWISE:
             return not self.bent.isdisjoint(equation.outputs)
+        if equation.name in _PLACES:
+            return not set(data).isdisjoint(equation.inputs[_PLACES[equation.name]])
         if equation.name in _CHOOSING:
             return equation.inputs[0] not in data or len(data) > 1
         if equation.name in _PRODUCTS:

@@ -9,7 +9,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from npk.programs.program import Atom, Const, Equation, Program, Var, is_traced, now
+from npk.programs.program import Atom, Const, Equation, Program, Var, is_traced
 
 # What puts each element in one place, and what else selects elements.
 _REARRANGING = frozenset(("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "broadcast_in_dim"))
@@ -86,7 +86,9 @@ class Provenance:
         )
         self.origins.update(dict.fromkeys(equation.outputs, origin))
         if equation.name in _UNIFORM and (number := self.number(equation.inputs[0])) is not None:
-            self._numbers[equation.outputs[0]] = -number if equation.name == "neg" else number
+            # As the value is held: a cast may cut it.
+            held = float(np.asarray(-number if equation.name == "neg" else number).astype(equation.outputs[0].dtype))
+            self._numbers[equation.outputs[0]] = held
 
     def origin(self, atom: Atom) -> Origin | None:
         """What an atom is made of; None where it depends on x."""
@@ -116,9 +118,21 @@ class Provenance:
 
         The elements have the shape of the value and count the parameter's in row-major order. None for all else.
         """
-        if var not in self._elements:
-            self._elements[var] = self._elements_of(var)
+        chain = [var]
+        while chain[-1] not in self._elements and (before := self._made_of(chain[-1])) is not None:
+            chain.append(before)
+        for link in reversed(chain):  # not by recursion: a loop may move a parameter thousands of times
+            if link not in self._elements:
+                self._elements[link] = self._elements_of(link)
         return self._elements[var]
+
+    def _made_of(self, var: Var) -> Var | None:
+        """The piece that a piece was made of; None for a parameter and for what is no piece."""
+        origin = self.origins.get(var)
+        if origin is None or not origin.piece or var not in self.producer:
+            return None
+        inputs = self.producer[var].inputs
+        return next(a for a in inputs if isinstance(a, Var) and self.origins[a].from_params)
 
     def _elements_of(self, var: Var) -> tuple[int, np.ndarray, float] | None:
         origin = self.origins.get(var)
@@ -127,15 +141,13 @@ class Provenance:
         (leaf,) = origin.leaves
         if var not in self.producer:
             return leaf, np.arange(np.prod(var.shape, dtype=int)).reshape(var.shape), 1.0
-        equation = self.producer[var]
-        (operand,) = (a for a in equation.inputs if isinstance(a, Var) and self.origins[a].from_params)
-        before = self.elements(operand)
-        if before is None:
+        equation, operand = self.producer[var], self._made_of(var)
+        before = self._elements[operand] if operand is not None else None
+        if operand is None or before is None:
             return None
         _, elements, number = before
         if equation.name in _REARRANGING:
-            moved = now(lambda: equation.bind(jnp.asarray(elements)))
-            return leaf, np.asarray(moved[equation.outputs.index(var)]), number
+            return leaf, _rearranged(elements, equation, equation.outputs.index(var)), number
         if equation.name in _SAME:
             return before
         if equation.name not in ("mul", "div", "neg") or var.shape != operand.shape:
@@ -144,7 +156,29 @@ class Provenance:
         if None in others:
             return None
         factor = float(others[0]) if others else -1.0  # type: ignore[arg-type]
+        if factor == 0 and equation.name == "div":
+            return None
         return leaf, elements, number / factor if equation.name == "div" else number * factor
+
+
+def _rearranged(elements: np.ndarray, equation: Equation, output: int) -> np.ndarray:
+    """What an operation of `_REARRANGING` does, without a copy where it needs none."""
+    name, p, shape = equation.name, equation.params, equation.outputs[output].shape
+    if name == "transpose":
+        return elements.transpose(p["permutation"])
+    if name == "rev":
+        return np.flip(elements, p["dimensions"])
+    if name == "slice":
+        strides = p["strides"] or (1,) * elements.ndim
+        return elements[tuple(map(slice, p["start_indices"], p["limit_indices"], strides))]
+    if name == "split":
+        return np.split(elements, np.cumsum(p["sizes"])[:-1], axis=p["axis"])[output]
+    if name == "unstack":
+        return np.take(elements, output, axis=p["axis"])
+    if name == "broadcast_in_dim":
+        sizes = dict(zip(p["broadcast_dimensions"], elements.shape, strict=True))
+        return np.broadcast_to(elements.reshape([sizes.get(axis, 1) for axis in range(len(shape))]), shape)
+    return elements.reshape(shape)
 
 
 def _selects(equation: Equation, origins: list[Origin]) -> bool:
@@ -164,7 +198,7 @@ def _takes_a_power(equation: Equation, made: list[bool]) -> bool:
     if not made or not made[0]:
         return equation.name in ("div", "pow") and any(made[1:])
     exponent = equation.inputs[1] if equation.name == "pow" else None
-    if isinstance(exponent, Const):
+    if isinstance(exponent, Const) and not is_traced(exponent.value):
         return not np.all(np.isin(exponent.value, np.arange(1, 9)))
     return (
         equation.name in _ROOTS

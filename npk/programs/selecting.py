@@ -40,7 +40,11 @@ def option_of(chosen: Selection, argument: str) -> Chosen:
         return chosen
     if isinstance(chosen, str):
         return (chosen,)
-    if isinstance(chosen, Sequence | set | frozenset) and all(isinstance(name, str) for name in chosen):
+    if (
+        isinstance(chosen, Collection)
+        and not isinstance(chosen, Mapping)
+        and all(isinstance(name, str) for name in chosen)
+    ):
         return tuple(sorted(chosen))
     raise TypeError(
         f"{argument} must be a name, names or a predicate on the names of leaves (keys joined by '/'), got "
@@ -75,7 +79,7 @@ def named(paths: Sequence[str], chosen: Selection, argument: str) -> frozenset[i
         return frozenset()
     if callable(option):
         return frozenset(i for i, path in enumerate(paths) if option(path))
-    found = {name: {i for i, path in enumerate(paths) if _matches(path, name)} for name in option}
+    found = {name: _matching(paths, name) for name in option}
     for name, positions in found.items():
         if not positions:
             near = difflib.get_close_matches(name, paths, _SHOWN) or paths[:_SHOWN]
@@ -85,10 +89,12 @@ def named(paths: Sequence[str], chosen: Selection, argument: str) -> frozenset[i
     return frozenset().union(*found.values())
 
 
-def _matches(path: str, name: str) -> bool:
+def _matching(paths: Sequence[str], name: str) -> set[int]:
+    """The positions that a name means; it is a glob only where nothing is called so."""
     above = name.rstrip("/")
-    exact = path == name or path.startswith(f"{above}/")
-    return exact or fnmatch.fnmatchcase(path, name) or fnmatch.fnmatchcase(path, f"{above}/*")
+    exact = {i for i, path in enumerate(paths) if path == name or path.startswith(f"{above}/")}
+    globs = (name, f"{above}/*")
+    return exact or {i for i, path in enumerate(paths) if any(fnmatch.fnmatchcase(path, glob) for glob in globs)}
 
 
 def statistics(tree: Any) -> frozenset[int]:

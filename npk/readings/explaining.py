@@ -51,8 +51,8 @@ def explain(
 ) -> Callable[[PyTree, Any], Reading]:
     """Transform f into the function that says what npk takes f to be.
 
-    Nothing is refused here: all that any transformation would refuse is in the reading, with the line in the model and
-    what to do about it. Nothing is compiled but f itself and its gated form, on a few samples.
+    What any transformation would refuse is in the reading, with the line in the model and what to do about it. Nothing
+    is compiled but f itself and its gated form, on a few samples; on all of x where f is not of single samples.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
@@ -64,7 +64,8 @@ def explain(
         A function (params, x) → `Reading`.
 
     Raises:
-        ValueError: x is empty, not an array, or not finite; f does not return [N, K]; `fixed` or `wrt` names nothing.
+        ValueError: x is empty or no array; x or params are not finite; f does not return [N, K]; `fixed` or `wrt`
+            names nothing.
 
     Example:
         >>> import jax, jax.numpy as jnp, npk
@@ -107,10 +108,16 @@ def _explain(f: Function, fixed: Chosen, allow: Sequence[str], wrt: Chosen) -> C
             tuple(dict.fromkeys(refused)),
             () if refused else _engines(f, fixed, params, x),
             certificate,
-            min(_ROUNDINGS * float(jnp.finfo(program.outputs[0].dtype).eps), _MOST),
+            min(_ROUNDINGS * _rounding(program), _MOST),
         )
 
     return explain_f
+
+
+def _rounding(program: Program) -> float:
+    """Of the narrowest numbers on the way."""
+    dtypes = {v.dtype for e in program.equations for v in e.outputs} | {program.outputs[0].dtype}
+    return max((float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)), default=1.0)
 
 
 def _tried(
@@ -137,7 +144,12 @@ def _nonlinear(program: Program, allow: Sequence[str]) -> Iterable[Refusal]:
         remedy = f"allow=({name!r},) lets it stand as a part of f"
         yield Refusal(_at(equation), needed, remedy, is_allowed(equation, allow))
     for equation in program.scales:
-        yield Refusal(f"{_at(equation)} is a normalisation's 1/σ", "path_kernel, npf, sketch", "stays in f", True)
+        yield Refusal(
+            f"{_at(equation)} is a normalisation's 1/σ",
+            "path_kernel, npf, sketch",
+            "stays in f, which no path has",
+            True,
+        )
 
 
 def _at(equation: Equation) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -155,8 +156,11 @@ class Reading:
 
     @property
     def fixed(self) -> tuple[str, ...]:
-        """The names of the parameters that are fixed numbers, as `fixed=` takes them."""
-        return tuple(dict.fromkeys(p.name for p in self.parameters if p.role == "fixed"))
+        """The names of the parameters that are fixed numbers and nothing else, as `fixed=` takes them."""
+        roles: dict[str, set[str]] = {}
+        for parameter in self.parameters:
+            roles.setdefault(parameter.name, set()).add(parameter.role)
+        return tuple(name for name, found in roles.items() if found == {"fixed"})
 
     @property
     def verdict(self) -> str:
@@ -172,6 +176,8 @@ class Reading:
         left = [_short(r.what) for r in (*self.nonlinear, *self.refused)]
         if left:
             return f"Not certified: {_first(left)}. Measured: {measured}."
+        if not math.isfinite(found.same + (found.affine or 0.0)):
+            return f"Not certified: f, or its gated form, leaves the range of its numbers here. Measured: {measured}."
         return f"Not certified: {measured}; rounding explains {self.tolerance:.0e}. Please report this model."
 
     def as_dict(self) -> dict[str, Any]:
@@ -193,7 +199,7 @@ class Reading:
         )
         for title, found in (("neither linear nor a gate", self.nonlinear), ("outside the path rules", self.refused)):
             if found:
-                rows = [[_short(r.what), "allowed" if r.allowed else _short(r.remedy)] for r in found]
+                rows = [[_short(r.what), _short(_done(r))] for r in found]
                 yield title, ["what", "what to do"], rows
         if self.engines:
             rows = [["runs" if e.runs else "", e.name, e.why] for e in self.engines]
@@ -217,6 +223,10 @@ class Reading:
             for title, columns, rows in self._tables()
         ]
         return "".join(tables) + f"<p>{html.escape(self.verdict)}</p>"
+
+
+def _done(refusal: Refusal) -> str:
+    return "allowed" if refusal.allowed and refusal.remedy.startswith("allow=") else refusal.remedy
 
 
 def _plain(value: Any) -> Any:

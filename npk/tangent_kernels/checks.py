@@ -46,7 +46,7 @@ def counted(params: PyTree, wrt: Selection) -> frozenset[int]:
     chosen = every - marked if wrt is None else named(paths, wrt, "wrt")
     numbers = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in jax.tree_util.tree_leaves(params)]
     found = frozenset(i for i in chosen if numbers[i])
-    if found or chosen == every:
+    if found or (wrt is None and not marked):
         return found
     if wrt is None:
         raise ValueError(

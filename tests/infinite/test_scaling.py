@@ -114,3 +114,11 @@ def test_a_reading_says_what_shapes_can_only_guess():
     reading = npk.explain(mixed)({"w": jnp.ones((5, 3))}, jnp.ones((4, 3)))
     with pytest.raises(ValueError, match="parts of w have different roles"):
         infinite.variances({"w": jnp.ones((5, 3))}, reading=reading)
+
+
+def test_of_a_feature_network_a_reading_says_nothing_and_shapes_do():
+    f = lambda p, x: jax.nn.silu(x @ p["w"]) @ p["v"]  # noqa: E731
+    params = {side: {"w": jnp.ones((3, 4)), "v": jnp.ones((4, 1))} for side in ("feature", "value")}
+    x = jnp.ones((2, 3))
+    reading = npk.explain(npk.DGN(f))(params, x)
+    assert infinite.variances(params, reading=reading) == infinite.variances(params)

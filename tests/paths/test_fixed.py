@@ -117,3 +117,23 @@ def test_sketch_and_limits_take_the_same_argument():
 def test_a_name_must_name_something():
     with pytest.raises(ValueError, match="fixed: 'bn/mean' names no leaf of params"):
         npk.path_kernel(with_norm, fixed="bn/mean")(PARAMS, X)
+
+
+@pytest.mark.parametrize("constant", [0.5, -2.0, 0.0])
+def test_a_constant_beside_a_declared_number_is_left_out_of_normalised_weights_as_ever(constant):
+    p = {"w": normal(4, 3), "c": jnp.float32(1.0), "d": normal(1, 3), "v": normal(3, 1)}
+    layer = lambda p, x: jax.nn.relu(x @ (p["w"] * constant * p["c"])) @ p["v"]  # noqa: E731
+    plain = lambda p, x: jax.nn.relu(x @ (p["w"] * constant)) @ p["v"]  # noqa: E731
+    scale = lambda p, x: jax.nn.relu((x @ p["w"]) * (p["d"] * constant * p["c"])) @ p["v"]  # noqa: E731
+    both = lambda p, x: jax.nn.relu((x @ p["w"]) * (p["d"] * constant)) @ p["v"]  # noqa: E731
+    for f, twin_of_f in ((layer, plain), (scale, both)):
+        for normalize in (True, False):
+            given = npk.path_kernel(f, fixed="c")(p, X, normalize=normalize)
+            free = {k: v for k, v in p.items() if k != "c"}
+            assert_close(given, npk.path_kernel(twin_of_f)(free, X, normalize=normalize))
+
+
+def test_indexing_by_a_parameter_is_told_what_to_do():
+    p = {"w": normal(2, 1), "i": jnp.array([0, 2])}
+    with pytest.raises(npk.UnsupportedOperation, match="close over it instead"):
+        npk.path_kernel(lambda p, x: jax.nn.relu(x[:, p["i"]] @ p["w"]), fixed="i")(p, X)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import npk
 from npk.programs import Provenance, Var, trace
 
 
@@ -70,3 +71,39 @@ def test_numbers_that_weights_multiply_are_the_input_of_a_network():
     (product,) = [v for e in program.equations if e.name == "dot_general" for v in e.outputs]
     assert known.origin(product).network and product not in known.constants()
     assert isinstance(program.outputs[0], Var) and program.outputs[0] in known.data
+
+
+CAST = jax.jit(lambda v: jax.lax.convert_element_type(jax.lax.convert_element_type(v, jnp.int32), jnp.float32))
+
+
+def test_a_number_is_what_a_cast_has_left_of_it():
+    """int(2.7) is 2, for the number that multiplies a weight and for the slope of an activation."""
+    known, out = origin_of(lambda w: w * CAST(2.7), jnp.ones((2, 2)))
+    assert known.elements(out)[2] == 2.0
+    w, x = jnp.array([[1.0], [-2.0]]), jnp.array([[3.0, 1.0], [-1.0, 2.0]])
+    f = lambda w, x: x @ (w * CAST(2.7))  # noqa: E731
+    np.testing.assert_allclose(npk.ntk(f)(w, x), 4 * x @ x.T)
+    slope = lambda q: jnp.where(q > 0, q, q * CAST(0.7))  # noqa: E731
+    leaky = lambda w, x: slope(x @ w)  # noqa: E731
+    np.testing.assert_array_equal(npk.gates(leaky)(w, x)[0], (x @ w > 0).astype(np.float32))
+
+
+def test_elements_of_long_chains_and_of_divisions_by_zero():
+    def moved(w):
+        for _ in range(1500):
+            w = w.T
+        return w
+
+    known, out = origin_of(moved, jnp.ones((2, 3)))
+    assert known.elements(out)[1].shape == (2, 3)
+    known, out = origin_of(lambda w: w / 0.0, jnp.ones((2, 3)))
+    assert known.elements(out) is None
+
+
+def test_a_power_whose_exponent_is_traced_is_a_power():
+    def f(t):
+        program = trace(lambda p, x: (p**t, x), jnp.ones(2), jnp.ones(1))
+        assert Provenance(program).origin(program.outputs[0]).powered
+        return t
+
+    jax.jit(f)(jnp.float32(0.5))

@@ -38,7 +38,7 @@ def test_names_globs_and_predicates(chosen, positions):
 
 
 def test_brackets_in_a_name_are_themselves():
-    assert named(["a[0]/w", "a0/w"], "a[0]/w", "wrt") == {0, 1}  # and a glob too
+    assert named(["a[0]/w", "a0/w"], "a[0]/w", "wrt") == {0}
     assert named(["a[0]/w", "a1/w"], "a[0]", "wrt") == {0}
 
 
@@ -173,3 +173,9 @@ def test_classes_of_the_users_own_that_bear_the_names_are_not_marked():
 
     jax.tree_util.register_pytree_node(BatchStat, lambda b: ((b.w,), None), lambda _, w: BatchStat(w=w[0]))
     assert not marked([State(jnp.zeros(2)), BatchStat(w=jnp.zeros(2))])
+
+
+def test_a_name_is_a_glob_only_where_nothing_is_called_so():
+    assert named(["s*", "st"], "s*", "fixed") == {0}
+    assert named(["sa", "st"], "s*", "fixed") == {0, 1}
+    assert named(["a", "b"], {"a": 1}.keys(), "fixed") == {0}

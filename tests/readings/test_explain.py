@@ -238,3 +238,47 @@ def test_tokens_are_read_for_gates_and_tangent_kernels():
     reading = npk.explain(f)({"e": normal(7, 4), "w": normal(4, 2)}, jnp.ones((3, 5), int))
     assert reading.certified and reading.certificate.affine is None and not reading.engines
     assert [r.what for r in reading.refused] == ["x is of integers"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda u, i: jax.lax.dynamic_update_slice(jnp.zeros((1, 4)), u, (0, i)),
+        lambda u, i: jnp.zeros((1, 4)).at[:, i].set(u[:, 0]),
+        lambda u, i: jnp.zeros((1, 4)).at[:, i].add(u[:, 0]),
+    ],
+)
+def test_a_place_that_depends_on_x_is_not_linear(write):
+    def f(p, x):
+        def one(s):
+            return write((s @ p)[None, :1], (s.sum() > 1e9).astype(int))[0]
+
+        return jax.vmap(one)(x)
+
+    reading = npk.explain(f)(normal(3, 2), normal(5, 3))
+    assert not reading.certificate.proven and reading.nonlinear
+    with pytest.raises(npk.UnsupportedOperation):
+        npk.gates(f)(normal(3, 2), normal(5, 3))
+
+
+def test_what_is_partly_a_weight_is_not_among_the_fixed():
+    def f(p, x):
+        return jax.nn.relu((x @ p[:3]) / p[3:])[:, :1]
+
+    reading = npk.explain(f)(normal(4, 4), normal(5, 3))
+    assert {(p.role, p.elements) for p in reading.parameters} == {("weight", 12), ("fixed", 4)}
+    assert reading.fixed == ()
+
+
+def test_half_precision_within_is_allowed_its_rounding_and_infinity_is_named():
+    half = lambda p, x: (x.astype(jnp.bfloat16) @ p.astype(jnp.bfloat16)).astype(jnp.float32)  # noqa: E731
+    assert npk.explain(half)(normal(3, 2), normal(5, 3)).certified
+    large = lambda p, x: jax.nn.relu(x @ p) * jnp.float32(1e38) * jnp.float32(1e38)  # noqa: E731
+    assert "leaves the range" in npk.explain(large)(jnp.ones((3, 1)), jnp.ones((5, 3))).verdict
+
+
+def test_under_jit_a_reading_has_no_measurements():
+    f = lambda p, x: jax.nn.relu(x @ p)[:, :1]  # noqa: E731
+    readings = []
+    jax.jit(lambda p, x: readings.append(npk.explain(f)(p, x)))(normal(3, 2), normal(5, 3))
+    assert readings[0].certificate is None and "traced" in readings[0].verdict and readings[0].gates

@@ -321,3 +321,9 @@ def test_a_complex_leaf_is_refused_unless_it_is_held():
                 transform(f, wrt=wrt)(params, X)
     assert_close(npk.ntk(f, wrt="w")(params, X), gram_of(jacobian_by(f, params, X, ["w"])))
     assert_close(npk.split_ntk(f, wrt="w")(params, X).total, gram_of(jacobian_by(f, params, X, ["w"])))
+
+
+def test_integers_alone_are_nothing_to_differentiate_by():
+    params = {"i": jnp.arange(2)}
+    with pytest.raises(ValueError, match="nothing to differentiate by"):
+        npk.ntk(lambda p, x: x[:, p["i"]], wrt="i")(params, jnp.ones((3, 2)))

@@ -58,7 +58,7 @@ def multiply(walk: Walk, equation: Equation) -> State:
                     "compute it outside f, and let params hold the result (a temperature may be left out of f).",
                 )
             (weight,) = walk.data(factor)
-            return elementwise(walk, equation, state, walk.spread([weight], shape)[0], walk.is_declared(factor))
+            return elementwise(walk, equation, state, walk.spread([weight], shape)[0], factor)
     value = jnp.asarray(walk.value(factor))
     value = 1 / value if equation.name == "div" else value
     return walk.scaled(state, jnp.broadcast_to(value, shape) if value.ndim else value)

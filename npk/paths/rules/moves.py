@@ -133,6 +133,8 @@ def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
     shape = equation.inputs[0].shape
     rest = [a for a in equation.inputs[1:]]
     origins = [walk.origin(a) for a in rest]
+    if any(o is not None and o.fixed for o in origins):
+        raise walk.refuse(equation, "indexing by a parameter, whose numbers may change: close over it instead.")
     if any(o is None or o.from_params for o in origins) or any(is_traced(walk.value(a)) for a in rest):
         raise walk.refuse(equation, "indexing by values that depend on x or on parameters.")
     numbers = np.arange(1, math.prod(shape) + 1, dtype=np.int32).reshape(shape)

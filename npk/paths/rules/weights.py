@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,9 @@ from npk.programs import Atom, Equation
 def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
     origin = walk.origin(atom)
     if origin is None:
-        raise walk.refuse(equation, "a product of two values that both depend on x.")
+        raise walk.refuse(
+            equation, "a product of two values that both depend on x (numbers times weights are values, too)."
+        )
     if not origin.from_params:
         raise walk.refuse(
             equation, "a linear map with constant coefficients mixes channels without weights; make them parameters."
@@ -34,6 +37,12 @@ def _plain(weight: Term) -> Term:
     return weight.replace(g=tuple(jnp.ones((1,) * g.ndim, g.dtype) for g in weight.g))
 
 
+def _over(numbers: Any, constant: Any) -> Any:
+    """Numbers divided by a constant; what a constant of zero has made zero is left to it."""
+    constant = jnp.asarray(constant, numbers.dtype)
+    return jnp.where(constant == 0, jnp.ones_like(numbers), numbers / jnp.where(constant == 0, 1, constant))
+
+
 def _layer(
     walk: Walk,
     equation: Equation,
@@ -42,19 +51,21 @@ def _layer(
     n_batch: int,
     n_kept: int,
     windows: Sequence[Window] = (),
-    declared: bool = False,
+    constant: Any = None,
 ) -> Term:
     """The new base of a weight layer, as a value with axes [batch.., kept.., out..].
 
-    A constant that multiplies the weight is the layer's; a parameter that was declared a fixed number is the values'.
+    The constants that multiply the weight are the layer's, and all that do where `constant` is None; the rest, a
+    parameter that was declared a fixed number, is the values'.
     """
     if weight.g[0].size != 1:
         raise walk.refuse(
             equation, "weights multiplied by an array of constants (a pruning mask) are outside the rules."
         )
-    plain, constant = _plain(weight), weight.g[0].reshape(())
-    if declared:
-        inputs, constant = walk.scaled(inputs, constant), jnp.ones_like(constant)
+    plain, whole = _plain(weight), weight.g[0].reshape(())
+    if constant is not None:
+        inputs = walk.scaled(inputs, _over(whole, constant))
+    constant = whole if constant is None else jnp.asarray(constant, whole.dtype)
     if elements(plain).sum() != math.prod(plain.sizes):
         raise walk.refuse(equation, f"parameter `{plain.base.name}` is repeated within one layer (weight sharing).")  # type: ignore[attr-defined]
     for axis in range(n_batch + n_kept):
@@ -88,7 +99,7 @@ def dot_general(walk: Walk, equation: Equation) -> State:
     w_free = [a for a in range(w_rank) if a not in (*rhs_contract, *rhs_batch)]
     state = [terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.state(lhs) or []]
     weight = terms.transpose(weight, (*rhs_batch, *rhs_contract, *w_free))
-    out = _layer(walk, equation, state, weight, len(lhs_batch), len(x_free), declared=walk.is_declared(rhs))
+    out = _layer(walk, equation, state, weight, len(lhs_batch), len(x_free), constant=walk.constant_of(rhs))
     n_b, n_x, n_w = len(lhs_batch), len(x_free), len(w_free)
     if not data_first:
         out = terms.transpose(out, (*range(n_b), *range(n_b + n_x, n_b + n_x + n_w), *range(n_b, n_b + n_x)))
@@ -130,7 +141,7 @@ def convolution(walk: Walk, equation: Equation) -> State:
     out_channels, *rest = weight.shape
     weight = terms.reshape(weight, (groups, out_channels // groups, *rest))
     weight = terms.transpose(weight, (0, *range(2, len(weight.shape)), 1))
-    out = _layer(walk, equation, state, weight, 1, len(spatial) + 1, windows, walk.is_declared(rhs))
+    out = _layer(walk, equation, state, weight, 1, len(spatial) + 1, windows, walk.constant_of(rhs))
     # [group, spatial.., batch, channels] -> [batch, feature, spatial..] -> the order asked for
     rank = len(out.shape)
     out = terms.transpose(out, (rank - 2, 0, rank - 1, *range(1, rank - 2)))
@@ -138,11 +149,14 @@ def convolution(walk: Walk, equation: Equation) -> State:
     return [terms.transpose(out, np.argsort(numbers.out_spec).tolist())]
 
 
-def elementwise(walk: Walk, equation: Equation, state: State, weight: Term, declared: bool) -> State:
+def elementwise(walk: Walk, equation: Equation, state: State, weight: Term, atom: Atom) -> State:
     """A learned elementwise factor: a weight of its own for every element of the parameter."""
+    constant = walk.constant_of(atom)
     if weight.g[0].size != 1:  # numbers of each element, which multiply the values as well
-        numbers = jnp.broadcast_to(weight.g[0], (1, *weight.sizes)).reshape(1, *weight.shape)
-        state, weight = [terms.scale(t, (numbers,) * walk.sides) for t in state], _plain(weight)
+        constant = walk.constants[atom]  # type: ignore[index]
+        numbers = jnp.broadcast_to(_over(weight.g[0], constant), (1, *weight.sizes)).reshape(1, *weight.shape)
+        state = [terms.scale(t, (numbers,) * walk.sides) for t in state]
+        weight = _plain(weight).replace(g=tuple(jnp.full((1,) * g.ndim, constant, g.dtype) for g in weight.g))
     read = {d for index in weight.index for d in index.dims}
     own = [a for a in range(len(weight.shape)) if read.intersection(weight.dims(a))]
     shared = [a for a in range(len(weight.shape)) if a not in own]
@@ -157,5 +171,5 @@ def elementwise(walk: Walk, equation: Equation, state: State, weight: Term, decl
         ),
     )
     narrow = terms.reshape(narrow, [weight.shape[a] for a in own])
-    out = _layer(walk, equation, moved, narrow, len(own), len(shared), declared=declared)
+    out = _layer(walk, equation, moved, narrow, len(own), len(shared), constant=constant)
     return [terms.transpose(out, np.argsort([*own, *shared]).tolist())]
