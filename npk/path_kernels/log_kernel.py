@@ -15,7 +15,18 @@ from npk.path_kernels.moments import output_moment
 from npk.path_kernels.network import Gates, Network
 from npk.path_kernels.wide import WideMoments, logarithm
 from npk.paths import output_terms
-from npk.programs import Chosen, Selection, check_finite, in_blocks, option_of, remembered, transformation, whole
+from npk.programs import (
+    Chosen,
+    Selection,
+    check_finite,
+    concrete,
+    in_blocks,
+    known_true,
+    option_of,
+    remembered,
+    transformation,
+    whole,
+)
 
 
 class LogKernel(NamedTuple):
@@ -45,7 +56,8 @@ def log_path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Lo
     Kernels that differ in scale are compared by `h.log`, cosines are exp(h.log - (d + dᵀ)/2) with d the diagonal's.
 
     The plain rules are used for it, not the engines of `path_kernel`; soft gates take several times as long as
-    there. What multiplies a value between two weight layers (gates, fixed numbers) is multiplied in the dtype.
+    there. What multiplies a value between two weight layers (gates, fixed numbers, constants) is multiplied in the
+    dtype: a product beyond its range is an error (∞ or NaN under `jit`), one below its smallest number is a shut gate.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], as of `path_kernel`.
@@ -57,7 +69,7 @@ def log_path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Lo
         jitted. Sums that cancel are rounded relative to their summands, as in any floating sum.
 
     Raises:
-        ValueError: as `path_kernel`, but for range and counts.
+        ValueError: as `path_kernel`, but for range and counts; factors between two layers leave the dtype's range.
         UnsupportedOperation: as `path_kernel`.
 
     Example:
@@ -132,6 +144,16 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
         what = f"side of logarithms, {normalize}, {binary}, {dtype}"
         side = network.once(what, params, one[0].shape[2:], one[0], largest_side)
         other = None if symmetric else two
-        return blocks(params, one, other, normalize=normalize, binary=binary, side=side, dtype=dtype)
+        found = blocks(params, one, other, normalize=normalize, binary=binary, side=side, dtype=dtype)
+        if concrete(found) and not known_true(_known, found.log):
+            raise ValueError(
+                f"what multiplies values between two weight layers (gates, constants, fixed numbers) leaves {dtype}: "
+                "scale it, or enable x64."
+            )
+        return found
 
     return log_kernel
+
+
+def _known(values: Any) -> Any:
+    return values < jnp.inf  # -∞ is the logarithm of zero; NaN is less than nothing

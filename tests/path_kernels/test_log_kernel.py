@@ -146,3 +146,10 @@ def test_what_path_kernel_refuses_is_refused():
         npk.log_path_kernel(lambda w, x: jax.nn.relu(x @ w) @ w)(np.eye(3, dtype=np.float32), x)
     with pytest.raises(ValueError, match="gates.* must be finite"):
         npk.log_path_kernel(dense)(p, x, gates1=(np.full((2, 3), np.nan, np.float32),) * 2)
+
+
+def test_factors_that_leave_the_range_between_two_layers_are_an_error():
+    f = lambda p, x: (jnp.maximum(x @ p["w"] * 1e25, 0) * 1e25) @ p["v"]  # noqa: E731
+    p, x = {"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))}, jnp.ones((2, 2))
+    with pytest.raises(ValueError, match="between two weight layers"):
+        npk.log_path_kernel(f)(p, x)
