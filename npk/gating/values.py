@@ -5,7 +5,7 @@ Samples are followed through f to where each gate of a batch holds them; there `
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -95,7 +95,10 @@ def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = No
     Of a gate that has them one after the other only these rows are read.
     """
     axis, outer, inner = place or _grown(gate, one)
-    if np.shape(gate) != (*one[:axis], outer * n * inner, *one[axis + 1 :]) and n > 1:
+    shape = list(np.shape(gate))
+    apart = shape[axis] == outer * n * inner if axis < len(shape) else False
+    # Of one sample alone f may leave the axis of the batch out (`jnp.vectorize` does).
+    if n > 1 and not (apart and _long([*shape[:axis], outer * inner, *shape[axis + 1 :]]) == _long(one)):
         raise ValueError(
             f"a gate of shape {list(gate.shape)} (for one sample {list(one)}) does not hold the batch of {n} samples "
             "along one axis; f must treat its batch alike everywhere."
@@ -107,6 +110,11 @@ def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = No
         gate, n, rows = gate[(slice(None),) * axis + (slice(start * inner, stop * inner),)], stop - start, slice(None)
     split = jnp.reshape(jnp.asarray(gate), (*gate.shape[:axis], outer, n, inner, *gate.shape[axis + 1 :]))
     return jnp.reshape(jnp.moveaxis(split, axis + 1, 0), (n, *one))[rows]
+
+
+def _long(shape: Sequence[int]) -> list[int]:
+    """The axes of more than one element."""
+    return [size for size in shape if size != 1]
 
 
 def _grown(gate: Any, one: tuple[int, ...]) -> Place:

@@ -178,3 +178,19 @@ def test_one_sample_and_no_gates():
     linear = lambda p, x: x @ p["w"]  # noqa: E731
     assert npk.gates(linear)(P, X) == ()
     np.testing.assert_allclose(npk.path_kernel(linear)(P, X), npk.gram(X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("write", [lambda q: jnp.where(q > 0, q, 0.0), jax.nn.relu], ids=["where", "relu"])
+def test_of_one_sample_alone_the_axis_of_the_batch_may_be_left_out(write):
+    """`jnp.vectorize` maps over no axis of size one."""
+    rng = np.random.default_rng(0)
+    p = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in (("a", (3, 4)), ("b", (4, 1)))}
+    x = jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)
+    f = lambda p, x: jnp.vectorize(write)(x @ p["a"]) @ p["b"]  # noqa: E731
+    twin = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]  # noqa: E731
+    np.testing.assert_array_equal(npk.gates(f)(p, x)[0], npk.gates(twin)(p, x)[0])
+    np.testing.assert_allclose(npk.path_kernel(f)(p, x), npk.path_kernel(twin)(p, x), rtol=1e-6)
+    given = (jnp.asarray(rng.normal(size=(5, 4)), jnp.float32),)
+    of_given = [npk.path_kernel(g)(p, x, gates1=given) for g in (f, twin)]
+    np.testing.assert_allclose(*of_given, rtol=1e-6)
+    np.testing.assert_allclose(npk.npf(f)(p, x), npk.npf(twin)(p, x), rtol=1e-6)
