@@ -50,6 +50,7 @@ OF_TANGENTS = {
 }
 OF_PATHS = {
     "path_kernel": called(npk.path_kernel),
+    "log_path_kernel": called(npk.log_path_kernel),
     "npf": called(npk.npf),
     "npv": called(npk.npv),
     "path_names": called(npk.path_names),
@@ -59,7 +60,7 @@ OF_PATHS = {
     "infinite.ntk": called(infinite.ntk),
     "infinite.path_kernel": called(infinite.path_kernel),
 }
-ALL = OF_GATES | OF_TANGENTS | OF_PATHS
+ALL = OF_GATES | OF_TANGENTS | OF_PATHS | {"explain": called(npk.explain)}
 TRANSFORMS = {name: getattr(infinite if "." in name else npk, name.split(".")[-1]) for name in ALL}
 
 

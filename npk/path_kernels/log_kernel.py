@@ -1,12 +1,13 @@
 """The logarithm of the path kernel, where H itself leaves the range of its dtype."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from npk.gating import Function
 from npk.path_kernels.counts import is_binary
@@ -24,15 +25,19 @@ from npk.programs import (
     known_true,
     option_of,
     remembered,
+    shown,
     transformation,
     whole,
 )
 
 
-class LogKernel(NamedTuple):
-    """A kernel as sign · e^log, as of `numpy.linalg.slogdet`: where H is zero, sign is 0 and log -∞.
+@shown()
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogKernel:
+    """A kernel as sign · e^log: where H is zero, sign is 0 and log -∞. As of `numpy.linalg.slogdet` it is two arrays.
 
-    Fields:
+    Attributes:
         sign: -1, 0 or 1, [N1, N2].
         log: log|H| [N1, N2].
 
@@ -43,8 +48,12 @@ class LogKernel(NamedTuple):
         [[1.0]]
     """
 
-    sign: Float[Array, "n1 n2"]
-    log: Float[Array, "n1 n2"]
+    sign: Any  # arrays, or what stands for them in a tree
+    log: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        """`sign, log = …`"""
+        return iter((self.sign, self.log))
 
 
 @transformation()

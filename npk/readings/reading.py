@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from npk.path_kernels import Engine
+from npk.programs import shown
 
 _ROWS = 40  # of one table that are printed; HTML and `as_dict` have them all
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class ParameterReading:
     """One role of a parameter; a leaf whose parts differ has one for each.
@@ -45,6 +47,7 @@ class ParameterReading:
     counts: bool = True
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class GateReading:
     """One gate, in call order.
@@ -72,6 +75,7 @@ class GateReading:
     module: str = ""
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class Refusal:
     """Something in f that npk does not take as it stands.
@@ -95,6 +99,7 @@ class Refusal:
     allowed: bool = False
 
 
+@shown()
 @dataclasses.dataclass(frozen=True)
 class Certificate:
     """Whether f is its gated form, and linear given its gates.
