@@ -13,12 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk.programs import (
     GATED,
     IDENTITY,
     Activation,
+    Const,
     Equation,
     Program,
     UnsupportedOperation,
@@ -31,6 +33,7 @@ from npk.programs import (
     is_traced,
     opens_for_gates,
     remembered,
+    shapes_of,
     trace,
     transformation,
     with_activations,
@@ -77,6 +80,34 @@ def activation_program(
     if allow is not None:
         check_linear(program, allow)
     return program
+
+
+def _programs(f: Function, has_aux: bool, allow: Sequence[str]) -> Callable[[PyTree, Any], Program]:
+    """`activation_program` of f, found once for each shape of arguments that hold numbers on one device."""
+    known: dict[Any, Program] = {}
+
+    def found(params: PyTree, x: Any) -> Program:
+        if not all(map(_plain, jax.tree_util.tree_leaves((params, x)))):
+            return activation_program(f, params, x, has_aux, allow)
+        check_batch(x)
+        check_finite(params, "params")
+        key = shapes_of((params, x))
+        if key in known:
+            return known[key]
+        program = activation_program(f, params, x, has_aux, allow)
+        atoms = [*program.outputs, *(a for e in program.equations for a in e.inputs)]
+        if not any(isinstance(a, Const) and is_traced(a.value) for a in atoms):  # f may hold what is being traced
+            known[key] = program
+        return program
+
+    return found
+
+
+def _plain(leaf: Any) -> bool:
+    """Whether a leaf is of numbers, of which no mesh says how they are laid out."""
+    if isinstance(leaf, jax.Array):
+        return not is_traced(leaf) and isinstance(leaf.sharding, jax.sharding.SingleDeviceSharding)
+    return isinstance(leaf, np.ndarray | np.generic)
 
 
 def _is_pair(tree: Any) -> bool:
@@ -202,10 +233,11 @@ def gates(f: Function, *, has_aux: bool = False, allow: Sequence[str] = ()) -> C
 
 def _gates(f: Function, has_aux: bool, allow: Sequence[str]) -> Callable[[PyTree, Any], Any]:
     """`gates`, made once."""
+    program_of = _programs(f, has_aux, allow)
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def gates_of_f(params: PyTree, x: Any) -> Any:
-        program = activation_program(f, params, x, has_aux, allow)
+        program = program_of(params, x)
         outputs, _, found = run_with_gates(program, _leaves(params, x))
         return (tuple(found), _result(program, outputs, True)[1]) if has_aux else tuple(found)
 
@@ -242,10 +274,11 @@ def preactivations(f: Function, *, has_aux: bool = False, allow: Sequence[str] =
 
 def _preactivations(f: Function, has_aux: bool, allow: Sequence[str]) -> Callable[[PyTree, Any], Any]:
     """`preactivations`, made once."""
+    program_of = _programs(f, has_aux, allow)
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def preactivations_of_f(params: PyTree, x: Any) -> Any:
-        program = activation_program(f, params, x, has_aux, allow)
+        program = program_of(params, x)
         outputs, found, _ = run_with_gates(program, _leaves(params, x))
         return (tuple(found), _result(program, outputs, True)[1]) if has_aux else tuple(found)
 
@@ -284,10 +317,11 @@ def gated(
 
 def _gated(f: Function, has_aux: bool, allow: Sequence[str]) -> Callable[[PyTree, Any, Sequence[Any]], Any]:
     """`gated`, made once."""
+    program_of = _programs(f, has_aux, allow)
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def gated_f(params: PyTree, x: Any, gates: Sequence[Any]) -> Any:
-        program = activation_program(f, params, x, has_aux, allow)
+        program = program_of(params, x)
         check_gates(gates, gate_shapes(program))
         return _result(program, run_with_gates(program, _leaves(params, x), gates)[0], has_aux)
 
@@ -326,10 +360,11 @@ def linear(f: Function, *, has_aux: bool = False, allow: Sequence[str] = ()) -> 
 
 def _linear(f: Function, has_aux: bool, allow: Sequence[str]) -> Function:
     """`linear`, made once."""
+    program_of = _programs(f, has_aux, allow)
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def linear_f(params: PyTree, x: Any) -> Any:
-        program = activation_program(f, params, x, has_aux, allow)
+        program = program_of(params, x)
 
         def rule(equation: Equation, values: list[Any]) -> list[Any]:
             if equation.activation is None:

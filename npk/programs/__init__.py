@@ -41,6 +41,7 @@ from npk.programs.machine import available_memory as available_memory
 from npk.programs.machine import cores as cores
 from npk.programs.memo import Once as Once
 from npk.programs.memo import remembered as remembered
+from npk.programs.memo import shapes_of as shapes_of
 from npk.programs.meshes import whole as whole
 from npk.programs.program import Atom as Atom
 from npk.programs.program import Const as Const

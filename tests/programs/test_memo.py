@@ -301,3 +301,29 @@ def test_what_depends_on_shapes_is_found_once_for_each():
     with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
         once(jnp.ones(2, jnp.float32), "shape", lambda: found.append(None))
     assert len(found) == 6
+
+
+def test_gates_of_known_shapes_are_traced_once_but_not_where_f_holds_what_is_traced():
+    traced = []
+
+    def make(scale):
+        def f(w, x):
+            traced.append(1)
+            return jax.nn.relu(scale * (x @ w))
+
+        return npk.gates(f)
+
+    w, x = jnp.ones((2, 3)), jnp.ones((4, 2))
+    held = make(jnp.float32(1.0))
+    for sign in (1, -1, 1):
+        assert (held(sign * w, x)[0] == (sign > 0)).all()
+    assert len(traced) == 1
+    held(w, jnp.ones((5, 2)))
+    assert len(traced) == 2
+
+    @jax.jit
+    def outer(scale):
+        inner = make(scale)
+        return inner(w, x)[0], inner(w, x)[0]  # the second would hold the first's numbers
+
+    assert (outer(jnp.float32(-1.0))[1] == 0).all() and (outer(jnp.float32(2.0))[1] == 1).all()
