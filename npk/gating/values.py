@@ -106,6 +106,9 @@ def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = No
     start, stop, _ = rows.indices(n)
     if n == 1:
         return jnp.reshape(jnp.asarray(gate), (1, *one))[rows]
+    if (axis, outer, inner) == (0, 1, 1):  # as of most models
+        rest = gate if stop - start == n else gate[start:stop]
+        return jnp.reshape(jnp.asarray(rest), (stop - start, *one))
     if outer == 1:
         gate, n, rows = gate[(slice(None),) * axis + (slice(start * inner, stop * inner),)], stop - start, slice(None)
     split = jnp.reshape(jnp.asarray(gate), (*gate.shape[:axis], outer, n, inner, *gate.shape[axis + 1 :]))

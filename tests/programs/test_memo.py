@@ -316,7 +316,7 @@ def test_gates_of_known_shapes_are_traced_once_but_not_where_f_holds_what_is_tra
     w, x = jnp.ones((2, 3)), jnp.ones((4, 2))
     held = make(jnp.float32(1.0))
     for sign in (1, -1, 1):
-        assert (held(sign * w, x)[0] == (sign > 0)).all()
+        assert held(sign * w, x)[0].all() == (sign > 0)
     assert len(traced) == 1
     held(w, jnp.ones((5, 2)))
     assert len(traced) == 2
