@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from npk.programs.program import is_traced
 
@@ -17,7 +17,9 @@ def whole(tree: Any) -> Any:
 
 
 def _whole(leaf: Any) -> Any:
-    sharding: Any = getattr(jax.typeof(leaf), "sharding", None) if isinstance(leaf, jax.Array) else None
+    if not isinstance(leaf, jax.Array) or (not is_traced(leaf) and isinstance(leaf.sharding, SingleDeviceSharding)):
+        return leaf
+    sharding: Any = getattr(jax.typeof(leaf), "sharding", None)
     if not isinstance(sharding, NamedSharding):
         return leaf
     kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
