@@ -54,10 +54,17 @@ def kernel_dtype(x: Any, normalize: bool) -> Any:
 # --------------------------------------------------------------------------------------- the kernel
 
 
-def _moment(
-    program: Program, params: PyTree, one: tuple, two: tuple, normalize: Any, binary: bool, dtype: Any
+def moment_of(
+    program: Program,
+    params: PyTree,
+    one: tuple,
+    two: tuple,
+    normalize: Any,
+    binary: bool,
+    dtype: Any,
+    kind: type[SecondMoments] = SecondMoments,
 ) -> tuple[Any, SecondMoments]:
-    """H of two blocks, each (x [n, 1, ...], gates [n, ...]), and what was met on the way."""
+    """H of two blocks, each (x [n, 1, ...], gates [n, ...]), in numbers of some kind, and what was met on the way."""
     (x1, gates1), (x2, gates2) = one, two
     state = output_terms(
         program,
@@ -68,7 +75,7 @@ def _moment(
         dtype=dtype,
     )
     fast = jnp.bfloat16 if dtype == jnp.float32 else None
-    moments = SecondMoments(x1.shape[0], x2.shape[0], normalize, dtype, exact_gates=fast)
+    moments = kind(x1.shape[0], x2.shape[0], normalize, dtype, exact_gates=fast)
     return output_moment(state, moments), moments
 
 
@@ -151,7 +158,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
     ) -> Any:
         """H of laid out batches, `side` samples a side at a time; two=None for one, whose tiles are mirrored."""
         program = network.sample(params, one)
-        moment = functools.partial(_moment, program, params, normalize=normalize, binary=binary, dtype=dtype)
+        moment = functools.partial(moment_of, program, params, normalize=normalize, binary=binary, dtype=dtype)
         if side is None:
             return moment(one, one if two is None else two)[0]
         return in_blocks(lambda a, b: moment(a, b)[0], one, two, side, lambda block: block)
@@ -160,7 +167,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         """H of laid out batches by the plain rules: one program for any gates and either normalisation."""
 
         def largest_side() -> int:
-            moment = functools.partial(_moment, network.sample(params, one), params, binary=binary, dtype=dtype)
+            moment = functools.partial(moment_of, network.sample(params, one), params, binary=binary, dtype=dtype)
             return block_side(functools.partial(moment, normalize=True), one, two)
 
         side = network.once(f"side, {binary}, {dtype}", params, one[0].shape[2:], one[0], largest_side)
@@ -175,7 +182,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
 
         def single(sample: Any) -> Any:
             sample = jax.tree_util.tree_map(lambda a: jnp.abs(a)[None], sample)
-            return jnp.max(jnp.stack(_moment(program, params, sample, sample, False, False, dtype)[1].peaks()))
+            return jnp.max(jnp.stack(moment_of(program, params, sample, sample, False, False, dtype)[1].peaks()))
 
         return jnp.max(jax.lax.map(single, one, batch_size=16))
 

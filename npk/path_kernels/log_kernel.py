@@ -11,11 +11,10 @@ from jaxtyping import PyTree
 
 from npk.gating import Function
 from npk.path_kernels.counts import is_binary
-from npk.path_kernels.kernel import block_side, kernel_dtype
-from npk.path_kernels.moments import output_moment
+from npk.path_kernels.kernel import block_side, kernel_dtype, moment_of
+from npk.path_kernels.moments import SecondMoments
 from npk.path_kernels.network import Gates, Network
 from npk.path_kernels.wide import WideMoments, logarithm
-from npk.paths import output_terms
 from npk.programs import (
     Chosen,
     Selection,
@@ -100,19 +99,9 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
 
     def moment(
         params: PyTree, one: Any, two: Any, normalize: bool, binary: bool, dtype: Any
-    ) -> tuple[Any, WideMoments]:
-        (x1, gates1), (x2, gates2) = one, two
-        state = output_terms(
-            network.sample(params, one),
-            jax.tree_util.tree_leaves(params),
-            (x1, x2),
-            list(zip(gates1, gates2, strict=True)),
-            binary=binary,
-            dtype=dtype,
-        )
-        fast = jnp.bfloat16 if dtype == jnp.float32 else None
-        moments = WideMoments(x1.shape[0], x2.shape[0], normalize, dtype, exact_gates=fast)
-        found = output_moment(state, moments)
+    ) -> tuple[LogKernel, SecondMoments]:
+        program = network.sample(params, one)
+        found, moments = moment_of(program, params, one, two, normalize, binary, dtype, WideMoments)
         sign = jnp.where(found.mantissa == 0, jnp.zeros((), dtype), jnp.sign(found.mantissa))
         return LogKernel(sign, logarithm(found)), moments
 

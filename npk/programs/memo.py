@@ -110,9 +110,11 @@ def _forget(known: _Known, part: Any) -> None:
 
 
 def shapes_of(tree: Any) -> tuple[Any, ...]:
-    """What programs depend on: structure, shapes and dtypes of a tree of arrays, and whether x64 is enabled."""
+    """What programs depend on: structure, shapes and dtypes of a tree of arrays, and what JAX is told of precision."""
     leaves, structure = jax.tree_util.tree_flatten(tree)
-    return structure, tuple(map(_shape_of, leaves)), jnp.result_type(float)
+    config: Any = jax.config
+    precision = jnp.result_type(float), config.jax_default_matmul_precision  # both are written into a trace
+    return structure, tuple(map(_shape_of, leaves)), precision
 
 
 def _shape_of(leaf: Any) -> tuple[Any, ...]:

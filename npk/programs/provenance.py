@@ -5,6 +5,8 @@ parameter a layer reads), the search for activations (which values depend on x),
 """
 
 import dataclasses
+import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -86,9 +88,9 @@ class Provenance:
         )
         self.origins.update(dict.fromkeys(equation.outputs, origin))
         if equation.name in _UNIFORM and (number := self.number(equation.inputs[0])) is not None:
-            # As the value is held: a cast may cut it.
-            held = float(np.asarray(-number if equation.name == "neg" else number).astype(equation.outputs[0].dtype))
-            self._numbers[equation.outputs[0]] = held
+            held = _held(-number if equation.name == "neg" else number, equation.outputs[0].dtype)
+            if held is not None:
+                self._numbers[equation.outputs[0]] = held
 
     def origin(self, atom: Atom) -> Origin | None:
         """What an atom is made of; None where it depends on x."""
@@ -108,7 +110,8 @@ class Provenance:
             return self._numbers.get(atom)
         if is_traced(atom.value) or np.size(atom.value) == 0:
             return None
-        if not jnp.issubdtype(atom.dtype, jnp.number) and atom.dtype != bool:
+        real = jnp.issubdtype(atom.dtype, jnp.floating) or jnp.issubdtype(atom.dtype, jnp.integer)
+        if not real and atom.dtype != bool:
             return None
         values = np.asarray(atom.value)
         return float(values.flat[0]) if values.size == 1 or (values == values.flat[0]).all() else None
@@ -159,6 +162,17 @@ class Provenance:
         if factor == 0 and equation.name == "div":
             return None
         return leaf, elements, number / factor if equation.name == "div" else number * factor
+
+
+def _held(number: float, dtype: Any) -> float | None:
+    """What a cast leaves of a number; None for what libraries cast in their own ways."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return None
+    if jnp.issubdtype(dtype, jnp.integer):
+        info = jnp.iinfo(dtype)
+        if not (math.isfinite(number) and info.min <= math.trunc(number) <= info.max):
+            return None
+    return float(np.asarray(number).astype(dtype))
 
 
 def _rearranged(elements: np.ndarray, equation: Equation, output: int) -> np.ndarray:

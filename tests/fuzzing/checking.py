@@ -129,7 +129,7 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
     for normalize, variance in variances.items():
         h = paths.gram(units.flat[0], variance)
         for two, part, marked in (((whole, whole), slice(None), False), (zero_or_one, slice(2 * n, None), True)):
-            ours, moments = _kernel._moment(sample, params, *two, normalize, marked, np.dtype(float))
+            ours, moments = _kernel.moment_of(sample, params, *two, normalize, marked, np.dtype(float))
             for term in (t for base in moments.known for t in getattr(base[0], "inputs", ())):
                 assert not term.binary or np.isin(term.g[0], (0, 1)).all(), "factors other than 0 and 1 are said to be"
             checked.close(f"kernel, normalize={normalize}, binary={marked}", ours, h[part, part])
@@ -150,7 +150,7 @@ def of_another_spelling(f, params, x):
     gates = gating.own_gates(f, params, x)
     side = (x[:, None], _kernel.Network(f).laid_out(params, x, gates)[1])
     sample = gating.sample_program(f, params, x)
-    h = _kernel._moment(sample, params, side, side, True, False, np.dtype(float))[0]
+    h = _kernel.moment_of(sample, params, side, side, True, False, np.dtype(float))[0]
     return h, _features._names(_features._output_state(f, None, params, x, gates))
 
 

@@ -327,3 +327,14 @@ def test_gates_of_known_shapes_are_traced_once_but_not_where_f_holds_what_is_tra
         return inner(w, x)[0], inner(w, x)[0]  # the second would hold the first's numbers
 
     assert (outer(jnp.float32(-1.0))[1] == 0).all() and (outer(jnp.float32(2.0))[1] == 1).all()
+
+
+def test_the_precision_of_products_is_a_part_of_what_is_known():
+    """It is written into a trace: what was found under one is not used under another."""
+    traced = []
+    held = npk.gates(lambda w, x: (traced.append(1), jax.nn.relu(x @ w))[1])
+    w, x = jnp.ones((2, 3)), jnp.ones((4, 2))
+    for expected in (1, 2, 2):
+        with jax.default_matmul_precision("float32" if expected == 2 else "bfloat16"):
+            held(w, x)
+        assert len(traced) == expected

@@ -107,3 +107,19 @@ def test_a_power_whose_exponent_is_traced_is_a_power():
         return t
 
     jax.jit(f)(jnp.float32(0.5))
+
+
+@pytest.mark.parametrize("dtype, number", [(jnp.int32, 1e20), (jnp.uint8, -1.0), (jnp.int32, np.inf)])
+def test_what_libraries_cast_in_their_own_ways_is_no_known_number(dtype, number):
+    cast = jax.jit(lambda v: jax.lax.convert_element_type(jax.lax.convert_element_type(v, dtype), jnp.float32))
+    with np.errstate(invalid="ignore"):
+        known, out = origin_of(lambda w: w * cast(number), jnp.ones((2, 2)))
+    assert known.origin(out).piece and known.elements(out) is None
+
+
+def test_complex_numbers_are_none_of_the_reals():
+    """The derivative of a spectrum: times 1j."""
+    w, x = jnp.ones((2, 4)), jnp.ones((3, 2))
+    f = lambda w, x: jax.nn.relu(jnp.fft.irfft(jnp.fft.rfft(x @ w) * 1j, n=4))  # noqa: E731
+    (gate,) = npk.gates(f)(w, x)
+    np.testing.assert_allclose(npk.gated(f)(w, x, (gate,)), f(w, x))

@@ -1,41 +1,19 @@
 """The regimes: what is trained and what stays, seeds together or apart, killed runs, damaged and full disks."""
 
-import errno
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_runs import network, same
 
 import npk
 from npk import networks, training
 from npk.data import load, with_validation
 from npk.training import Network, Regime, RegimeConfig, redraw, train_regime
-from npk.training import checkpoints as folders
 
 pytestmark = pytest.mark.standard_dtypes
-
-
-def network(**options):
-    model = networks.MLP(width=12, depth=4, outputs=10, **options)
-    return Network(model.apply, model.init)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return with_validation(load("digits"), 200)
-
-
-def same(a, b):
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.array_equal(x, y) for x, y in pairs)
 
 
 def quick(regime, **options):
@@ -291,86 +269,6 @@ def test_no_two_draws_of_a_configuration_are_alike(data, regime, initial):
 
 
 # -------------------------------------------------------------------- killed, damaged, full, mistaken
-
-
-KILLED = """
-import sys, jax
-from npk import networks
-from npk.data import load, with_validation
-from npk.training import train_regime
-from npk.training import Network, RegimeConfig
-model = networks.MLP(width=12, depth=4, outputs=10)
-data = with_validation(load("digits"), 200)
-config = RegimeConfig("DL", epochs=12)
-say = lambda share, text: print(f"{share:.3f}", flush=True)
-run = train_regime(Network(model.apply, model.init), config, data, (0, 1), checkpoints=sys.argv[1], on_record=say)
-import numpy as np
-np.savez(sys.argv[2], *map(np.asarray, jax.tree.leaves(run.params)), run.test, run.loss)
-"""
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_any_moment_ends_bit_for_bit_as_if_it_had_not_been(tmp_path):
-    def start(folder, out):
-        command = [sys.executable, "-c", KILLED, str(tmp_path / folder), str(tmp_path / out)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
-
-    def finish(process):
-        process.communicate(timeout=300)
-        return process.returncode
-
-    assert finish(start("whole", "whole.npz")) == 0
-    for kill_at, delay in ((3, 0.0), (6, 0.02), (9, 0.05)):  # at a record, and in the middle of what follows
-        process = start("killed", "killed.npz")
-        assert process.stdout is not None
-        for _ in range(kill_at if kill_at == 3 else 3):
-            process.stdout.readline()
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        assert finish(process) == -signal.SIGKILL
-    assert finish(start("killed", "killed.npz")) == 0
-    with np.load(tmp_path / "whole.npz") as a, np.load(tmp_path / "killed.npz") as b:
-        assert a.files == b.files and all(np.array_equal(a[k], b[k]) for k in a.files)
-
-
-def test_a_damaged_checkpoint_costs_no_more_than_an_epoch(tmp_path, data):
-    config = RegimeConfig("ReLU", epochs=3)
-    whole = train_regime(network(), config, data, checkpoints=tmp_path)
-    newest = tmp_path / "3" / "state"
-    for path in newest.rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    said = []
-    again = train_regime(network(), config, data, checkpoints=tmp_path, on_record=lambda _, text: said.append(text))
-    assert same(whole.params, again.params) and any("step 3 is damaged" in text for text in said)
-    for step in ("2", "3"):
-        (tmp_path / step / "notes.json").write_text("{")
-    with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
-        train_regime(network(), config, data, checkpoints=tmp_path)
-
-
-def test_a_full_disk_leaves_the_checkpoints_before_it_whole(tmp_path, data, monkeypatch):
-    config = RegimeConfig("ReLU", epochs=2)
-    whole = train_regime(network(), config, data)
-    saved = folders.ocp.StandardCheckpointer.save
-
-    def full(self, path, *rest, **options):
-        if path.parent.name.startswith("2."):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return saved(self, path, *rest, **options)
-
-    monkeypatch.setattr(folders.ocp.StandardCheckpointer, "save", full)
-    with pytest.raises(OSError, match="step 2 could not be written.*No space left.*make room and resume"):
-        train_regime(network(), config, data, checkpoints=tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "config.json"]
-    monkeypatch.undo()
-    assert same(train_regime(network(), config, data, checkpoints=tmp_path).params, whole.params)
-
-
-def test_checkpoints_of_another_run_are_refused(tmp_path, data):
-    train_regime(network(), RegimeConfig("ReLU", epochs=1), data, checkpoints=tmp_path)
-    with pytest.raises(ValueError, match="another configuration"):
-        train_regime(network(), RegimeConfig("ReLU", epochs=2), data, checkpoints=tmp_path)
 
 
 def test_mistakes_are_said(data, relu):
