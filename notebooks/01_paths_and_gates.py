@@ -12,7 +12,9 @@
 # A ReLU network is a value function and its gates. For each input, the units that are switched on pick an
 # active sub-network, and the output is an inner product over *paths*: the **neural path feature** (NPF)
 # $\phi_x$ holds the input and the gates, the **neural path value** (NPV) $v$ holds the weights,
+#
 # $$f(x) = \langle \phi_x, v\rangle.$$
+#
 # We start from a network whose paths one can count on one's fingers, and end with the exact path kernel of
 # a convolutional network that has far too many to list.
 

@@ -1,5 +1,7 @@
 """Bad input: what is said of it."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -181,3 +183,11 @@ def test_an_old_jax_is_refused():
 
     with pytest.raises(ImportError, match="npk needs jax >= 0.7.0, found jax 0.4.36"):
         require_supported_jax("0.4.36")
+
+
+def test_the_remedy_for_a_temperature_is_one():
+    f = lambda p, x: (jax.nn.relu(x @ p["w"]) @ p["v"] + p["b"]) / p["t"]  # noqa: E731
+    p = {"w": jnp.ones((3, 4)), "v": jnp.ones((4, 2)), "b": jnp.array([[1.0, 2.0]]), "t": jnp.float32(2.0)}
+    with pytest.raises(npk.UnsupportedOperation, match=re.escape("fixed=('t',)")):
+        npk.path_kernel(f)(p, jnp.ones((5, 3)))
+    npk.path_kernel(f, fixed=("t",))(p, jnp.ones((5, 3)))

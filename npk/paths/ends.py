@@ -37,6 +37,7 @@ def check_end(walk: Walk, output: State) -> None:
         raise walk.refuse(
             equation,
             f"{walk.made_of(scale)} scales the outputs as a normalisation does, whose parameters are fixed numbers: "
-            f"{', '.join(others)} then adds a number of its own to each output, and there is no one NPK. Leave a "
-            "temperature out of f (it multiplies H by a number), or select one output: lambda p, x: f(p, x)[:, k:k+1].",
+            f"{', '.join(others)} then adds a number of its own to each output, and there is no one NPK. Declare a "
+            f"temperature, and nothing else, to be fixed: fixed={walk.named(scale)}; or select one output: "
+            "lambda p, x: f(p, x)[:, k:k+1].",
         )

@@ -174,10 +174,13 @@ class Walk:
     def refuse(self, equation: Equation, why: str) -> UnsupportedOperation:
         return UnsupportedOperation(f"`{equation.name}` at {equation.source}: {why}")
 
-    def made_of(self, atom: Atom) -> str:
+    def named(self, atom: Atom) -> tuple[str, ...]:
         """The names of the parameters that a value is computed from."""
-        leaves = self.origins[atom].leaves  # type: ignore[index]
-        return ", ".join(f"`{self.program.param_paths[n]}`" for n in sorted(leaves))
+        return tuple(self.program.param_paths[n] for n in sorted(self.origins[atom].leaves))  # type: ignore[index]
+
+    def made_of(self, atom: Atom) -> str:
+        """The same in a sentence."""
+        return ", ".join(f"`{name}`" for name in self.named(atom))
 
     def fix(self, atom: Atom, equation: Equation) -> None:
         """Note that a normalisation reads parameters as fixed numbers."""

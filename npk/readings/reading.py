@@ -5,12 +5,12 @@ import html
 import math
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from npk.path_kernels import Engine
 from npk.programs import shown
 
+_CELL = "text-align: left; padding: 0 1em 0 0"
 _ROWS = 40  # of one table that are printed; HTML and `as_dict` have them all
 
 
@@ -195,7 +195,7 @@ class Reading:
         yield (
             "parameters",
             ["name", "shape", "in the NTK", "is", "where"],
-            [[p.name, _shape(p.shape), "yes" if p.counts else "", _role(p), _place(p.source)] for p in self.parameters],
+            [[p.name, _shape(p.shape), "yes" if p.counts else "", _role(p), _short(p.source)] for p in self.parameters],
         )
         yield (
             "gates",
@@ -220,11 +220,10 @@ class Reading:
 
     def _repr_html_(self) -> str:
         def row(cells: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+            return "<tr>" + "".join(f'<{tag} style="{_CELL}">{html.escape(c)}</{tag}>' for c in cells) + "</tr>"
 
         tables = [
-            f'<table style="text-align: left"><caption>{title}</caption>'
-            f"{row(columns, 'th')}{''.join(row(r, 'td') for r in rows)}</table>"
+            f"<table><caption>{title}</caption>{row(columns, 'th')}{''.join(row(r, 'td') for r in rows)}</table>"
             for title, columns, rows in self._tables()
         ]
         return "".join(tables) + f"<p>{html.escape(self.verdict)}</p>"
@@ -258,21 +257,14 @@ def _shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape)) or "1"
 
 
-def _place(source: str) -> str:
-    """`file:line (function)` without the folders."""
-    head, _, function = source.partition(" (")
-    path, *lines = head.split(":")
-    short = ":".join([Path(path).name, *lines[:1]])
-    return f"{short} ({function}" if function else short
-
-
 def _short(text: str) -> str:
-    """A text whose source lines are named without their folders."""
+    """A text whose source lines are named without their folders; those of a notebook by its cell."""
+    text = re.sub(r"[^\s`'\"]*ipykernel_\d+[/\\]\d+\.py:(\d+)(?::\d+)?", r"cell:\1", text)
     return re.sub(r"[^\s`'\"]*[/\\]([^\s/\\]+\.py:\d+)(?::\d+)?", r"\1", text)
 
 
 def _joined(module: str, source: str) -> str:
-    return f"{module}, {_place(source)}" if module else _place(source)
+    return f"{module}, {_short(source)}" if module else _short(source)
 
 
 def _first(what: list[str]) -> str:

@@ -1,5 +1,6 @@
 """A reading says what every transform does with f: roles, gates, refusals, and a certificate that can fail."""
 
+import dataclasses
 import json
 import math
 import re
@@ -215,7 +216,7 @@ def test_a_reading_prints_as_a_table_and_as_html_and_goes_into_a_file():
     assert "parameters" in text and "Not certified" in text and str(__file__) not in text
     assert max(map(len, repr(npk.explain(batch_normed)(BATCH_NORMED, normal(5, 3))).splitlines())) < 160
     html = reading._repr_html_()
-    assert html.count("<table ") == html.count("</table>") >= 3 and "&lt;" not in text
+    assert html.count("<table>") == html.count("</table>") >= 3 and "&lt;" not in text
     assert json.loads(json.dumps(reading.as_dict()))["certified"] is False
 
 
@@ -282,3 +283,10 @@ def test_under_jit_a_reading_has_no_measurements():
     readings = []
     jax.jit(lambda p, x: readings.append(npk.explain(f)(p, x)))(normal(3, 2), normal(5, 3))
     assert readings[0].certificate is None and "traced" in readings[0].verdict and readings[0].gates
+
+
+def test_a_line_of_a_notebook_is_named_by_its_cell():
+    reading = npk.explain(batch_normed)(BATCH_NORMED, normal(5, 3))
+    cell = "kept/ipykernel_12/4132383672.py:7:4 (f)"
+    held = dataclasses.replace(reading, parameters=[dataclasses.replace(reading.parameters[0], source=cell)])
+    assert "cell:7 (f)" in repr(held) and "4132383672" not in repr(held) + held._repr_html_()
