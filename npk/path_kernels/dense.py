@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from npk.path_kernels.counts import check_counts, exact_or_nan, is_binary
 from npk.path_kernels.network import Gates
-from npk.programs import check_finite, check_pair, concrete, finite, known_true, whole, working_dtype
+from npk.programs import check_finite, check_pair, concrete, finite, known_true, unsharded, working_dtype
 
 
 def gram(
@@ -45,7 +45,7 @@ def gram(
 
 
 def _gram(x1: Any, x2: Any, normalize: bool, refusal: str) -> Any:
-    x1, x2 = whole((x1, x2))
+    x1, x2 = unsharded((x1, x2))
     a, b = (jnp.reshape(x, (len(x), -1)).astype(working_dtype(x)) for x in (x1, x1 if x2 is None else x2))
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     if concrete(product) and not known_true(finite, product):

@@ -32,7 +32,7 @@ from npk.programs import (
     option_of,
     remembered,
     transformation,
-    whole,
+    unsharded,
     working_dtype,
 )
 
@@ -248,7 +248,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         many: int | None, params: PyTree, x1: Any, x2: Any, gates1: Gates | None, gates2: Gates | None, normalize: bool
     ) -> Float[Array, "n1 n2"]:
         """H by the means that serve `many` pairs, None for as many as there are."""
-        params = whole(params)
+        params = unsharded(params)
         one, two = network.sides(params, x1, x2, gates1, gates2)
         symmetric = one is two
         dtype = kernel_dtype(x1, normalize)

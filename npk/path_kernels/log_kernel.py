@@ -26,7 +26,7 @@ from npk.programs import (
     remembered,
     shown,
     transformation,
-    whole,
+    unsharded,
 )
 
 
@@ -127,7 +127,7 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
         gates2: Gates | None = None,
         normalize: bool = True,
     ) -> LogKernel:
-        params = whole(params)
+        params = unsharded(params)
         one, two = network.sides(params, x1, x2, gates1, gates2)
         check_finite((gates1, gates2), "gates")
         dtype = kernel_dtype(x1, normalize)

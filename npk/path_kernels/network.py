@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from npk.gating import Function, activation_program, activations, gate_shapes, own_gates, per_sample, sample_program
 from npk.path_kernels.engines import dense, pairs, pooled
-from npk.programs import Chosen, Equation, Once, Program, check_finite, check_gate_shapes, check_pair, whole
+from npk.programs import Chosen, Equation, Once, Program, check_finite, check_gate_shapes, check_pair, unsharded
 
 Gates = Sequence[Any]
 
@@ -44,7 +44,7 @@ class Network:
         self, params: PyTree, x1: Any, x2: Any, gates1: Gates | None, gates2: Gates | None
     ) -> tuple[tuple[Any, Gates], tuple[Any, Gates]]:
         """Inputs and gates of rows and of columns, checked but for the numbers of gates; one pair twice if alike."""
-        x1, x2, gates1, gates2 = whole((x1, x2, gates1, gates2))
+        x1, x2, gates1, gates2 = unsharded((x1, x2, gates1, gates2))
         check_pair(x1, x2, floating=True)
         check_finite(params, "params")
         if x2 is not None and (gates1 is None) != (gates2 is None):

@@ -42,7 +42,7 @@ from npk.programs.machine import cores as cores
 from npk.programs.memo import Once as Once
 from npk.programs.memo import remembered as remembered
 from npk.programs.memo import shapes_of as shapes_of
-from npk.programs.meshes import whole as whole
+from npk.programs.meshes import unsharded as unsharded
 from npk.programs.program import Atom as Atom
 from npk.programs.program import Const as Const
 from npk.programs.program import Equation as Equation

@@ -8,15 +8,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from npk.programs.program import is_traced
 
 
-def whole(tree: Any) -> Any:
+def unsharded(tree: Any) -> Any:
     """The tree with every array that an explicit mesh holds in shards whole on each of its devices; others as they are.
 
     JAX lets no product of two batches that are laid over the same devices choose its own layout.
     """
-    return jax.tree_util.tree_map(_whole, tree)
+    return jax.tree_util.tree_map(_unsharded, tree)
 
 
-def _whole(leaf: Any) -> Any:
+def _unsharded(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array) or (not is_traced(leaf) and isinstance(leaf.sharding, SingleDeviceSharding)):
         return leaf
     sharding: Any = getattr(jax.typeof(leaf), "sharding", None)

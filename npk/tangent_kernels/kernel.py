@@ -25,7 +25,7 @@ from npk.programs import (
     remembered,
     shown,
     transformation,
-    whole,
+    unsharded,
 )
 from npk.tangent_kernels.checks import Checks
 from npk.tangent_kernels.derivatives import DerivativePlan, plan_of
@@ -130,7 +130,7 @@ def _kernel(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = ())
     check = Checks(f, wrt)
 
     def kernel(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> Any:
-        params, x1, x2 = whole((params, x1, x2))
+        params, x1, x2 = unsharded((params, x1, x2))
         check(params, x1, x2, outputs)
         found = compute(params, x1, x2, outputs == "full")
         _require_finite(found, params, x1, x2)
@@ -151,7 +151,7 @@ def _diagonal(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = (
     check = Checks(f, wrt)
 
     def diagonal(params: PyTree, x: Any) -> Any:
-        params, x = whole((params, x))
+        params, x = unsharded((params, x))
         check(params, x, None)
         found = compute(params, x)
         _require_finite(found, params, x)
