@@ -39,6 +39,7 @@ from npk.programs import (
     remembered,
     trace,
     transformation,
+    unsharded,
     with_activations,
     working_dtype,
 )
@@ -217,6 +218,7 @@ def _sketch(f: Function, fixed: Chosen) -> Callable[..., KernelSketch]:
     ) -> KernelSketch:
         check_batch(x, floating=True, finite=False)
         check_finite(params, "params")
+        params, x, gates = unsharded((params, x, gates))
         shapes = shapes_of(params, x)
         gates_of = _given(f, params, x, gates, shapes)
         draws = _draws_of(features, shapes.outputs, key, first)
@@ -363,6 +365,7 @@ def _sketch_ntk(f: Function, part: str, allow: Sequence[str], wrt: Selection) ->
         check(params, x, None)
         if gates is not None and part != "value":
             raise ValueError(f"gates given from outside are fixed, so that only part='value' is of them, not {part!r}.")
+        params, x, gates = unsharded((params, x, gates))
         shapes = shapes_of(params, x)
         gates_of = _given(f, params, x, gates, shapes)
         draws = _draws_of(features, shapes.outputs, key, first)
