@@ -20,8 +20,8 @@ from benchmarks import harness
 from benchmarks.gpu.record import Part, compared
 from benchmarks.gpu.sizes import Sizes, Slab
 from npk import networks
-from npk.gating import gate_shapes, sample_program
 from npk.path_kernels.engines import pooled
+from npk.paths import form_of
 
 LAYERS, IMAGES = 4, 50_000
 PUBLISHED_MS, PUBLISHED_LAYERS = 2.70, 21
@@ -51,8 +51,7 @@ def ceilings(elements: int) -> dict[str, float]:
 
 def chain_of(f: Callable[..., Any], params: Any, x: Any) -> pooled.GapChain:
     """What the engine reads off the network."""
-    program = sample_program(f, params, x)
-    chain = pooled.gap_chain(program, [g.shape for g in gate_shapes(program)], True)
+    chain = pooled.gap_chain(form_of(f, params, x), True)
     assert chain is not None
     return chain
 

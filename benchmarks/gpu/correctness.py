@@ -27,8 +27,8 @@ import npk.infinite
 from benchmarks.gpu.architectures import ARCHITECTURES, Architecture
 from benchmarks.gpu.record import Part, described, relative
 from benchmarks.gpu.sizes import Sizes
-from npk.gating import gate_shapes, sample_program
 from npk.path_kernels.engines import pooled
+from npk.paths import form_of
 from npk.programs import cores, x64
 
 ROWS, COLUMNS = 6, 5
@@ -73,8 +73,7 @@ _NUMBERS = dataclasses.fields(Draw)[1:]
 def _fused(d: Draw) -> Any:
     """The fused kernel itself; run by XLA where there is no GPU."""
     interpret = jax.default_backend() != "gpu"
-    program = sample_program(d.f, d.params, d.x1)
-    chain = pooled.gap_chain(program, [g.shape for g in gate_shapes(program)], True)
+    chain = pooled.gap_chain(form_of(d.f, d.params, d.x1), True)
     assert chain is not None
     if d.x1.dtype == jnp.float64:  # the reference
         return _plain(d)

@@ -45,7 +45,7 @@ def _sampler(f: Function, fixed: Chosen) -> Callable[[PyTree, Any], Program]:
     def find(params: PyTree, x: Any) -> Program:
         of_batch = functools.cache(lambda n: _of_batch(f, params, x, n))
         samples = check_independent(f, params, x, of_batch)
-        program = value_program(f, params, x, fixed)
+        program = _declared(of_batch(1), fixed)
         _check_sizes(program)
         found = [len(activations(p)) for p in (program, _values_of(of_batch(2)))]
         if found[0] != found[1]:
@@ -77,7 +77,10 @@ def _of_batch(f: Function, params: PyTree, x: Any, n: int) -> Program:
 
 def value_program(f: Function, params: PyTree, x: Any, fixed: Chosen = None) -> Program:
     """As `sample_program`, samples not checked."""
-    program = _of_batch(f, params, x, 1)
+    return _declared(_of_batch(f, params, x, 1), fixed)
+
+
+def _declared(program: Program, fixed: Chosen) -> Program:
     check_program(program, 1)
     declared = None if fixed is None else named(program.param_paths, fixed, "fixed")
     return dataclasses.replace(_values_of(program), fixed=declared)
@@ -92,8 +95,10 @@ def _values_of(program: Program) -> Program:
 def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = None, rows: slice = slice(None)) -> Any:
     """A gate of a batch as [rows, *its shape for a batch of one], its samples where `place` says.
 
-    Of a gate that has them one after the other only these rows are read.
+    Of a gate that has them one after the other only these rows are read. An array of NumPy gives one of NumPy.
     """
+    xp: Any = np if isinstance(gate, np.ndarray) else jnp
+    gate = xp.asarray(gate)
     axis, outer, inner = place or _grown(gate, one)
     shape = list(np.shape(gate))
     apart = shape[axis] == outer * n * inner if axis < len(shape) else False
@@ -105,14 +110,14 @@ def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = No
         )
     start, stop, _ = rows.indices(n)
     if n == 1:
-        return jnp.reshape(jnp.asarray(gate), (1, *one))[rows]
+        return xp.reshape(gate, (1, *one))[rows]
     if (axis, outer, inner) == (0, 1, 1):  # as of most models
         rest = gate if stop - start == n else gate[start:stop]
-        return jnp.reshape(jnp.asarray(rest), (stop - start, *one))
+        return xp.reshape(rest, (stop - start, *one))
     if outer == 1:
         gate, n, rows = gate[(slice(None),) * axis + (slice(start * inner, stop * inner),)], stop - start, slice(None)
-    split = jnp.reshape(jnp.asarray(gate), (*gate.shape[:axis], outer, n, inner, *gate.shape[axis + 1 :]))
-    return jnp.reshape(jnp.moveaxis(split, axis + 1, 0), (n, *one))[rows]
+    split = xp.reshape(gate, (*gate.shape[:axis], outer, n, inner, *gate.shape[axis + 1 :]))
+    return xp.reshape(xp.moveaxis(split, axis + 1, 0), (n, *one))[rows]
 
 
 def _long(shape: Sequence[int]) -> list[int]:

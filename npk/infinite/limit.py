@@ -9,12 +9,25 @@ path kernel's own algebra (`npk.paths`); `moments` reads the result.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
-from npk.paths import RULES, Axis, Base, Index, Layer, Source, State, Term, Walk, merge, output_terms, reshape
+from npk.paths import (
+    RULES,
+    Axis,
+    Base,
+    Index,
+    Layer,
+    Source,
+    State,
+    Term,
+    Walk,
+    bases_of,
+    merge,
+    ones,
+    output_terms,
+    reshape,
+)
 from npk.programs import Activation, Equation, Program, UnsupportedOperation
 
 
@@ -32,16 +45,11 @@ class Activated(Base):
         return self.activation.gate(q.astype(self.dtype)).astype(q.dtype)
 
 
-def walk(
-    program: Program, params: Sequence[Any], xs: Sequence[Any], dtype: Any, *, linear: bool = False
-) -> tuple[State, tuple[Activated, ...]]:
+def walk(program: Program, *, linear: bool = False) -> tuple[State, tuple[Activated, ...]]:
     """The output of a single-sample program as terms of layers, biases and activations.
 
     Args:
         program: of f for a batch of one.
-        params: values of its parameters (of which only those that normalise are read).
-        xs: inputs of each side, [n, 1, ...].
-        dtype: of the known factors.
         linear: let activations pass values through; they are listed all the same.
 
     Returns:
@@ -58,14 +66,13 @@ def walk(
             return [state]
         base = _activated(walk, equation, _one_layout(state), len(met))
         met.append(base)
-        ones = (jnp.ones((1,) * (1 + len(base.axes)), walk.dtype),) * walk.sides
         index = tuple(Index((d,)) for d in range(len(base.axes)))
-        return [state if linear else [Term(base, index, ones, base.inputs[0].layout)]]
+        return [state if linear else [Term(base, index, ones(len(index)), base.inputs[0].layout)]]
 
     rules = {**RULES, "activation": activate}
-    state = output_terms(program, params, xs, [], binary=False, dtype=dtype, rules=rules)
+    state = output_terms(program, (), rules)
     _check_uncorrelated(state, "the output of f")
-    for layer in _layers(state):
+    for layer in (base for base in bases_of(state) if isinstance(base, Layer)):
         _check_gaussian(layer)
         _check_uncorrelated(layer.inputs, f"what the layer at {layer.source} reads")
     return state, tuple(met)
@@ -112,20 +119,6 @@ def _one_layout(state: State) -> State:
 
 
 # ------------------------------------------------------------------------------- is there a limit?
-
-
-def _layers(state: Iterable[Term]) -> Iterable[Layer]:
-    """All layers that the terms are made of."""
-    seen: set[Base] = set()
-    todo = [t.base for t in state]
-    while todo:
-        base = todo.pop()
-        if base in seen or not isinstance(base, Layer | Activated):
-            continue
-        seen.add(base)
-        todo += [t.base for t in base.inputs]
-        if isinstance(base, Layer):
-            yield base
 
 
 def _check_gaussian(layer: Layer) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from npk.infinite import limit
 from npk.infinite.moments import Covariance, Expectations, Paths, Scales, Shallow, Tangent
 from npk.path_kernels import SecondMoments, output_moment
+from npk.paths import Numbers, State, fixed_numbers, fixed_variables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,17 +40,19 @@ class Pair:
     def diagonal(self) -> bool:
         return self.own is None
 
-    def walk(self, xs: tuple[Any, Any], linear: bool = False) -> Any:
-        leaves = jax.tree_util.tree_leaves(self.model.params)
-        return limit.walk(self.model.program, leaves, xs, self.model.dtype, linear=linear)
+    def walk(self, linear: bool = False) -> Any:
+        return limit.walk(self.model.program, linear=linear)
 
-    def moments(self, kind: Any, scales: Scales | None = None, **options: Any) -> Any:
-        """A recursion over the pairs of the two blocks."""
+    def moments(
+        self, kind: Any, state: State, xs: tuple[Any, Any] | None = None, scales: Scales | None = None, **options: Any
+    ) -> Any:
+        """A recursion over the pairs of the two blocks, below the terms of an output."""
+        fixed = fixed_numbers(self.model.program, fixed_variables(state), self.model.params)
         made = kind(
             self.xs[0].shape[0],
             1 if self.diagonal else self.xs[1].shape[0],
             True,
-            self.model.dtype,
+            tuple(Numbers(jnp, x, (), fixed, self.model.dtype) for x in xs or self.xs),
             diagonal=self.diagonal,
             scales=scales or self.model.scales,
             expectations=self.expectations,
@@ -60,8 +63,8 @@ class Pair:
 
     def network(self, linear: bool = False) -> tuple[Any, Covariance]:
         """The terms of f's output, and the covariance of the Gaussian fields in f; what gates, gates by these."""
-        state, self.gating = self.walk(self.xs, linear)
-        self.gates = self.moments(Covariance, own=self.own)
+        state, self.gating = self.walk(linear)
+        self.gates = self.moments(Covariance, state, own=self.own)
         return state, self.gates
 
     def variances(self) -> tuple[Any, ...]:
@@ -77,18 +80,19 @@ def nngp(pair: Pair) -> Any:
 
 def ntk(pair: Pair, hold_gates: bool = False) -> Any:
     state, covariance = pair.network()
-    return output_moment(state, pair.moments(Tangent, covariance=covariance, hold_gates=hold_gates))
+    return output_moment(state, pair.moments(Tangent, state, covariance=covariance, hold_gates=hold_gates))
 
 
 def paths(pair: Pair, regime: str, constant_input: bool) -> Any:
     state, gates = pair.network(linear=regime == "DLGN")
     if regime == "DLGN-SF":
         gates = pair.gates = _shallow(pair)
-    if constant_input or regime == "DLGN":
-        one, two = pair.xs
-        state, _ = pair.walk((jnp.ones_like(one), jnp.ones_like(two)) if constant_input else pair.xs)
+    if regime == "DLGN":
+        state, _ = pair.walk()
+    one, two = pair.xs
+    xs = (jnp.ones_like(one), jnp.ones_like(two)) if constant_input else pair.xs
     unit = Scales(lambda name: 1.0, lambda name: 1.0)
-    return output_moment(state, pair.moments(Paths, unit, gates=gates, gating=pair.gating))
+    return output_moment(state, pair.moments(Paths, state, xs, unit, gates=gates, gating=pair.gating))
 
 
 def _shallow(pair: Pair) -> Shallow:

@@ -7,20 +7,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
+from npk.path_kernels import host
 from npk.path_kernels.choice import Engine, engines, worth_packing, worth_pairing
 from npk.path_kernels.costs import Cost, tell_if_long, timed
 from npk.path_kernels.counts import check_counts, exact_or_nan, is_binary, whole_numbers
 from npk.path_kernels.engines import dense, pairs, pooled
-from npk.path_kernels.engines.pairs import PairPlan
-from npk.path_kernels.moments import SecondMoments, output_moment
+from npk.path_kernels.moments import SecondMoments, output_moment, size_of
 from npk.path_kernels.network import Gates, Network
-from npk.paths import output_terms
+from npk.paths import Form, Numbers
 from npk.programs import (
     Chosen,
-    Program,
     Selection,
     check_finite,
     check_pair,
@@ -36,7 +36,7 @@ from npk.programs import (
     working_dtype,
 )
 
-_Batch = tuple[Any, Gates]
+Batch = tuple[Any, Gates]
 
 # Elements of the largest intermediate of one block of pairs. On a CPU several of 1 MiB (float32) stay in the
 # cache, which position pairs gain most from; an accelerator wants its products large.
@@ -55,28 +55,21 @@ def kernel_dtype(x: Any, normalize: bool) -> Any:
 
 
 def moment_of(
-    program: Program,
+    form: Form,
     params: PyTree,
-    one: tuple,
-    two: tuple,
+    one: Batch,
+    two: Batch,
     normalize: Any,
     binary: bool,
     dtype: Any,
     kind: type[SecondMoments] = SecondMoments,
+    **options: Any,
 ) -> tuple[Any, SecondMoments]:
     """H of two blocks, each (x [n, 1, ...], gates [n, ...]), in numbers of some kind, and what was met on the way."""
-    (x1, gates1), (x2, gates2) = one, two
-    state = output_terms(
-        program,
-        jax.tree_util.tree_leaves(params),
-        (x1, x2),
-        list(zip(gates1, gates2, strict=True)),
-        binary=binary,
-        dtype=dtype,
-    )
-    fast = jnp.bfloat16 if dtype == jnp.float32 else None
-    moments = kind(x1.shape[0], x2.shape[0], normalize, dtype, exact_gates=fast)
-    return output_moment(state, moments), moments
+    fixed = form.fixed(params)
+    sides = Numbers(jnp, *one, fixed, dtype), Numbers(jnp, *two, fixed, dtype)
+    moments = kind(len(one[0]), len(two[0]), normalize, sides, binary, **options)
+    return output_moment(form.state, moments), moments
 
 
 def block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
@@ -157,20 +150,29 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         params: PyTree, one: Any, two: Any | None, normalize: Any, *, binary: bool, side: int | None, dtype: Any
     ) -> Any:
         """H of laid out batches, `side` samples a side at a time; two=None for one, whose tiles are mirrored."""
-        program = network.sample(params, one)
-        moment = functools.partial(moment_of, program, params, normalize=normalize, binary=binary, dtype=dtype)
+        form = network.form_of(params, one)
+        moment = functools.partial(moment_of, form, params, normalize=normalize, binary=binary, dtype=dtype)
         if side is None:
             return moment(one, one if two is None else two)[0]
         return in_blocks(lambda a, b: moment(a, b)[0], one, two, side, lambda block: block)
 
+    made_of_params = jax.jit(lambda params, form: tuple(form.fixed(params).values()), static_argnums=1)
+
+    def fixed_of(params: PyTree, form: Form) -> dict[Any, Any]:
+        """`Form.fixed`, as numbers of NumPy."""
+        values = made_of_params(params, form) if form.fixed_variables else ()
+        return dict(zip(form.fixed_variables, map(np.asarray, values), strict=True))
+
     def compute(params: PyTree, one: Any, two: Any, *, normalize: bool, binary: bool, dtype: Any) -> Any:
-        """H of laid out batches by the plain rules: one program for any gates and either normalisation."""
-
-        def largest_side() -> int:
-            moment = functools.partial(moment_of, network.sample(params, one), params, binary=binary, dtype=dtype)
-            return block_side(functools.partial(moment, normalize=True), one, two)
-
-        side = network.once(f"side, {binary}, {dtype}", params, one[0].shape[2:], one[0], largest_side)
+        """H of laid out batches by the plain rules."""
+        form = network.form_of(params, one)
+        size = network.once("size", params, one[0].shape[2:], one[0], lambda: size_of(form.state))
+        side = max(1, math.isqrt((_CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK) // size.elements))
+        if on_host(params, one, two) and host.repays(size, len(one[0]) * len(two[0])):
+            kinds = network.once("kinds", params, one[0].shape[2:], one[0], dict)
+            options = {"normalize": normalize, "binary": binary, "dtype": dtype, "side": side, "kinds": kinds}
+            return host.kernel(form, fixed_of(params, form), one, two, size=size, **options)
+        # One program for any gates and either normalisation.
         whole = max(t[0].shape[0] for t in (one, two)) <= side
         other = None if one is two and not whole else two
         return blocks(params, one, other, normalize, binary=binary, side=None if whole else side, dtype=dtype)
@@ -178,25 +180,23 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
     @functools.partial(jax.jit, static_argnames=("dtype",))
     def largest_count(params: PyTree, one: Any, *, dtype: Any) -> Any:
         """The largest number met for any one sample; no sum for a pair of samples exceeds it."""
-        program = network.sample(params, one)
+        form = network.form_of(params, one)
 
         def single(sample: Any) -> Any:
             sample = jax.tree_util.tree_map(lambda a: jnp.abs(a)[None], sample)
-            return jnp.max(jnp.stack(moment_of(program, params, sample, sample, False, False, dtype)[1].peaks()))
+            met: list[Any] = []
+            moment_of(form, params, sample, sample, False, False, dtype, met=met)
+            return jnp.max(jnp.stack(met))
 
         return jnp.max(jax.lax.map(single, one, batch_size=16))
 
     def largest(params: PyTree, one: Any, two: Any, dtype: Any) -> Any:
         """Of all that is met for two batches; nothing is derived by it."""
+        if on_host(params, one, two):
+            form = network.form_of(params, one)
+            return max(host.largest(form, fixed_of(params, form), side, dtype) for side in (one, two))
         params, one, two = jax.tree_util.tree_map(jax.lax.stop_gradient, (params, one, two))
         return functools.reduce(jnp.maximum, [largest_count(params, side, dtype=dtype) for side in (one, two)])
-
-    @functools.partial(jax.jit, static_argnames=("plan", "wanted", "dtype"))
-    def known_factors(params: PyTree, one: Any, wanted: tuple[int, ...], *, plan: PairPlan, dtype: Any) -> Any:
-        x, gates = one
-        program = network.sample(params, one)
-        slots = [plan.slots[number] for number in wanted]
-        return pairs.slot_values(program, slots, jax.tree_util.tree_leaves(params), x, gates, dtype)
 
     def packed_kernel(
         params: PyTree, one: tuple[Any, Gates], two: tuple[Any, Gates], normalize: bool, dtype: Any, many: int
@@ -241,7 +241,13 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
             return None
         samples = one[0].shape[0] * two[0].shape[0]
         tell_if_long(samples // 2 if symmetric else samples, plan.positions)
-        values = functools.partial(known_factors, params, plan=plan, dtype=dtype)
+        form = network.form_of(params, one)
+        fixed = fixed_of(params, form)
+
+        def values(batch: Any, wanted: tuple[int, ...]) -> Any:
+            numbers = Numbers(np, batch[0], batch[1], fixed, dtype)
+            return pairs.slot_values(form, numbers, [plan.slots[n] for n in wanted])
+
         return pairs.path_kernel(plan, values, one, None if symmetric else two, dtype)
 
     def of_many(

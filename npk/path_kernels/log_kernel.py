@@ -100,8 +100,8 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
     def moment(
         params: PyTree, one: Any, two: Any, normalize: bool, binary: bool, dtype: Any
     ) -> tuple[LogKernel, SecondMoments]:
-        program = network.sample(params, one)
-        found, moments = moment_of(program, params, one, two, normalize, binary, dtype, WideMoments)
+        form = network.form_of(params, one)
+        found, moments = moment_of(form, params, one, two, normalize, binary, dtype, WideMoments)
         sign = jnp.where(found.mantissa == 0, jnp.zeros((), dtype), jnp.sign(found.mantissa))
         return LogKernel(sign, logarithm(found)), moments
 

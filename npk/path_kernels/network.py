@@ -6,11 +6,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
-from npk.gating import Function, activation_program, activations, gate_shapes, own_gates, per_sample, sample_program
+from npk.gating import Function, activation_program, activations, gate_shapes, own_gates
 from npk.path_kernels.engines import dense, pairs, pooled
-from npk.programs import Chosen, Equation, Once, Program, check_finite, check_gate_shapes, check_pair, unsharded
+from npk.paths import Form, form_of
+from npk.programs import (
+    Chosen,
+    Equation,
+    Once,
+    Program,
+    check_finite,
+    check_gate_shapes,
+    check_pair,
+    on_host,
+    unsharded,
+)
 
 Gates = Sequence[Any]
 
@@ -27,14 +39,14 @@ class Network:
         """What depends on the shapes of params and of x, which may be another than its own, and on `what`."""
         return self.find((params, jax.ShapeDtypeStruct(tuple(shape), x.dtype)), what, find)
 
-    def program(self, params: PyTree, x: Any) -> Program:
-        """The value network for one sample."""
-        return self.once("program", params, x.shape[1:], x, lambda: sample_program(self.f, params, x, self.fixed))
+    def form(self, params: PyTree, x: Any) -> Form:
+        """The normal form of f."""
+        return form_of(self.f, params, x, self.fixed)
 
-    def sample(self, params: PyTree, laid: tuple[Any, Gates]) -> Program:
-        """The same of a batch that is laid out, [n, 1, ...]."""
+    def form_of(self, params: PyTree, laid: tuple[Any, Gates]) -> Form:
+        """The same, of a batch that is laid out: [n, 1, ...]."""
         x = laid[0]
-        return self.program(params, jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype))
+        return self.form(params, jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype))
 
     def gate_shapes(self, params: PyTree, x: Any) -> list[Any]:
         """The gates of a batch."""
@@ -64,46 +76,40 @@ class Network:
 
     def has_binary_gates(self, params: PyTree, x: Any) -> bool:
         """Whether f's own gates can only be 0 or 1."""
-        return self.once("binary", params, x.shape[1:], x, lambda: _slopes_binary(self.program(params, x)))
+        return self.once("binary", params, x.shape[1:], x, lambda: _slopes_binary(self.form(params, x).program))
 
     def chain(self, params: PyTree, x: Any, normalize: bool) -> dense.DenseChain | None:
         """How the packed engine computes f's kernel, if it can."""
         if not dense.available():
             return None
-        program = self.program(params, x)
-        shapes = [g.shape for g in gate_shapes(program)]
+        found = self.form(params, x)
         name = f"chain, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: dense.dense_chain(program, shapes, normalize))
+        return self.once(name, params, x.shape[1:], x, lambda: dense.dense_chain(found, normalize))
 
     def plan(self, params: PyTree, x: Any, normalize: bool) -> pairs.PairPlan | None:
         """How the engine for position pairs computes f's kernel, if it can."""
-        program = self.program(params, x)
-        if not dense.available() or not any(e.name == "conv_general_dilated" for e in program.equations):
+        found = self.form(params, x)
+        if not dense.available() or not any(e.name == "conv_general_dilated" for e in found.program.equations):
             return None
-        shapes = [g.shape for g in gate_shapes(program)]
         name = f"plan, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: pairs.read_plan(program, shapes, normalize))
+        return self.once(name, params, x.shape[1:], x, lambda: pairs.read_plan(found, normalize))
 
     def gap_chain(self, params: PyTree, laid: Any, normalize: bool) -> pooled.GapChain | None:
         """How the fused GPU kernel computes f's kernel of inputs laid out as [n, 1, ...], if it can."""
-        program = self.sample(params, (laid, ()))
-        shapes = [g.shape for g in gate_shapes(program)]
+        found = self.form_of(params, (laid, ()))
         name = f"pooled chain, normalize={normalize}"
-        return self.once(name, params, laid.shape[2:], laid, lambda: pooled.gap_chain(program, shapes, normalize))
+        return self.once(name, params, laid.shape[2:], laid, lambda: pooled.gap_chain(found, normalize))
 
     def positions(self, params: PyTree, x: Any) -> list[int]:
         """How many positions the convolutions of f have for one sample, each of them."""
-        return [_positions(e) for e in self.program(params, x).equations if e.name == "conv_general_dilated"]
+        return [_positions(e) for e in self.form(params, x).program.equations if e.name == "conv_general_dilated"]
 
     def laid_out(self, params: PyTree, x: Any, gates: Gates) -> tuple[Any, tuple[Any, ...]]:
-        """Inputs [n, 1, ...] and gates [n, *their shape for one sample]."""
-        program = self.program(params, x)
-        shapes = [g.shape for g in gate_shapes(program)]
-        if len(gates) != len(shapes):
-            raise ValueError(f"f has {len(gates)} activations for a batch and {len(shapes)} for one sample.")
-        sides = zip(gates, shapes, program.gate_places, strict=True)
-        laid = tuple(per_sample(jnp.asarray(g), s, x.shape[0], place) for g, s, place in sides)
-        return jnp.asarray(x)[:, None], laid
+        """Inputs [n, 1, ...] and gates [n, *their shape for one sample]; of numbers in host memory by NumPy."""
+        found = self.form(params, x)
+        if on_host(x, gates):
+            x, gates = np.asarray(x, jnp.result_type(x)), [np.asarray(g) for g in gates]
+        return (x if isinstance(x, np.ndarray) else jnp.asarray(x))[:, None], found.gates(gates, x.shape[0])
 
 
 def _positions(convolution: Equation) -> int:

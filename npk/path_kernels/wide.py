@@ -116,11 +116,15 @@ class WideMoments(SecondMoments):
         self.largest = max(self.largest, math.prod(side_by_side.mantissa.shape[2:]))
         return total(side_by_side, (axes[-1] + 1,))
 
-    def weighed(self, total_: Wide, layer: Layer) -> Wide:
+    def variance(self, layer: Layer) -> Any:
+        """A constant that multiplies weights may be of any size: not its square, but itself."""
+        return 1 / layer.fan_in if self.normalize else self.sides[0].of(layer.constant)[0]
+
+    def weighed(self, total_: Wide, variance: Any) -> Wide:
         if self.normalize:
-            share, exponent = math.frexp(1 / layer.fan_in)
+            share, exponent = math.frexp(variance)
             return wide(total_.mantissa * share, total_.exponent + exponent)
-        own = wide(jnp.asarray(layer.constant, self.dtype).reshape((1,) * total_.mantissa.ndim))
+        own = wide(jnp.asarray(variance, self.dtype).reshape((1,) * total_.mantissa.ndim))
         return wide(*times(times(total_, own), own))
 
     def combined(self, operands: Sequence[tuple[Any, list[str]]], out: Sequence[str], factor: int) -> Wide:

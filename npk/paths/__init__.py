@@ -7,14 +7,26 @@ operation, and the kernel, the sketches and the limits of infinite width read th
 """
 
 from npk.paths.ends import OWN_FEATURES as OWN_FEATURES
+from npk.paths.ends import alike as alike
+from npk.paths.factors import Factor as Factor
+from npk.paths.factors import Numbers as Numbers
+from npk.paths.factors import constant as constant
+from npk.paths.factors import ones as ones
 from npk.paths.features import MAX_PATHS as MAX_PATHS
 from npk.paths.features import count_paths as count_paths
 from npk.paths.features import npf as npf
 from npk.paths.features import npv as npv
 from npk.paths.features import path_names as path_names
+from npk.paths.form import Form as Form
+from npk.paths.form import bases_of as bases_of
+from npk.paths.form import fixed_numbers as fixed_numbers
+from npk.paths.form import fixed_variables as fixed_variables
+from npk.paths.form import form_of as form_of
 from npk.paths.reading import roles_of as roles_of
 from npk.paths.rules import RULES as RULES
 from npk.paths.rules import output_terms as output_terms
+from npk.paths.selections import labels as labels
+from npk.paths.selections import parts_of as parts_of
 from npk.paths.terms import Axis as Axis
 from npk.paths.terms import Base as Base
 from npk.paths.terms import Index as Index

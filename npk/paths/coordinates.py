@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from npk.paths.factors import Numbers
 from npk.paths.terms import Base, Leaf, Term, merge, over, transpose, windows
 from npk.paths.walk import Layer
 from npk.programs import working_dtype
@@ -74,12 +75,12 @@ def count_coordinates(base: Base, known: dict[Base, int]) -> int:
 class Features:
     """φ of every base: [n, its axes (1 where constant), coordinates]."""
 
-    dtype: Any
+    numbers: Numbers
     known: dict[Base, Any] = dataclasses.field(default_factory=dict)
 
     def of(self, base: Base) -> Any:
         if not isinstance(base, Layer):
-            return jnp.ones((1,) * (2 + len(base.axes)), self.dtype)
+            return jnp.ones((1,) * (2 + len(base.axes)), self.numbers.dtype)
         if base not in self.known:
             parts = []
             for term in _input_terms(base):
@@ -87,7 +88,7 @@ class Features:
                 parts.append(self.read(term, contracted, same))
             shape = jnp.broadcast_shapes(*(p.shape[:-1] for p in parts))
             phi = jnp.concatenate([jnp.broadcast_to(p, (*shape, p.shape[-1])) for p in parts], -1)
-            phi = phi * jnp.asarray(base.constant, phi.dtype)
+            phi = phi * self.numbers.of(base.constant)[0]
             self.known[base] = phi.reshape(*phi.shape[:-1], *(1,) * base.n_out, phi.shape[-1])
         return self.known[base]
 
@@ -108,7 +109,8 @@ class Features:
         value = value.reshape(*value.shape[:-1], *(1,) * len(free), value.shape[-1])
         for mask in masks:
             value = value * jnp.asarray(mask[None, ..., None], value.dtype)
-        g = term.g[0].reshape(*term.g[0].shape, *(1,) * (len(free) + 1))
+        g = self.numbers.of(term.g)
+        g = g.reshape(*g.shape, *(1,) * (len(free) + 1))
         value = jnp.broadcast_to(
             value * g, jnp.broadcast_shapes((value * g).shape, (1, *term.sizes, *(1,) * (len(free) + 1)))
         )

@@ -15,7 +15,7 @@ OWN_FEATURES = (
 def alike(term: Term) -> bool:
     """Whether all output units have the factors of a term alike, and read its base alike."""
     dims = set(range(len(term.sizes) - len(term.summed)))
-    own = any(g.shape[1 + d] > 1 for g in term.g for d in dims)
+    own = any(term.g.shape[d] > 1 for d in dims)
     reads = zip(term.index, term.base.axes, strict=True)
     return term.shape[-1] == 1 or not (own or any(dims & set(i.dims) and not axis.independent for i, axis in reads))
 
@@ -23,7 +23,7 @@ def alike(term: Term) -> bool:
 def check_end(walk: Walk, output: State) -> None:
     """Of a normalisation that ends f, a bias is a fixed number, which is each output's own."""
     source = [t for t in output if t.base is walk.source and t.shape[-1] > 1]
-    if not any(g.shape[1 + d] > 1 for t in source for g in t.g for d in t.dims(len(t.shape) - 1)):
+    if not any(t.g.shape[d] > 1 for t in source for d in t.dims(len(t.shape) - 1)):
         return
     made_by: dict[Any, Equation] = {v: e for e in walk.program.equations for v in e.outputs}
     at, met = walk.program.outputs[0], []

@@ -7,16 +7,17 @@ A coordinate is one product of weights along a way through the network. Paths th
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
-from npk.paths import coordinates, rules
+from npk.gating import Function, own_gates
+from npk.paths import coordinates
 from npk.paths.ends import OWN_FEATURES, alike
+from npk.paths.form import Form, form_of
 from npk.paths.terms import Base, Source, Term
 from npk.programs import (
     Chosen,
@@ -32,30 +33,16 @@ from npk.programs import (
     working_dtype,
 )
 
-_T = TypeVar("_T")
-
 #: More coordinates than this `npf` and `npv` do not list.
 MAX_PATHS = 1 << 22
 
 
-def _output_state(f: Function, fixed: Chosen, params: PyTree, x: Any, gates: Sequence[Any] | None) -> list[Term]:
-    """The terms of f's output for its own gates; for gates=None ones stand for x and the gates."""
-    program = sample_program(f, params, x, fixed)
-    shapes = gate_shapes(program)
-    if gates is None:
-        x = jnp.ones((1, *x.shape[1:]), jnp.result_type(x))
-        laid = [(jnp.ones((1, *s.shape), s.dtype),) for s in shapes]
-    else:
-        laid = [
-            (per_sample(g, s.shape, x.shape[0], place),)
-            for g, s, place in zip(gates, shapes, program.gate_places, strict=True)
-        ]
-    dtype = working_dtype(x)
-    leaves = jax.tree_util.tree_leaves(params)
-    state = rules.output_terms(program, leaves, (x[:, None],), laid, binary=False, dtype=dtype)
-    if any(not alike(t) or (isinstance(t.base, Source) and t.shape[-1] > 1) for t in state):
+def _listed(f: Function, fixed: Chosen, params: PyTree, x: Any) -> Form:
+    """The form of f, all of whose outputs have the same paths."""
+    found = form_of(f, params, x, fixed)
+    if any(not alike(t) or (isinstance(t.base, Source) and t.shape[-1] > 1) for t in found.state):
         raise UnsupportedOperation(OWN_FEATURES)
-    return state
+    return found
 
 
 def _count_of(state: Sequence[Term]) -> int:
@@ -112,10 +99,11 @@ def _npf(f: Function, fixed: Chosen) -> Callable[..., Any]:
 
     @jax.jit
     def features(params: PyTree, x: Any) -> Any:
-        state = _output_state(f, fixed, params, x, own_gates(f, params, x))
-        algebra = coordinates.Features(working_dtype(x))
+        found = _listed(f, fixed, params, x)
+        gates = found.gates(own_gates(f, params, x), x.shape[0])
+        algebra = coordinates.Features(found.numbers(jnp, params, x, gates, working_dtype(x)))
         parts = []
-        for term in state:
+        for term in found.state:
             value = algebra.read(term, set(), coordinates.output_dims(term))
             parts.append(value.reshape(value.shape[0], term.shape[-1], -1)[:, 0])
         return jnp.concatenate([jnp.broadcast_to(p, (x.shape[0], p.shape[1])) for p in parts], 1)
@@ -123,17 +111,10 @@ def _npf(f: Function, fixed: Chosen) -> Callable[..., Any]:
     def npf_of_f(params: PyTree, x: Any) -> Float[Array, "n p"]:
         check_batch(x, floating=True)
         check_finite(params, "params")
-        _check_count(_of_shapes(f, fixed, params, x, _count_of))
+        _check_count(_count_of(_listed(f, fixed, params, x).state))
         return features(params, x)
 
     return npf_of_f
-
-
-def _of_shapes(f: Function, fixed: Chosen, params: PyTree, x: Any | None, use: Callable[[list[Term]], _T]) -> _T:
-    """What `use` makes of the terms of the output without their numbers: these are traced, not computed."""
-    sample, found = _sample(f, params, x), []
-    jax.eval_shape(lambda: found.append(use(_output_state(f, fixed, params, sample, None))))
-    return found[0]
 
 
 def _sample(f: Function, params: PyTree, x: Any | None) -> Any:
@@ -200,13 +181,13 @@ def _npv(f: Function, fixed: Chosen) -> Callable[..., Any]:
 
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def values(params: PyTree, shape: tuple[int, ...], dtype: Any) -> Any:
-        state = _output_state(f, fixed, params, jax.ShapeDtypeStruct(shape, dtype), None)
-        return coordinates.numbers(jax.tree_util.tree_leaves(params)).of_output(state)
+        found = _listed(f, fixed, params, jax.ShapeDtypeStruct(shape, dtype))
+        return coordinates.numbers(jax.tree_util.tree_leaves(params)).of_output(found.state)
 
     def npv_of_f(params: PyTree, x: Any | None = None) -> Float[Array, "p k"]:
         check_finite(params, "params")
         sample = _sample(f, params, x)
-        _check_count(_of_shapes(f, fixed, params, sample, _count_of))
+        _check_count(_count_of(_listed(f, fixed, params, sample).state))
         return values(params, sample.shape, sample.dtype)
 
     return npv_of_f
@@ -240,12 +221,12 @@ def path_names(f: Function, *, fixed: Selection = None) -> Callable[..., list[st
     declared = option_of(fixed, "fixed")
 
     def path_names_of_f(params: PyTree, x: Any | None = None) -> list[str]:
-        return _of_shapes(f, declared, params, x, _names)
+        return _names(_listed(f, declared, params, _sample(f, params, x)).state)
 
     return path_names_of_f
 
 
-def _names(state: list[Term]) -> list[str]:
+def _names(state: Sequence[Term]) -> list[str]:
     """The names of the paths to the first output, its index hidden where that leaves them apart."""
     _check_count(_count_of(state))
     hidden, shown = (coordinates.labels().of_output(state, hide)[:, 0].tolist() for hide in (True, False))
@@ -278,6 +259,6 @@ def count_paths(f: Function, *, fixed: Selection = None) -> Callable[..., int]:
     declared = option_of(fixed, "fixed")
 
     def count_paths_of_f(params: PyTree, x: Any | None = None) -> int:
-        return _of_shapes(f, declared, params, x, _count_of)
+        return _count_of(_listed(f, declared, params, _sample(f, params, x)).state)
 
     return count_paths_of_f

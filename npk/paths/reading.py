@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from npk.paths.ends import OWN_FEATURES, alike, check_end
 from npk.paths.rules import RULES, begun
 from npk.paths.walk import Role
@@ -17,19 +14,14 @@ def roles_of(program: Program, gate_shapes: Sequence[Any]) -> tuple[list[Role], 
 
     Args:
         program: the program of f for a batch of one, activations found.
-        gate_shapes: shape and dtype of every gate of one sample.
+        gate_shapes: of every activation the shape of its gate for one sample.
 
     Returns:
         The roles in the order in which values meet them, and the refusals. Nothing is computed.
     """
-    walks = []
-
-    def walked(params: Any, x: Any, gates: Any) -> None:
-        walk = begun(program, params, (x[None],), [(g[None],) for g in gates], False, jnp.float32, RULES)
-        walks.append(walk)
-        state = walk.go()
-        if walk.errors:
-            return
+    walk = begun(program, gate_shapes, RULES)
+    state = walk.go()
+    if not walk.errors:
         try:
             check_end(walk, state or [])
             if state is None:
@@ -38,7 +30,4 @@ def roles_of(program: Program, gate_shapes: Sequence[Any]) -> tuple[list[Role], 
                 raise UnsupportedOperation(OWN_FEATURES)
         except UnsupportedOperation as error:
             walk.errors[str(error)] = None
-
-    abstract = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in program.inputs]
-    jax.eval_shape(walked, abstract[:-1], abstract[-1], list(gate_shapes))
-    return walks[0].roles, list(walks[0].errors)
+    return walk.roles, list(walk.errors)

@@ -5,11 +5,10 @@ Terms of one base are correlated, so they are joined into one; terms of differen
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from npk.paths.factors import Factor, constant, join
 from npk.paths.terms import Base, Index, Term, merge, over, regroup, reshape, take
 
 
@@ -33,7 +32,7 @@ def _plain(term: Term) -> Term:
 def _join(a: Term, b: Term) -> Term:
     same_dims = a.layout == b.layout and a.summed == b.summed
     if same_dims and all(i.same(j) for i, j in zip(a.index, b.index, strict=True)):
-        return a.replace(g=tuple(x + y for x, y in zip(a.g, b.g, strict=True)), binary=False)
+        return a.replace(g=a.g.plus(b.g), binary=False)
     return _stack(a, b)
 
 
@@ -51,12 +50,7 @@ def _stack(a: Term, b: Term) -> Term:
     dim = len(a.sizes) - 1
     index = tuple(_end_to_end(a, b, i, j, dim) for i, j in zip(a.index, b.index, strict=True))
 
-    def glue(x: Any, y: Any) -> Any:
-        x, y = (jnp.broadcast_to(z, (*z.shape[:-1], t.sizes[dim])) for z, t in ((x, a), (y, b)))
-        shape = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-        return jnp.concatenate([jnp.broadcast_to(z, (*shape, z.shape[-1])) for z in (x, y)], -1)
-
-    g = tuple(glue(x, y) for x, y in zip(a.g, b.g, strict=True))
+    g = join([t.g.broadcast((*t.g.shape[:-1], t.sizes[dim])) for t in (a, b)], dim)
     return a.replace(index=index, g=g, summed=(a.sizes[dim] + b.sizes[dim],), binary=a.binary and b.binary)
 
 
@@ -102,18 +96,14 @@ def _laid_out(parts: dict[int, Term], sizes: Sequence[int], axis: int) -> Term:
     dim = first.dims(axis).start
     index = tuple(_laid_index(parts, sizes, dim, i) for i in range(len(first.index)))
 
-    def glue(side: int) -> Any:
-        shape = list(jnp.broadcast_shapes(*(_without(t.g[side].shape, 1 + dim) for t in parts.values())))
-        full = [
-            jnp.broadcast_to(parts[k].g[side], (*shape[: 1 + dim], size, *shape[1 + dim :]))
-            if k in parts
-            else jnp.zeros((*shape[: 1 + dim], size, *shape[1 + dim :]), first.g[side].dtype)
-            for k, size in enumerate(sizes)
-        ]
-        return jnp.concatenate(full, axis=1 + dim)
+    def laid(k: int, size: int) -> Factor:
+        if k in parts:
+            g = parts[k].g
+            return g.broadcast((*g.shape[:dim], size, *g.shape[dim + 1 :]))
+        return constant(np.zeros([size if d == dim else 1 for d in range(len(first.sizes))]))
 
     layout = (*first.layout[:axis], (sum(sizes),), *first.layout[axis + 1 :])
-    g = tuple(glue(side) for side in range(len(first.g)))
+    g = join([laid(k, size) for k, size in enumerate(sizes)], dim)
     return first.replace(index=index, g=g, layout=layout, binary=all(t.binary for t in parts.values()))
 
 
@@ -130,7 +120,3 @@ def _laid_index(parts: dict[int, Term], sizes: Sequence[int], dim: int, i: int) 
         return np.zeros([sizes[k] if d == dim else first.sizes[d] for d in dims], int)
 
     return Index(dims, np.concatenate([values(k) for k in range(len(sizes))], axis=dims.index(dim)))
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return (*shape[:axis], *shape[axis + 1 :])

@@ -13,12 +13,15 @@ from that of its bases, and nothing is approximated.
 """
 
 import dataclasses
+import functools
+import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
+
+from npk.paths.factors import Factor, constant, ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +71,13 @@ class Term:
     """v[i] = Σ_s g[i, s] · base[index(i, s)].
 
     `layout` lists for each axis of the value the sizes of the dims it is made of (none for an axis of
-    size one), `summed` the sizes of s. Dims are numbered through layout, then summed. `g` holds one array
-    a side (one for features, two for kernels), [n, *dims], where n and any dim may be 1: constant.
-    `binary` says that g is known to be 0 or 1.
+    size one), `summed` the sizes of s. Dims are numbered through layout, then summed. `g` has the dims of the
+    term, of which any may be 1: constant. `binary` says that g is 0 or 1 where all gates are.
     """
 
     base: Base
     index: tuple[Index, ...]
-    g: tuple[Any, ...]
+    g: Factor
     layout: tuple[tuple[int, ...], ...]
     summed: tuple[int, ...] = ()
     binary: bool = True
@@ -88,6 +90,13 @@ class Term:
     def shape(self) -> tuple[int, ...]:
         return tuple(math.prod(axis) for axis in self.layout)
 
+    @functools.cached_property
+    def structure(self) -> bytes:
+        """A digest of all but the base and the numbers: what two terms of one kind have in common."""
+        indices = [(i.dims, None if i.values is None else (i.values.shape, i.values.tobytes())) for i in self.index]
+        own = (indices, self.base.axes, self.layout, self.summed, self.g.shape)
+        return hashlib.blake2b(repr(own).encode(), digest_size=16).digest()
+
     def dims(self, axis: int) -> range:
         """The dims of an axis of the value."""
         start = sum(len(a) for a in self.layout[:axis])
@@ -97,17 +106,12 @@ class Term:
         return dataclasses.replace(self, **changes)
 
 
-def whole(base: Base, shape: Sequence[int], sides: int, dtype: Any) -> Term:
+def whole(base: Base, shape: Sequence[int]) -> Term:
     """The base itself, as a value of its own shape."""
     layout = tuple((s,) if s > 1 else () for s in shape)
     numbers = np.cumsum([0, *(len(a) for a in layout)])
     index = tuple(Index((int(numbers[i]),)) if s > 1 else Index((), np.zeros((), int)) for i, s in enumerate(shape))
-    ones = jnp.ones((1,) * (1 + sum(len(a) for a in layout)), dtype)
-    return Term(base, index if base.axes else (), (ones,) * sides, layout)
-
-
-def _map_sides(term: Term, function: Callable[[Any], Any]) -> tuple[Any, ...]:
-    return tuple(function(g) for g in term.g)
+    return Term(base, index if base.axes else (), ones(sum(len(a) for a in layout)), layout)
 
 
 def index_values(term: Term, index: Index) -> np.ndarray:
@@ -140,7 +144,7 @@ def transpose(term: Term, order: Sequence[int]) -> Term:
     number = {d: i for i, d in enumerate(old)}
     return term.replace(
         index=tuple(renumbered(i, number) for i in term.index),
-        g=_map_sides(term, lambda g: jnp.transpose(g, (0, *(1 + d for d in old)))),
+        g=term.g.transpose(old),
         layout=tuple(term.layout[a] for a in order),
     )
 
@@ -162,16 +166,12 @@ def regroup(term: Term, start: int, stop: int, sizes: Sequence[int], layout: Any
         moved = [d for d in dims if d < start] + list(new) + [d + shift for d in dims if d >= stop]
         return Index(tuple(moved), values.reshape(shape))
 
-    def move_g(g: Any) -> Any:
-        before, inner, after = g.shape[: 1 + start], g.shape[1 + start : 1 + stop], g.shape[1 + stop :]
-        if all(s == 1 for s in inner):
-            return g.reshape(*before, *(1 for _ in sizes), *after)
-        g = jnp.broadcast_to(g, (*before, *term.sizes[start:stop], *after))
-        return g.reshape(*before, *sizes, *after)
-
-    return term.replace(
-        index=tuple(move(i) for i in term.index), g=_map_sides(term, move_g), layout=layout, summed=summed
-    )
+    before, inner, after = term.g.shape[:start], term.g.shape[start:stop], term.g.shape[stop:]
+    if all(s == 1 for s in inner):
+        g = term.g.reshape((*before, *(1 for _ in sizes), *after))
+    else:
+        g = term.g.broadcast((*before, *term.sizes[start:stop], *after)).reshape((*before, *sizes, *after))
+    return term.replace(index=tuple(move(i) for i in term.index), g=g, layout=layout, summed=summed)
 
 
 def merge(term: Term, axis: int) -> Term:
@@ -236,9 +236,10 @@ def broadcast(term: Term, shape: Sequence[int], dimensions: Sequence[int]) -> Te
             position += 1 if size > 1 else 0
     kept = [d for d in range(position + len(term.summed)) if d not in fresh]
     number = dict(enumerate(kept))
+    sizes = iter(term.g.shape)
     return term.replace(
         index=tuple(renumbered(i, number) for i in term.index),
-        g=_map_sides(term, lambda g: jnp.expand_dims(g, tuple(1 + d for d in fresh))),
+        g=term.g.reshape([next(sizes) if d in number.values() else 1 for d in range(position + len(term.summed))]),
         layout=tuple(layout),
     )
 
@@ -255,15 +256,9 @@ def take(term: Term, axis: int, chosen: np.ndarray) -> Term:
             return index
         return Index(index.dims, np.take(index_values(term, index), safe, axis=index.dims.index(dim)))
 
-    def move_g(g: Any) -> Any:
-        if present.all() and g.shape[1 + dim] == 1:
-            return g
-        g = jnp.broadcast_to(g, (*g.shape[: 1 + dim], old, *g.shape[2 + dim :]))
-        g = g if np.array_equal(safe, np.arange(old)) else jnp.take(g, safe, axis=1 + dim)
-        mask = present.reshape(-1, *(1,) * (g.ndim - 2 - dim))
-        return g if present.all() else jnp.where(mask, g, jnp.zeros((), g.dtype))
-
-    index, g = tuple(move(i) for i in term.index), _map_sides(term, move_g)
+    index, g = tuple(move(i) for i in term.index), term.g
+    if not present.all() or g.shape[dim] != 1:
+        g = g.broadcast((*g.shape[:dim], old, *g.shape[dim + 1 :])).take(dim, chosen)
     layout = (*term.layout[:axis], (len(chosen),), *term.layout[axis + 1 :])
     term = term.replace(index=index, g=g, layout=layout)
     if len(chosen) == 1:  # an axis of size one has no dim
@@ -284,21 +279,15 @@ def windows(term: Term, axis: int, chosen: np.ndarray) -> Term:
     return reshape(term, (*term.shape[:axis], count, size, *term.shape[axis + 1 :]))
 
 
-def scale(term: Term, values: Sequence[Any], binary: bool = False) -> Term:
-    """Multiply by known numbers, one array a side, each [n or 1, *shape] or a scalar."""
-
-    def factor(value: Any) -> Any:
-        value = jnp.asarray(value)
-        if value.ndim == 0:
-            return value
-        flat = tuple(s for axis in term.layout for s in axis)
-        axes = [s == 1 and t > 1 for s, t in zip(value.shape[1:], term.shape, strict=True)]
-        sizes = [1 if one else s for one, axis in zip(axes, term.layout, strict=True) for s in axis]
-        value = value.reshape(value.shape[0], *(sizes if any(axes) else flat))
-        return value.reshape(*value.shape, *(1 for _ in term.summed))
-
-    g = tuple(a * factor(v).astype(a.dtype) for a, v in zip(term.g, values, strict=True))
-    return term.replace(g=g, binary=term.binary and binary)
+def scale(term: Term, factor: Factor, binary: bool = False) -> Term:
+    """Multiply by known numbers, of the shape of the value, where any size may be 1, or a scalar."""
+    if not factor.shape:
+        factor = factor.reshape((1,) * len(term.sizes))
+    else:
+        constant = [s == 1 and t > 1 for s, t in zip(factor.shape, term.shape, strict=True)]
+        sizes = [1 if one else s for one, axis in zip(constant, term.layout, strict=True) for s in axis]
+        factor = factor.reshape((*sizes, *(1 for _ in term.summed)))
+    return term.replace(g=term.g.times(factor), binary=term.binary and (binary or factor.is_one))
 
 
 def sum_axes(term: Term, axes: Sequence[int]) -> Term:
@@ -316,15 +305,14 @@ def sum_axes(term: Term, axes: Sequence[int]) -> Term:
 
 
 def _sum_factor(term: Term, dim: int) -> Term:
-    def add(g: Any) -> Any:
-        whole_sum = jnp.sum(g, axis=1 + dim)
-        return whole_sum * term.sizes[dim] if g.shape[1 + dim] == 1 else whole_sum
-
+    g = term.g.sum(dim)
+    if term.g.shape[dim] == 1:
+        g = g.times(constant(np.full((1,) * len(g.shape), term.sizes[dim])))
     offset = dim - (len(term.sizes) - len(term.summed))
     number = {d: d if d < dim else d - 1 for d in range(len(term.sizes)) if d != dim}
     return term.replace(
         index=tuple(renumbered(i, number) for i in term.index),
-        g=_map_sides(term, add),
+        g=g,
         summed=(*term.summed[:offset], *term.summed[offset + 1 :]),
         binary=False,
     )

@@ -1,4 +1,4 @@
-"""The walk: every value of a program as terms, from the input to the output.
+"""The walk: every value of a program as terms, from the input to the output; their factors are names, not numbers.
 
 A weight layer ends the terms of its input and begins a new base, a `Layer`; `path_kernel` reads a layer
 as the second moment of its output, `paths` as its list of path coordinates. What each primitive does to
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.paths import terms
+from npk.paths.factors import Factor, Numbers, constant, ones
 from npk.paths.terms import Axis, Base, Leaf, Source, Term
 from npk.programs import Atom, Const, Equation, Origin, Program, UnsupportedOperation, Var, is_traced, now
 
@@ -58,8 +59,15 @@ class Layer(Base):
     n_out: int
     windows: tuple[Window, ...]
     fan_in: int
-    constant: Any
+    constant: Factor
     source: str
+
+    @property
+    def number(self) -> float | None:
+        """The constant that multiplies the weight; None while it is being traced."""
+        if any(is_traced(leaf.how) for leaf in self.constant.leaves().values()):
+            return None
+        return float(Numbers(np, None, (), {}, np.dtype(float)).of(self.constant)[0])
 
     @property
     def leaf(self) -> Leaf:
@@ -80,22 +88,19 @@ class Role:
 
 @dataclasses.dataclass
 class Walk:
-    """One pass over a program. `sides` holds the values of (params, x, gates) that differ between sides."""
+    """One pass over a program, of shapes alone. `values` are those of constants, of which indices are made."""
 
     program: Program
     rules: Mapping[str, Callable[["Walk", Equation], list[State]]]
     moves: Mapping[str, Callable[["Walk", Equation, list[State]], State]]
-    values: dict[Var, Any]
-    gates: list[tuple[Any, ...]]
-    binary: bool
-    sides: int
-    dtype: Any
+    gates: list[Factor]
     origins: dict[Var, Origin]
     normalising: set[Equation]
+    values: dict[Var, Any] = dataclasses.field(default_factory=dict)
     source: Source = dataclasses.field(default_factory=lambda: Source(()))
     states: dict[Var, State] = dataclasses.field(default_factory=dict)
-    scalars: dict[Var, Any] = dataclasses.field(default_factory=dict)
-    constants: dict[Var, Any] = dataclasses.field(default_factory=dict)  # of pieces: the constants that multiply them
+    scalars: dict[Var, Factor] = dataclasses.field(default_factory=dict)
+    constants: dict[Var, Factor] = dataclasses.field(default_factory=dict)  # what multiplies a piece, but for declared
     used: dict[int, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
     roles: list[Role] = dataclasses.field(default_factory=list)
     poisoned: set[Var] = dataclasses.field(default_factory=set)
@@ -107,25 +112,34 @@ class Walk:
         return Origin() if isinstance(atom, Const) else self.origins.get(atom)
 
     def value(self, atom: Atom) -> Any:
+        """Of a constant."""
         return atom.value if isinstance(atom, Const) else self.values[atom]
 
+    def factor(self, atom: Atom) -> Factor:
+        """A value that does not depend on x."""
+        if isinstance(atom, Var) and atom not in self.values:
+            return Factor("fixed", (), atom, tuple(atom.shape))
+        return constant(self.value(atom))
+
     def note_constant(self, equation: Equation) -> None:
-        """Compute a value of the parameters alone and remember how it was made."""
-        values = [self.value(a) for a in equation.inputs]
-        if any(is_traced(v) for v in values):
-            outputs = equation.bind(*values)
-        else:  # numbers stay numbers under jit, so that indices can be read
-            outputs = now(lambda: equation.bind(*values))
-        self.values.update(zip(equation.outputs, outputs, strict=True))
-        if equation.name == "broadcast_in_dim" and self.uniform(equation.inputs[0]) is not None:
-            self.scalars[equation.outputs[0]] = self.uniform(equation.inputs[0])
+        """Remember how a value of constants and parameters was made; of constants alone it is computed."""
+        origin = self.origins[equation.outputs[0]]
+        if not (origin.leaves or origin.fixed):
+            values = [self.value(a) for a in equation.inputs]
+            # Numbers stay numbers while something is traced, so that indices can be read.
+            traced = any(map(is_traced, values))
+            outputs = equation.bind(*values) if traced else now(lambda: equation.bind(*values))
+            self.values.update(zip(equation.outputs, outputs, strict=True))
+        if equation.name == "broadcast_in_dim":
+            number = self.uniform(equation.inputs[0])
+            self.scalars.update({} if number is None else {equation.outputs[0]: number})
         self.states.update(zip(equation.outputs, self.leaf_states(equation), strict=False))
 
-    def uniform(self, atom: Atom) -> Any | None:
+    def uniform(self, atom: Atom) -> Factor | None:
         """The one number that a value independent of x holds everywhere, where that is known."""
         if isinstance(atom, Var) and atom in self.scalars:
             return self.scalars[atom]
-        return jnp.reshape(self.value(atom), ()) if math.prod(atom.shape) == 1 else None
+        return self.factor(atom).reshape(()) if math.prod(atom.shape) == 1 else None
 
     def is_leaf(self, atom: Atom) -> bool:
         """Whether a value independent of x is a selection of one parameter, times a constant."""
@@ -137,7 +151,7 @@ class Walk:
         if not self.origins[equation.outputs[0]].piece or not leaves:
             return []
         (leaf,) = leaves
-        self.constants.update(dict.fromkeys(equation.outputs, self.constants.get(leaf, 1.0)))  # type: ignore[arg-type]
+        self.constants.update(dict.fromkeys(equation.outputs, self.constants.get(leaf, ones(0))))  # type: ignore[arg-type]
         state = self.states[leaf]  # type: ignore[index]
         try:
             if equation.name in self.rules and equation.name not in ("mul", "div", "neg"):
@@ -147,14 +161,15 @@ class Walk:
                 return [moved(self, equation, [state if a is leaf else [] for a in equation.inputs])]
         except UnsupportedOperation:
             return []
-        factor: Any = -1.0
+        factor, own = constant(-1.0), True
         if equation.name != "neg":
             (other,) = (a for a in equation.inputs if a is not leaf)
             number = self.uniform(other)
-            factor = self.value(other) if number is None else number
-        factor = 1 / jnp.asarray(factor) if equation.name == "div" else factor
-        if equation.name == "neg" or (number is not None and not self.is_declared(other)):
-            self.constants[equation.outputs[0]] = self.constants[equation.outputs[0]] * factor
+            factor = self.factor(other) if number is None else number
+            own = number is not None and not self.is_declared(other)
+        factor = factor.inverse() if equation.name == "div" else factor
+        if own:
+            self.constants[equation.outputs[0]] = self.constants[equation.outputs[0]].times(factor)
         return [self.scaled(self.spread(state, equation.outputs[0].shape), factor)]
 
     # -- helpers of the rules ----------------------------------------------------------------------
@@ -162,14 +177,15 @@ class Walk:
     def spread(self, state: State, shape: tuple[int, ...]) -> State:
         return [t if t.shape == shape else terms.broadcast(t, shape, list(range(len(t.shape)))) for t in state]
 
-    def scaled(self, state: State, value: Any) -> State:
-        value = jnp.asarray(value, self.dtype)
-        return [terms.scale(t, (value[None] if value.ndim else value,) * self.sides) for t in state]
+    def scaled(self, state: State, factor: Factor) -> State:
+        """Times numbers that are broadcast from the right."""
+        rank = len(state[0].shape) if state and factor.shape else 0
+        factor = factor.reshape((*(1,) * (rank - len(factor.shape)), *factor.shape))
+        return [terms.scale(t, factor) for t in state]
 
-    def known(self, value: Any, shape: tuple[int, ...]) -> State:
+    def known(self, factor: Factor, shape: tuple[int, ...]) -> State:
         """A known value as a multiple of one."""
-        one = terms.whole(self.source, shape, self.sides, self.dtype)
-        return self.scaled([one], jnp.broadcast_to(jnp.asarray(value, self.dtype), shape))
+        return self.scaled([terms.whole(self.source, shape)], factor)
 
     def refuse(self, equation: Equation, why: str) -> UnsupportedOperation:
         return UnsupportedOperation(f"`{equation.name}` at {equation.source}: {why}")
@@ -213,7 +229,7 @@ class Walk:
         kind = self.origin(atom)
         if kind is None or kind.from_params:
             return None
-        return self.known(self.value(atom), atom.shape)
+        return self.known(self.factor(atom), atom.shape)
 
     def data(self, atom: Atom) -> State:
         """The terms of a value that depends on x (or of a parameter)."""
@@ -229,7 +245,7 @@ class Walk:
         origin = self.origin(atom)
         return origin is not None and bool(origin.fixed)
 
-    def constant_of(self, atom: Atom) -> Any | None:
+    def constant_of(self, atom: Atom) -> Factor | None:
         """The constants that multiply a piece of which declared numbers are a factor; None for any other piece."""
         return self.constants[atom] if self.is_declared(atom) else None  # type: ignore[index]
 
@@ -277,7 +293,7 @@ class Walk:
         for var in equation.outputs:
             if jnp.issubdtype(var.dtype, jnp.floating):
                 base = Base(tuple(Axis(s, True) for s in var.shape))
-                self.states[var] = [terms.whole(base, var.shape, self.sides, self.dtype)]
+                self.states[var] = [terms.whole(base, var.shape)]
             else:
                 self.poisoned.add(var)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from npk.programs.contents import Unknown, contents, made_of
 
@@ -118,6 +119,8 @@ def shapes_of(tree: Any) -> tuple[Any, ...]:
 
 
 def _shape_of(leaf: Any) -> tuple[Any, ...]:
+    if isinstance(leaf, np.ndarray | jax.Array):  # what JAX makes of a dtype is a part of the key
+        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)
     return jnp.shape(leaf), jnp.result_type(leaf), getattr(leaf, "weak_type", False)
 
 

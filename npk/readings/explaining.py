@@ -94,7 +94,7 @@ def _explain(f: Function, fixed: Chosen, allow: Sequence[str], wrt: Chosen) -> C
         if not alone:
             value = _tried(lambda: value_program(f, params, x, fixed), [], "", Exception)  # told already
         if value is not None:
-            roles, outside = roles_of(value, gate_shapes(value))
+            roles, outside = roles_of(value, [g.shape for g in gate_shapes(value)])
             if not jnp.issubdtype(x.dtype, jnp.floating):
                 outside = [_INTEGERS]
             refused += [_refusal(message, "path_kernel, npf, sketch") for message in outside]

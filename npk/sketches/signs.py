@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.gating import gate_shapes
-from npk.path_kernels import SecondMoments, output_moment
-from npk.paths import RULES, Layer, Leaf, State, Term, Walk, output_terms, over
-from npk.programs import Const, Equation, Program, Var, evaluate, is_traced
+from npk.paths import OWN_FEATURES, RULES, Layer, Leaf, Numbers, State, Term, Walk, alike, output_terms, over
+from npk.programs import Const, Equation, Program, UnsupportedOperation, Var, evaluate
 
 # ------------------------------------------------------------------------------------------------- draws
 
@@ -141,14 +140,12 @@ def value_network(program: Program, leaves: Sequence[Any], normalize: bool, dtyp
         ValueError: a weight is multiplied by zero.
     """
     program, leaves = _single(program), [_in_single(leaf) for leaf in leaves]
-    (x,) = program.x
-    ones = jnp.ones((1, *x.shape), dtype)
-    gates = [(jnp.ones((1, *g.shape), g.dtype),) for g in gate_shapes(program)]
+    shapes = [g.shape for g in gate_shapes(program)]
     claims: dict[Equation, _Claim] = {}
     rules = {name: _noting(rule, claims) for name, rule in RULES.items()}
-    with jax.ensure_compile_time_eval():
-        state = output_terms(program, leaves, (ones,), gates, binary=False, dtype=dtype, rules=rules)
-    _check_outputs_alike(state, dtype)
+    state = output_terms(program, shapes, rules)
+    if state[0].shape[-1] > 1 and not all(map(alike, state)):
+        raise UnsupportedOperation(OWN_FEATURES)
     operands = [e.inputs[c.operand] for e, c in claims.items()]
     weights = dataclasses.replace(program, outputs=tuple(operands)).pruned()
     places = {e: (c.operand, i) for i, (e, c) in enumerate(claims.items())}
@@ -195,13 +192,15 @@ def _scales(claims: Any, normalize: bool) -> dict[int, Any]:
 
 def _standard_deviation(layer: Layer) -> Any:
     """Of a sign, so that constant · sign · this has variance 1/fan-in."""
-    constant = layer.constant
-    if not is_traced(constant) and float(constant) == 0:
+    constant: Any = layer.number
+    if constant is None:
+        constant = Numbers(jnp, None, (), {}, jnp.result_type(float)).of(layer.constant)[0]
+    elif constant == 0:
         raise ValueError(
             f"parameter `{layer.leaf.name}` at {layer.source} is multiplied by zero, which `normalize=True` would have "
             "to leave out: leave it out of f, or use normalize=False."
         )
-    return 1 / (math.sqrt(layer.fan_in) * jnp.abs(constant))
+    return 1 / (math.sqrt(layer.fan_in) * abs(constant))
 
 
 def _places(weight: Term, shape: tuple[int, ...]) -> np.ndarray:
@@ -234,9 +233,3 @@ def _single(program: Program) -> Program:
         return dataclasses.replace(e, params=params, inputs=inputs)
 
     return dataclasses.replace(program, equations=tuple(map(of_equation, program.equations)))
-
-
-def _check_outputs_alike(state: State, dtype: Any) -> None:
-    """All output units must have one path kernel: read it off for one sample, shapes alone."""
-    if state[0].shape[-1] > 1:
-        jax.eval_shape(lambda: output_moment(state, SecondMoments(1, 1, True, dtype, sides=(0, 0))))

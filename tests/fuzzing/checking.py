@@ -13,7 +13,8 @@ from writing import Network
 
 import npk
 from npk import gating
-from npk.path_kernels import path_kernel
+from npk.path_kernels import SecondMoments, path_kernel
+from npk.path_kernels.interpreters import HostMoments
 from npk.paths import npf
 
 # Of float64, relative to the largest number of what is compared; what cancels to nothing is compared to `LEAST`.
@@ -31,6 +32,10 @@ SPELLINGS = {
 
 _features, _kernel = sys.modules[npf.__module__], sys.modules[path_kernel.__module__]
 _coordinates = sys.modules["npk.paths.coordinates"]
+
+
+def paths_of(f, params, x):
+    return _features._listed(f, None, params, x)
 
 
 @dataclasses.dataclass
@@ -110,7 +115,7 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
 
     if reader.twice:
         try:
-            _features._output_state(f, None, params, x, own)
+            paths_of(f, params, x)
         except npk.UnsupportedOperation as error:
             checked.refused, checked.expected = str(error), True
             return
@@ -123,16 +128,17 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
     assert alike(units, reader), "the features of the output units differ, and nothing was said"
     every = tuple(np.concatenate(parts) for parts in zip(*(gates for _, gates in sides), strict=True))
     whole = (np.concatenate([side[0] for side in sides]), every)
-    sample = gating.sample_program(f, params, x)
+    form = npk.paths.form_of(f, params, x)
     variances = {True: reader.variance.__getitem__, False: lambda weight: 1.0}
     zero_or_one = (sides[2], sides[2])
     for normalize, variance in variances.items():
         h = paths.gram(units.flat[0], variance)
         for two, part, marked in (((whole, whole), slice(None), False), (zero_or_one, slice(2 * n, None), True)):
-            ours, moments = _kernel.moment_of(sample, params, *two, normalize, marked, np.dtype(float))
-            for term in (t for base in moments.known for t in getattr(base[0], "inputs", ())):
-                assert not term.binary or np.isin(term.g[0], (0, 1)).all(), "factors other than 0 and 1 are said to be"
-            checked.close(f"kernel, normalize={normalize}, binary={marked}", ours, h[part, part])
+            for kind in (HostMoments, SecondMoments):
+                ours, moments = _kernel.moment_of(form, params, *two, normalize, marked, np.dtype(float), kind)
+                checked.close(f"{kind.__name__}, normalize={normalize}, binary={marked}", ours, h[part, part])
+            for term in (t for base in moments.known for t in getattr(base[0], "inputs", ()) if marked and t.binary):
+                assert np.isin(moments.sides[0].of(term.g), (0, 1)).all(), "factors other than 0 and 1 are said to be"
     for gate, theirs, one in zip(laid, reader.gates, gating.own_gates(f, params, x[:1]), strict=True):
         checked.close("a gate of one sample", one, gate.laid_out(theirs[:1]))
     spelling = list(SPELLINGS)[seed % len(SPELLINGS)]
@@ -141,7 +147,7 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
     except npk.UnsupportedOperation as error:
         checked.refused = f"{spelling}: {error}"
         return
-    assert shown == _features._names(_features._output_state(f, None, params, x, own)), f"names, {spelling}"
+    assert shown == _features._names(paths_of(f, params, x).state), f"names, {spelling}"
     checked.close(f"kernel, {spelling}", ours, paths.gram(units.flat[0], variances[True])[:n, :n])
 
 
@@ -149,9 +155,9 @@ def of_another_spelling(f, params, x):
     """The kernel under its own gates, and the names."""
     gates = gating.own_gates(f, params, x)
     side = (x[:, None], _kernel.Network(f).laid_out(params, x, gates)[1])
-    sample = gating.sample_program(f, params, x)
-    h = _kernel.moment_of(sample, params, side, side, True, False, np.dtype(float))[0]
-    return h, _features._names(_features._output_state(f, None, params, x, gates))
+    form = paths_of(f, params, x)
+    h = _kernel.moment_of(form, params, side, side, True, False, np.dtype(float), HostMoments)[0]
+    return h, _features._names(form.state)
 
 
 def alike(units, reader) -> bool:
@@ -166,8 +172,9 @@ def alike(units, reader) -> bool:
 
 def check_features(checked: Checked, f, params, x, gates, units, reader, part: slice) -> None:
     """φ, v, names and counts of every output."""
-    state = _features._output_state(f, None, params, x, gates)
-    algebra = _coordinates.Features(np.dtype(float))
+    form = paths_of(f, params, x)
+    numbers, state = form.numbers(np, params, x, form.gates(gates, len(x)), np.dtype(float)), form.state
+    algebra = _coordinates.Features(numbers)
     rows = []
     for term in state:
         value = algebra.read(term, set(), _coordinates.output_dims(term))

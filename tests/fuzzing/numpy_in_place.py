@@ -18,8 +18,7 @@ import npk
 from npk.programs import Equation, is_traced
 
 MODULES = """programs.activations programs.finding gating.transforms gating.values path_kernels.kernel
-path_kernels.moments path_kernels.network paths.coordinates paths.features paths.sums paths.terms paths.walk
-paths.rules.arithmetic paths.rules.moves paths.rules.table paths.rules.weights""".split()
+path_kernels.moments path_kernels.network paths.coordinates paths.features paths.rules.moves""".split()
 
 
 def _sums(a, axis=None, **kwargs):

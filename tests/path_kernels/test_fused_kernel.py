@@ -13,10 +13,10 @@ from tolerances import assert_close
 
 import npk
 from npk import networks
-from npk.gating import gate_shapes, sample_program
 from npk.path_kernels.engines.pooled import gpu as gap_gpu
 from npk.path_kernels.engines.pooled import pallas as pallas_gap
 from npk.path_kernels.engines.pooled.chain import Convolution, Dense, GapChain, gap_chain
+from npk.paths import form_of
 
 HAS_GPU = jax.default_backend() == "gpu"
 gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU, and JAX has none")
@@ -130,8 +130,7 @@ def ones_like(model, x):
 
 
 def chain_of(f, params, x, normalize=True):
-    program = sample_program(f, params, x)
-    return gap_chain(program, [g.shape for g in gate_shapes(program)], normalize)
+    return gap_chain(form_of(f, params, x), normalize)
 
 
 def laid_out(f, params, x):

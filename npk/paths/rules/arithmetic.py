@@ -1,8 +1,7 @@
 """Sums, differences and products: of values, with biases, with weights, with fixed numbers."""
 
-import jax.numpy as jnp
-
 from npk.paths import sums
+from npk.paths.factors import constant
 from npk.paths.rules.weights import elementwise
 from npk.paths.walk import State, Walk
 from npk.programs import Atom, Equation
@@ -14,7 +13,7 @@ def add(walk: Walk, equation: Equation) -> State:
     for i, atom in enumerate(equation.inputs):
         state = _addend(walk, equation, atom)
         if equation.name == "sub" and i == 1:
-            state = walk.scaled(state, -1.0)
+            state = walk.scaled(state, constant(-1.0))
         states.append(walk.spread(state, shape))
     return sums.add(states)
 
@@ -24,7 +23,7 @@ def _addend(walk: Walk, equation: Equation, atom: Atom) -> State:
         return walk.state(atom) or []
     if equation in walk.normalising:
         walk.fix(atom, equation)
-        return walk.known(walk.value(atom), atom.shape)
+        return walk.known(walk.factor(atom), atom.shape)
     if not walk.is_leaf(atom):
         raise walk.refuse(
             equation,
@@ -59,10 +58,9 @@ def multiply(walk: Walk, equation: Equation) -> State:
                 )
             (weight,) = walk.data(factor)
             return elementwise(walk, equation, state, walk.spread([weight], shape)[0], factor)
-    value = jnp.asarray(walk.value(factor))
-    value = 1 / value if equation.name == "div" else value
-    return walk.scaled(state, jnp.broadcast_to(value, shape) if value.ndim else value)
+    numbers = walk.factor(factor)
+    return walk.scaled(state, numbers.inverse() if equation.name == "div" else numbers)
 
 
 def negate(walk: Walk, equation: Equation) -> State:
-    return walk.scaled(walk.data(equation.inputs[0]), -1.0)
+    return walk.scaled(walk.data(equation.inputs[0]), constant(-1.0))

@@ -9,13 +9,13 @@ from npk.paths.walk import State, Walk
 from npk.programs import Equation
 
 
-def gate(walk: Walk, equation: Equation) -> State:
+def activation(walk: Walk, equation: Equation) -> State:
     state = walk.data(equation.inputs[0])
-    gates = walk.gates.pop(0)
+    gate = walk.gates.pop(0)
     if equation.activation.windows is None:
-        return [terms.scale(t, gates, walk.binary) for t in state]
+        return [terms.scale(t, gate, True) for t in state]
     # max-pooling: lay the window out as a last axis, gate it, sum it away
-    laid = [terms.scale(_pool_windows(t, equation), gates, walk.binary) for t in state]
+    laid = [terms.scale(_pool_windows(t, equation), gate, True) for t in state]
     return [terms.sum_axes(t, [len(t.shape) - 1]) for t in laid]
 
 

@@ -6,18 +6,19 @@ An operation without a rule raises `UnsupportedOperation`; all of a model's are 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
 from npk.paths import terms
 from npk.paths.ends import check_end
+from npk.paths.factors import Factor
 from npk.paths.normalisations import normalising
 from npk.paths.rules.arithmetic import add, multiply, negate
-from npk.paths.rules.gates import gate
+from npk.paths.rules.gates import activation
 from npk.paths.rules.moves import POSITIONWISE, SEVERAL
 from npk.paths.rules.weights import convolution, dot_general
 from npk.paths.terms import Axis, Leaf
 from npk.paths.walk import State, Walk
 from npk.programs import Equation, Program, Provenance
+
+Rules = Mapping[str, Callable[[Walk, Equation], list[State]]]
 
 
 def _one(rule: Callable[[Walk, Equation], State]) -> Callable[[Walk, Equation], list[State]]:
@@ -25,7 +26,7 @@ def _one(rule: Callable[[Walk, Equation], State]) -> Callable[[Walk, Equation], 
 
 
 RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
-    "activation": _one(gate),
+    "activation": _one(activation),
     "add": _one(add),
     "add_any": _one(add),
     "sub": _one(add),
@@ -38,57 +39,35 @@ RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
 }
 
 
-def output_terms(
-    program: Program,
-    params: Sequence[Any],
-    xs: Sequence[Any],
-    gates: Sequence[tuple[Any, ...]],
-    *,
-    binary: bool,
-    dtype: Any,
-    rules: Mapping[str, Callable[[Walk, Equation], list[State]]] | None = None,
-) -> State:
+def output_terms(program: Program, gate_shapes: Sequence[Any], rules: Rules | None = None) -> State:
     """The output of a single-sample program as terms.
 
     Args:
         program: the program of f for a batch of one, activations found.
-        params: values of its parameters.
-        xs: the inputs of each side, [n, 1, ...].
-        gates: for each activation the gates of each side, [n, *shape of the gate for one sample].
-        binary: whether all gates are known to be 0 or 1.
-        dtype: of the known factors.
+        gate_shapes: of every activation the shape of its gate for one sample.
         rules: in place of `RULES`.
 
     Returns:
-        The terms of the output [1, K].
+        The terms of the output [1, K]; no numbers of parameters, inputs or gates are asked for.
     """
-    walk = begun(program, params, xs, gates, binary, dtype, rules or RULES)
+    walk = begun(program, gate_shapes, rules or RULES)
     found = walk.run()
     if rules is None:
         check_end(walk, found)
     return found
 
 
-def begun(
-    program: Program,
-    params: Sequence[Any],
-    xs: Sequence[Any],
-    gates: Sequence[tuple[Any, ...]],
-    binary: bool,
-    dtype: Any,
-    rules: Mapping[str, Callable[[Walk, Equation], list[State]]],
-) -> Walk:
+def begun(program: Program, gate_shapes: Sequence[Any], rules: Rules) -> Walk:
     """The walk of `output_terms`, before its first step."""
-    values = dict(zip(program.params, params, strict=True))
     origins = Provenance(program).constants()
     # What was declared to be fixed replaces what is recognised.
     fixed = normalising(program, origins) if program.fixed is None else set()
-    walk = Walk(program, rules, POSITIONWISE, values, list(gates), binary, len(xs), dtype, origins, fixed)
+    gates = [Factor("gate", (), number, tuple(shape)) for number, shape in enumerate(gate_shapes)]
+    walk = Walk(program, rules, POSITIONWISE, gates, origins, fixed)
     for number, (var, name) in enumerate(zip(program.params, program.param_paths, strict=True)):
         if number not in (program.fixed or ()):
             leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
-            walk.states[var] = [terms.whole(leaf, var.shape, len(xs), dtype)]
+            walk.states[var] = [terms.whole(leaf, var.shape)]
     (x,) = program.x
-    source = terms.whole(walk.source, x.shape, len(xs), dtype)
-    walk.states[x] = [terms.scale(source, [jnp.asarray(v, dtype) for v in xs])]
+    walk.states[x] = walk.known(Factor("input", (), None, tuple(x.shape)), x.shape)
     return walk

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from npk.paths import terms
+from npk.paths.factors import Factor, ones
 from npk.paths.terms import Axis, Term
 from npk.paths.walk import Layer, State, Walk, Window, elements
 from npk.programs import Atom, Equation
@@ -34,13 +33,7 @@ def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
 
 def _plain(weight: Term) -> Term:
     """A weight without the numbers that multiply it."""
-    return weight.replace(g=tuple(jnp.ones((1,) * g.ndim, g.dtype) for g in weight.g))
-
-
-def _over(numbers: Any, constant: Any) -> Any:
-    """Numbers divided by a constant; what a constant of zero has made zero is left to it."""
-    constant = jnp.asarray(constant, numbers.dtype)
-    return jnp.where(constant == 0, jnp.ones_like(numbers), numbers / jnp.where(constant == 0, 1, constant))
+    return weight.replace(g=ones(len(weight.sizes)))
 
 
 def _layer(
@@ -51,21 +44,21 @@ def _layer(
     n_batch: int,
     n_kept: int,
     windows: Sequence[Window] = (),
-    constant: Any = None,
+    constant: Factor | None = None,
 ) -> Term:
     """The new base of a weight layer, as a value with axes [batch.., kept.., out..].
 
     The constants that multiply the weight are the layer's, and all that do where `constant` is None; the rest, a
     parameter that was declared a fixed number, is the values'.
     """
-    if weight.g[0].size != 1:
+    if weight.g.size != 1:
         raise walk.refuse(
             equation, "weights multiplied by an array of constants (a pruning mask) are outside the rules."
         )
-    plain, whole = _plain(weight), weight.g[0].reshape(())
+    plain, whole = _plain(weight), weight.g.reshape(())
     if constant is not None:
-        inputs = walk.scaled(inputs, _over(whole, constant))
-    constant = whole if constant is None else jnp.asarray(constant, whole.dtype)
+        inputs = walk.scaled(inputs, whole.over(constant))
+    constant = whole if constant is None else constant
     if elements(plain).sum() != math.prod(plain.sizes):
         raise walk.refuse(equation, f"parameter `{plain.base.name}` is repeated within one layer (weight sharing).")  # type: ignore[attr-defined]
     for axis in range(n_batch + n_kept):
@@ -83,7 +76,7 @@ def _layer(
     base = Layer(
         tuple(axes), tuple(inputs), plain, n_batch, n_kept, n_out, tuple(windows), fan_in, constant, equation.source
     )
-    return terms.whole(base, [a.size for a in axes], walk.sides, walk.dtype)
+    return terms.whole(base, [a.size for a in axes])
 
 
 def dot_general(walk: Walk, equation: Equation) -> State:
@@ -152,11 +145,10 @@ def convolution(walk: Walk, equation: Equation) -> State:
 def elementwise(walk: Walk, equation: Equation, state: State, weight: Term, atom: Atom) -> State:
     """A learned elementwise factor: a weight of its own for every element of the parameter."""
     constant = walk.constant_of(atom)
-    if weight.g[0].size != 1:  # numbers of each element, which multiply the values as well
+    if weight.g.size != 1:  # numbers of each element, which multiply the values as well
         constant = walk.constants[atom]  # type: ignore[index]
-        numbers = jnp.broadcast_to(_over(weight.g[0], constant), (1, *weight.sizes)).reshape(1, *weight.shape)
-        state = [terms.scale(t, (numbers,) * walk.sides) for t in state]
-        weight = _plain(weight).replace(g=tuple(jnp.full((1,) * g.ndim, constant, g.dtype) for g in weight.g))
+        state = walk.scaled(state, weight.g.over(constant).broadcast(weight.sizes).reshape(weight.shape))
+        weight = weight.replace(g=constant.reshape((1,) * len(weight.sizes)))
     read = {d for index in weight.index for d in index.dims}
     own = [a for a in range(len(weight.shape)) if read.intersection(weight.dims(a))]
     shared = [a for a in range(len(weight.shape)) if a not in own]
@@ -166,9 +158,7 @@ def elementwise(walk: Walk, equation: Equation, state: State, weight: Term, atom
     number = {d: i for i, d in enumerate(d for d in range(len(weight.sizes)) if d not in fresh)}
     narrow = narrow.replace(
         index=tuple(terms.renumbered(i, number) for i in weight.index),
-        g=tuple(
-            g[(slice(None), *(0 if d in fresh else slice(None) for d in range(len(weight.sizes))))] for g in weight.g
-        ),
+        g=weight.g.reshape((1,) * len(number)),
     )
     narrow = terms.reshape(narrow, [weight.shape[a] for a in own])
     out = _layer(walk, equation, moved, narrow, len(own), len(shared), constant=constant)

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.path_kernels.engines.dense import packed
-from npk.paths import Layer, Leaf, Source, Term, output_terms
-from npk.programs import Program, UnsupportedOperation
+from npk.paths import Factor, Form, Layer, Leaf, Source, Term
 
 # A panel's Gram matrix stays near the cache, in memory that the next one takes over.
 _PANEL_ELEMENTS = 1 << 20
@@ -39,65 +38,52 @@ class DenseSide:
     gates: tuple[packed.Words, ...]
 
 
-def dense_chain(program: Program, gate_shapes: Sequence[tuple[int, ...]], normalize: bool) -> DenseChain | None:
-    """The chain of a single-sample program under hard gates, or None where the network is not one.
-
-    The program is walked once with random numbers for parameters, input and gates. A factor in the walk's
-    result is then a gate, and nothing but that gate, if it equals it; and what is found holds for all values.
-    """
-    random = np.random.default_rng(0)
-    (x,) = program.x
-    leaves = [jnp.asarray(random.uniform(1, 2, v.shape), v.dtype) for v in program.params]
-    inputs = random.uniform(1, 2, (1, *x.shape)).astype(np.float32)
-    gates = [random.uniform(1, 2, (1, *shape)).astype(np.float32) for shape in gate_shapes]
-    try:
-        state = output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=True, dtype=jnp.float32)
-    except UnsupportedOperation:
-        return None  # the general path says what was met
-    return _read(state, inputs, gates, normalize)
-
-
-def _read(state: Sequence[Term], inputs: np.ndarray, gates: Sequence[np.ndarray], normalize: bool) -> DenseChain | None:
+def dense_chain(form: Form, normalize: bool) -> DenseChain | None:
+    """The chain of a network under hard gates, or None where the network is not one."""
     numbers, scales, shifts = [], [], []
-    terms, last = list(state), None
+    terms, last = list(form.state), None
     while True:
         biases = [t for t in terms if isinstance(t.base, Leaf)]
         others = [t for t in terms if not isinstance(t.base, Leaf)]
         if len(others) != 1 or others[0].summed or any(t.summed or not _alike(t, others[0]) for t in biases):
             return None
         (term,) = others
+        read = _whole(term.g)
         if isinstance(term.base, Source):
-            every_gate = sorted(numbers) == list(range(len(gates)))
-            if biases or last is None or not numbers or not every_gate or not _equal(term.g[0], inputs):
+            every_gate = sorted(numbers) == list(range(len(form.gate_shapes)))
+            if biases or last is None or not numbers or not every_gate or read.op != "input":
                 return None
             return DenseChain(scales.pop(), tuple(numbers[::-1]), tuple(scales[::-1]), tuple(shifts[::-1]), last)
         if last is None:
-            if term.g[0].size != 1 or float(term.g[0].reshape(())) != 1:
+            if not term.g.is_one:
                 return None
             last = float(len(biases))
         else:
-            found = [i for i, gate in enumerate(gates) if _equal(term.g[0], gate)]
-            if len(found) != 1 or not term.binary or term.g[0].shape[1:] != term.sizes:
+            if read.op != "gate" or term.g.shape != term.sizes:
                 return None
-            numbers += found
+            numbers.append(read.how)
             shifts.append(float(len(biases)))
         layer = term.base
         free = math.prod(a.size for a in layer.axes if not a.independent)
         if not isinstance(layer, Layer) or layer.n_batch or free > 1:
             return None
-        scales.append(1 / layer.fan_in if normalize else float(layer.constant) ** 2)
+        scale = 1 / layer.fan_in if normalize else layer.number
+        if scale is None:
+            return None
+        scales.append(scale if normalize else scale**2)
         terms = list(layer.inputs)
 
 
-def _equal(g: Any, probe: np.ndarray) -> bool:
-    return np.array_equal(np.asarray(g).reshape(-1), probe.reshape(-1))
+def _whole(factor: Factor) -> Factor:
+    """What a factor is, its elements in the order they have there."""
+    return factor.args[0] if factor.op == "reshape" else factor
 
 
 def _alike(bias: Term, term: Term) -> bool:
     """Whether a bias meets the same gates as the layer it is added to, each unit its own."""
     own = {d for index in bias.index if index.values is None for d in index.dims}
     each = own == {d for d, size in enumerate(bias.sizes) if size > 1}
-    return each and bias.g[0].shape == term.g[0].shape and _equal(bias.g[0], np.asarray(term.g[0]))
+    return each and bias.g.name == term.g.name
 
 
 def side(chain: DenseChain, x: Any, gates: Sequence[Any], dtype: Any) -> DenseSide | None:

@@ -139,7 +139,7 @@ def kernel(plan: PairPlan, values: Values, one: PairSide, two: PairSide | None, 
     """
     right = one if two is None else two
     kinds = [_kind(a, b) for a, b in zip(one.words, right.words, strict=True)]
-    channels = _channels(plan, values, one, kinds)
+    channels = _channels(plan, one, kinds)
     both_scales = zip(one.scales, right.scales, kinds, strict=True)
     scales = [a * b if kind == loops.WORDS else 1.0 for a, b, kind in both_scales]
     sizes, h = list(zip(kinds, channels, strict=True)), dense.aligned((one.n, right.n), dtype)
@@ -182,14 +182,10 @@ def _kind(one: Any, two: Any) -> int:
     return loops.REALS if one is None or two is None else loops.WORDS
 
 
-def _channels(plan: PairPlan, values: Values, one: PairSide, kinds: Sequence[int]) -> list[int]:
+def _channels(plan: PairPlan, one: PairSide, kinds: Sequence[int]) -> list[int]:
     """Words or channels a position of every slot."""
-    sample = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((1, *np.shape(a)[1:]), a.dtype), one.samples)
-    shapes = jax.eval_shape(lambda s: values(s, tuple(range(len(kinds)))), sample)
-    found = []
-    for kind, shape, words in zip(kinds, shapes, one.words, strict=True):
-        found.append(shape.shape[2] if kind == loops.REALS or words is None else words.shape[2])
-    return found
+    sides = zip(kinds, plan.slots, one.words, strict=True)
+    return [slot.channels if kind == loops.REALS or w is None else w.shape[2] for kind, slot, w in sides]
 
 
 def _blocks(code: Code, n: int, number: int, dtype: Any) -> list[slice]:

@@ -19,6 +19,7 @@ class Slot:
     term: int
     where: np.ndarray
     grid: Grid
+    channels: int
 
 
 @dataclasses.dataclass(frozen=True)

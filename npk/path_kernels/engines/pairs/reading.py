@@ -1,26 +1,24 @@
-"""Reads the plan of the pair engine off the terms of a program, or finds that it has none.
+"""Reads the plan of the pair engine off the terms of a network, or finds that it has none.
 
-The program is walked once with random numbers for parameters, inputs and gates. What a term's known factor
-is, as a function of the position of the base that it multiplies, is then seen from where its numbers repeat:
-random numbers are equal only where they are one and the same. So what is found holds for all values, and
-nothing has to be known of how the network was written.
+What a term's known factor is, as a function of the position of the base that it multiplies, is seen from which elements
+of the gates it holds where (`labels`). So what is found holds for all values, and nothing has to be known of how the
+network was written.
 """
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, PairPlan, Pool, Slot, Step, fitted_axis
-from npk.paths import Base, Layer, Term, Window, output_terms, over
-from npk.programs import Program, UnsupportedOperation
+from npk.paths import Base, Form, Layer, Numbers, Term, Window, bases_of, labels, over
 
 _TRIVIAL = Window(1, 1, 1, 0, 0, 1)
-_LARGEST_PROBE = 1 << 26  # numbers of one factor; larger networks stay with the general path
+_LARGEST = 1 << 26  # numbers of one factor; larger networks stay with the general path
 
 
 class NotCovered(Exception):
@@ -29,16 +27,7 @@ class NotCovered(Exception):
 
 def owners(state: Sequence[Term]) -> list[tuple[Layer | None, tuple[Term, ...]]]:
     """All layers below an output with the terms they read, inputs first; last None with the output's."""
-    found: dict[Base, tuple[Layer, tuple[Term, ...]]] = {}
-
-    def visit(terms: Sequence[Term]) -> None:
-        for term in terms:
-            if isinstance(term.base, Layer) and term.base not in found:
-                visit(term.base.inputs)
-                found[term.base] = (term.base, term.base.inputs)
-
-    visit(state)
-    return [*found.values(), (None, tuple(state))]
+    return [*((layer, layer.inputs) for layer in bases_of(state)), (None, tuple(state))]
 
 
 def _places(owner: Layer | None, term: Term) -> tuple[list[int], list[int], list[int]]:
@@ -48,96 +37,80 @@ def _places(owner: Layer | None, term: Term) -> tuple[list[int], list[int], list
     return list(range(first, last)), list(range(rank - n_summed, rank)), list(range(last, rank - n_summed))
 
 
-def factor_of(owner: Layer | None, term: Term, side: int = 0) -> Any:
-    """The known factor of a term, [n, positions · summed, contracted]."""
+def _arranged(owner: Layer | None, term: Term, g: Any) -> Any:
+    """Numbers of a term's known factor [n, *dims] as [n, positions · summed, contracted]."""
     positions, summed, contracted = _places(owner, term)
-    g = jnp.broadcast_to(term.g[side], (term.g[side].shape[0], *term.sizes))
+    xp: Any = np if isinstance(g, np.ndarray) else jnp
+    g = xp.broadcast_to(g, (g.shape[0], *term.sizes))
     first = len(contracted) + (owner.n_batch if owner else 0)
     order = [*positions, *summed, *range(owner.n_batch if owner else 0), *contracted]
-    g = jnp.transpose(g, (0, *(1 + d for d in order)))
+    g = xp.transpose(g, (0, *(1 + d for d in order)))
     rows = math.prod(term.sizes[d] for d in (*positions, *summed))
     return g.reshape(g.shape[0], rows, math.prod(g.shape[g.ndim - first :]))
 
 
-def slot_values(
-    program: Program, slots: Sequence[Slot], params: Sequence[Any], x: Any, gates: Sequence[Any], dtype: Any
-) -> tuple[Any, ...]:
-    """The known factors of a batch (x [n, 1, ...], gates [n, ...]): for each slot [n, positions, channels]."""
-    state = output_terms(program, params, (x,), [(g,) for g in gates], binary=False, dtype=dtype)
-    terms = [(owner, term) for owner, read in owners(state) for term in read]
-    values = []
+def slot_values(form: Form, numbers: Numbers, slots: Sequence[Slot]) -> tuple[Any, ...]:
+    """The known factors of a batch: for each slot [n, positions, channels]."""
+    terms = [(owner, term) for owner, read in owners(form.state) for term in read]
+    xp, values = numbers.xp, []
     for slot in slots:
         owner, term = terms[slot.term]
-        g = jnp.take(factor_of(owner, term), np.maximum(slot.where, 0), axis=1)
+        g = xp.take(_arranged(owner, term, numbers.of(term.g)), np.maximum(slot.where, 0), axis=1)
         g = g if owner else g[:, :, :1]
-        g = g if (slot.where >= 0).all() else jnp.where(slot.where[:, None] >= 0, g, jnp.zeros((), g.dtype))
-        values.append(jnp.broadcast_to(g, (len(x), *g.shape[1:])))
+        g = g if (slot.where >= 0).all() else xp.where(slot.where[:, None] >= 0, g, xp.zeros((), g.dtype))
+        values.append(xp.broadcast_to(g, (len(numbers.x), *g.shape[1:])))
     return tuple(values)
 
 
-def read_plan(program: Program, gate_shapes: Sequence[tuple[int, ...]], normalize: bool) -> PairPlan | None:
-    """The plan of a single-sample program, or None where the engine does not cover it."""
-    if not _fits(program, gate_shapes):
+def read_plan(form: Form, normalize: bool) -> PairPlan | None:
+    """The plan of a network, or None where the engine does not cover it."""
+    (x,) = form.program.x
+    if max(math.prod(shape) for shape in (x.shape, *form.gate_shapes)) > _LARGEST:
         return None
     try:
-        return _Reader(_probe(program, gate_shapes), normalize).read()
-    except (UnsupportedOperation, NotCovered):
-        return None  # the general path says what was met, if anything was
-
-
-def _fits(program: Program, gate_shapes: Sequence[tuple[int, ...]]) -> bool:
-    (x,) = program.x
-    return max(math.prod(shape) for shape in (x.shape, *gate_shapes)) <= _LARGEST_PROBE
+        found = owners(form.state)
+        for owner, terms in found:  # what structure alone tells takes no arrays
+            if owner is not None:
+                _windows(owner)
+            for term in terms:
+                _table(owner, term)
+        return _Reader(normalize).read(found)
+    except NotCovered:
+        return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Probe:
-    """What a layer reads, as found on the walk: its terms, the number of the first, their factors as numbers."""
+class _Known:
+    """A known factor: the leaves that it is made of, and which elements of them it holds, [q, c · leaves].
 
-    owner: Layer | None
-    terms: tuple[Term, ...]
-    first: int
-    values: list[np.ndarray]
-    constant: float
+    Elements count from 1, 0 is a factor of zero.
+    """
 
-    def __iter__(self) -> Iterator[tuple[int, Term, np.ndarray]]:
-        return zip(range(self.first, self.first + len(self.terms)), self.terms, self.values)
+    leaves: tuple[bytes, ...]
+    elements: np.ndarray
 
+    @property
+    def channels(self) -> int:
+        return self.elements.shape[1] // max(1, len(self.leaves))
 
-def _probe(program: Program, gate_shapes: Sequence[tuple[int, ...]]) -> list[_Probe]:
-    """Walk the program with random numbers; one compilation is faster than many small operations."""
-    random = np.random.default_rng(0)
-    (x,) = program.x
-    leaves = [jnp.asarray(random.uniform(1, 2, v.shape), v.dtype) for v in program.params]
-    inputs = random.uniform(1, 2, (1, *x.shape)).astype(np.float32)
-    gates = [random.uniform(1, 2, (1, *shape)).astype(np.float32) for shape in gate_shapes]
-    found: list[tuple[Layer | None, tuple[Term, ...]]] = []
+    @property
+    def digest(self) -> tuple[Any, ...]:
+        return self.leaves, self.elements.shape, hashlib.blake2b(self.elements.tobytes(), digest_size=16).digest()
 
-    def run(leaves: Any, inputs: Any, gates: Any) -> Any:
-        state = output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=False, dtype=jnp.float32)
-        found[:] = owners(state)
-        numbers = [layer.constant if layer else 1.0 for layer, _ in found]
-        return [[factor_of(owner, term)[0] for term in terms] for owner, terms in found], numbers
-
-    lowered = jax.jit(run).lower(leaves, inputs, gates)
-    for owner, terms in found:  # what structure alone tells needs no compilation
-        if owner is not None:
-            _windows(owner)
-        for term in terms:
-            _table(owner, term)
-    factors, constants = lowered.compile()(leaves, inputs, gates)
-    firsts = np.cumsum([0, *(len(terms) for _, terms in found)]).tolist()
-    return [
-        _Probe(owner, terms, first, [_as_probed(owner, np.asarray(v)) for v in values], float(constant))
-        for (owner, terms), first, values, constant in zip(found, firsts[:-1], factors, constants, strict=True)
-    ]
+    def rows(self, where: np.ndarray) -> "_Known":
+        """Some rows, zeros where `where` is -1."""
+        return _Known(self.leaves, np.where(where[:, None] >= 0, self.elements[np.maximum(where, 0)], 0))
 
 
-def _as_probed(owner: Layer | None, values: np.ndarray) -> np.ndarray:
-    """A factor [positions · summed, c]; all units of the output must have the same."""
-    if owner is None and not np.array_equal(values, np.broadcast_to(values[:, :1], values.shape)):
-        raise NotCovered  # the general path says that there is no one kernel
-    return values if owner else values[:, :1]
+def _known(owner: Layer | None, term: Term) -> _Known:
+    """The factor of a term at its positions; all units of the output must have the same."""
+    leaves, found = labels(term.g)
+    elements = _arranged(owner, term, found)
+    if owner is None:
+        if not np.array_equal(elements, np.broadcast_to(elements[:, :, :1], elements.shape)):
+            raise NotCovered  # the general path says that there is no one kernel
+        elements = elements[:, :, :1]
+    return _Known(leaves, np.moveaxis(elements, 0, 2).reshape(elements.shape[1], -1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,30 +122,37 @@ class _Reading:
 
     node: int | None
     grid: Grid
-    values: np.ndarray
+    known: _Known
     where: np.ndarray
     table: np.ndarray
     term: int
 
 
 class _Reader:
-    def __init__(self, probes: Sequence[_Probe], normalize: bool):
-        self.probes, self.normalize = probes, normalize
+    def __init__(self, normalize: bool):
+        self.normalize = normalize
         self.nodes: dict[Base, int] = {}
         self.grids: list[Grid] = []
-        self.slots: list[tuple[Slot, np.ndarray]] = []
+        self.slots: dict[Any, tuple[int, Slot]] = {}
         self.steps: list[Step] = []
 
-    def read(self) -> PairPlan:
-        for probe in self.probes:
-            owner = probe.owner
+    def read(self, found: Sequence[tuple[Layer | None, tuple[Term, ...]]]) -> PairPlan:
+        first = 0
+        for owner, terms in found:
+            read = list(zip(range(first, first + len(terms)), terms))
+            first += len(terms)
             if owner is None:
-                self.lower(probe, (1, 1), (Axis(1, 1), Axis(1, 1)), 1.0)
+                self.lower(None, read, (1, 1), (Axis(1, 1), Axis(1, 1)), 1.0)
             else:
                 windows, grid = _windows(owner)
-                variance = 1 / owner.fan_in if self.normalize else probe.constant**2
-                self.nodes[owner] = self.lower(probe, grid, windows, variance)
-        return PairPlan(tuple(self.grids), tuple(slot for slot, _ in self.slots), tuple(self.steps))
+                self.nodes[owner] = self.lower(owner, read, grid, windows, self.variance(owner))
+        slots = tuple(slot for _, slot in self.slots.values())
+        return PairPlan(tuple(self.grids), slots, tuple(self.steps))
+
+    def variance(self, layer: Layer) -> float:
+        if self.normalize:
+            return 1 / layer.fan_in
+        return layer.number**2 if layer.number is not None else _refuse()
 
     def node(self, grid: Grid) -> int:
         self.grids.append(grid)
@@ -180,32 +160,32 @@ class _Reader:
 
     # -- one layer ---------------------------------------------------------------------------------
 
-    def lower(self, probe: _Probe, grid: Grid, windows: Any, variance: float) -> int:
+    def lower(self, owner: Layer | None, read: Any, grid: Grid, windows: Any, variance: float) -> int:
         """The steps from what a layer reads to its own node."""
         groups: dict[Any, list[_Reading]] = {}
-        for reading in self.readings(probe, grid, windows):
+        for reading in self.readings(owner, read, grid, windows):
             groups.setdefault((reading.grid, reading.table.shape, reading.table.tobytes()), []).append(reading)
         out = -1
         for group in groups.values():
             out = self.filtered(out, group[0], self.factors(group, variance), grid, windows)
         return out
 
-    def readings(self, probe: _Probe, grid: Grid, windows: Any) -> list[_Reading]:
+    def readings(self, owner: Layer | None, read: Any, grid: Grid, windows: Any) -> list[_Reading]:
         """The terms of layers first: the others then take over their grids if they can."""
         found: list[_Reading] = []
-        for place, term, values in sorted(probe, key=lambda item: not isinstance(item[1].base, Layer)):
-            table = _table(probe.owner, term)
+        for place, term in sorted(read, key=lambda item: not isinstance(item[1].base, Layer)):
+            table, known = _table(owner, term), _known(owner, term)
             if isinstance(term.base, Layer):
-                found.append(self.of_layer(term, place, values, table, grid))
+                found.append(self.of_layer(term, place, known, table, grid))
             else:
                 tables = [(r.grid, r.table) for r in found] + _wrapped(grid, windows)
-                found.append(self.of_root(term, place, values, grid, tables))
+                found.append(self.of_root(term, place, known, grid, tables))
         return found
 
-    def of_layer(self, term: Term, place: int, values: np.ndarray, table: np.ndarray, grid: Grid) -> _Reading:
+    def of_layer(self, term: Term, place: int, known: _Known, table: np.ndarray, grid: Grid) -> _Reading:
         node = self.nodes[term.base]
         base_grid = self.grids[node]
-        read = _at_base(values, table, math.prod(base_grid))
+        read = _at_base(known, table, math.prod(base_grid))
         if read is not None:
             return _Reading(node, base_grid, *read, place)
         if table.shape[1] > 1:
@@ -213,18 +193,18 @@ class _Reader:
         # A factor that is no function of the base's position: lay the base out first.
         laid = self.node(grid)
         self.steps.append(Pool(laid, base_grid, (Factor(None, (node,), 0.0, 1.0),), table, False))
-        return _Reading(laid, grid, *_at_own(values), place)
+        return _Reading(laid, grid, *_at_own(known), place)
 
     def of_root(
-        self, term: Term, place: int, values: np.ndarray, grid: Grid, tables: Sequence[tuple[Grid, np.ndarray]]
+        self, term: Term, place: int, known: _Known, grid: Grid, tables: Sequence[tuple[Grid, np.ndarray]]
     ) -> _Reading:
         if term.summed:
             raise NotCovered
         for base_grid, table in tables:
-            read = _at_base(values, table, math.prod(base_grid)) if table.shape[1] == 1 else None
+            read = _at_base(known, table, math.prod(base_grid)) if table.shape[1] == 1 else None
             if read is not None:
                 return _Reading(None, base_grid, *read, place)
-        return _Reading(None, grid, *_at_own(values), place)
+        return _Reading(None, grid, *_at_own(known), place)
 
     def factors(self, group: Sequence[_Reading], variance: float) -> tuple[Factor, ...]:
         """One factor for each known factor that is met, with all that it multiplies."""
@@ -242,11 +222,8 @@ class _Reader:
         )
 
     def slot(self, reading: _Reading) -> int:
-        for number, (slot, values) in enumerate(self.slots):
-            if slot.grid == reading.grid and np.array_equal(values, reading.values):
-                return number
-        self.slots.append((Slot(reading.term, reading.where, reading.grid), reading.values))
-        return len(self.slots) - 1
+        new = len(self.slots), Slot(reading.term, reading.where, reading.grid, reading.known.channels)
+        return self.slots.setdefault((reading.grid, *reading.known.digest), new)[0]
 
     def filtered(self, out: int, like: _Reading, factors: Any, grid: Grid, windows: Any) -> int:
         """Add what one group of terms brings to the node `out` (-1: the first)."""
@@ -375,23 +352,23 @@ def _table(owner: Layer | None, term: Term) -> np.ndarray:
     return place.reshape(count, -1)
 
 
-def _at_base(values: np.ndarray, table: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """A factor [positions · summed, c] as (its rows by place of the base, where they stand, who reads which).
+def _at_base(known: _Known, table: np.ndarray, places: int) -> tuple[_Known, np.ndarray, np.ndarray] | None:
+    """A factor at [positions · summed] as (itself by place of the base, where its rows stand, who reads which).
 
     None where two positions read one place with different factors.
     """
     flat = table.reshape(-1)
-    read = (values != 0).any(1)
+    read = (known.elements != 0).any(1)
     where = np.full(places, -1)
     where[flat[read][::-1]] = np.flatnonzero(read)[::-1]
-    own = np.where(where[:, None] >= 0, values[np.maximum(where, 0)], 0)
-    if not np.array_equal(own[flat[read]], values[read]):
+    own = known.rows(where)
+    if not np.array_equal(own.elements[flat[read]], known.elements[read]):
         return None
     return own, where, np.where(read, flat, -1).reshape(table.shape)
 
 
-def _at_own(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _at_own(known: _Known) -> tuple[_Known, np.ndarray, np.ndarray]:
     """Likewise, every position a place of its own."""
-    read = _at_base(values, np.arange(len(values))[:, None], len(values))
+    read = _at_base(known, np.arange(len(known.elements))[:, None], len(known.elements))
     assert read is not None
     return read

@@ -5,11 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from npk.paths import Layer, Leaf, Source, Term, output_terms, over
-from npk.programs import Program, UnsupportedOperation
+from npk.paths import Factor, Form, Layer, Leaf, Source, Term, over, parts_of
+from npk.programs import is_traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,23 +45,14 @@ class GapChain:
     dense: tuple[Dense, ...]
 
 
-def gap_chain(program: Program, gate_shapes: Sequence[tuple[int, ...]], normalize: bool) -> GapChain | None:
-    """The chain of a single-sample program under hard gates, or None where the network is not one.
-
-    The program is walked once with random numbers for parameters, input and gates. A factor in the walk's
-    result is then a gate, and nothing but that gate, if it equals it; and what is found holds for all values.
-    """
-    (x,) = program.x
+def gap_chain(form: Form, normalize: bool) -> GapChain | None:
+    """The chain of a network under hard gates, or None where the network is not one."""
+    (x,) = form.program.x
     if len(x.shape) != 4 or min(x.shape[1:3]) < 2:
         return None
-    random = np.random.default_rng(0)
-    leaves = [jnp.asarray(random.uniform(1, 2, v.shape), v.dtype) for v in program.params]
-    inputs = random.uniform(1, 2, (1, *x.shape)).astype(np.float32)
-    gates = [random.uniform(1, 2, (1, *shape)).astype(np.float32) for shape in gate_shapes]
     try:
-        state = output_terms(program, leaves, (inputs,), [(g,) for g in gates], binary=True, dtype=jnp.float32)
-        return _Reading(inputs[0, 0], [g[0] for g in gates], normalize).chain(state)
-    except (UnsupportedOperation, _NotAChain):
+        return _Reading(x.shape[1:], form.gate_shapes, normalize).chain(form.state)
+    except _NotAChain:
         return None  # the general path says what was met
 
 
@@ -77,31 +67,26 @@ def _require(condition: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """Reads a walk's result from the output to the input. `inputs` and `gates` are the random numbers walked with."""
+    """Reads the terms from the output to the input: of images [height, width, channels] and gates of these shapes."""
 
-    inputs: np.ndarray
-    gates: list[np.ndarray]
+    image: tuple[int, ...]
+    gates: Sequence[tuple[int, ...]]
     normalize: bool
 
     def chain(self, state: Sequence[Term]) -> GapChain:
         term, biases = _parts(state)
         for one in (term, *biases):
-            _require(one.g[0].size == 1 and float(one.g[0].reshape(())) == 1)
+            _require(one.g.is_one)
         dense, last, pooled = self.dense(term, float(len(biases)))
         convolutions, paddings = self.convolutions(*last)
         met = sorted([c.gate for c in convolutions] + [d.gate for d in dense if d.gate is not None])
         _require(len(set(paddings)) == 1 and met == list(range(len(self.gates))))
-        height, width, channels = self.inputs.shape
+        height, width, channels = self.image
         return GapChain((height, width, channels), paddings[0], tuple(convolutions), pooled, tuple(dense))
 
     def variance(self, layer: Layer) -> float:
-        return 1 / layer.fan_in if self.normalize else float(layer.constant) ** 2
-
-    def gate(self, numbers: np.ndarray) -> int:
-        """The activation whose gates these are."""
-        found = [i for i, g in enumerate(self.gates) if np.array_equal(g.reshape(-1), numbers.reshape(-1))]
-        _require(len(found) == 1)
-        return found[0]
+        _require(self.normalize or layer.number is not None)
+        return 1 / layer.fan_in if self.normalize else float(layer.number or 0) ** 2
 
     def dense(self, term: Term, shift: float) -> tuple[list[Dense], tuple[Term, int, float], float]:
         """The dense layers, first to last; the last convolution with its gate and shift; what a position counts."""
@@ -116,27 +101,26 @@ class _Reading:
                 found.append(Dense(self.variance(layer), shift, None))
                 gate, pooled = self.pooling(term, biases)
                 return found[::-1], (term, gate, float(len(biases))), pooled
-            number = self.gate(np.asarray(term.g[0]))
-            _require(term.binary and all(_alike(b, term) for b in biases))
-            found.append(Dense(self.variance(layer), shift, number))
+            _, gate = _core(term.g)
+            _require(gate.op == "gate" and term.binary and all(_alike(b, term) for b in biases))
+            found.append(Dense(self.variance(layer), shift, gate.how))
             shift = float(len(biases))
 
     def pooling(self, term: Term, biases: Sequence[Term]) -> tuple[int, float]:
         """The activation that is pooled, and the factor of each position: 1 or 1 / positions."""
-        height, width, _ = self.inputs.shape
+        height, width, _ = self.image
         channels = term.shape[-1]
         _require(term.summed == (height, width) and term.shape == (1, channels))
-        full = np.broadcast_to(np.asarray(term.g[0], np.float64), (1, *term.sizes))
-        g = np.moveaxis(full.reshape(channels, height, width), 0, -1)
+        number, gate = _core(term.g)
+        mean = 1 / (height * width)
+        _require(gate.op == "gate" and (number == 1 or math.isclose(number, mean, rel_tol=1e-6)))
+        _require(self.gates[gate.how] == (1, height, width, channels))
+        held = np.moveaxis(_held(term, gate).reshape(channels, height, width), 0, -1)
+        _require(np.array_equal(held, np.arange(held.size).reshape(held.shape)))
         channel, row, column = np.ix_(*map(np.arange, (channels, height, width)))
         _require(_reads(term, (channels, height, width), (row, column, channel)))
-        for factor in (1.0, 1 / (height * width)):
-            for number, gate in enumerate(self.gates):
-                if gate.size == g.size and np.allclose(g, gate.reshape(g.shape) * factor, rtol=1e-6, atol=0):
-                    sums = g.sum((0, 1))
-                    _require(all(_is_pooled_bias(b, sums) for b in biases))
-                    return number, factor
-        raise _NotAChain
+        _require(all(_own_channels(b) and _core(b.g) == (number, gate) and b.g.size == channels for b in biases))
+        return gate.how, number
 
     def convolutions(self, term: Term, gate: int, shift: float) -> tuple[list[Convolution], list[bool]]:
         """The convolutions, first to last, and whether each wraps around."""
@@ -150,18 +134,18 @@ class _Reading:
             term, biases = _parts(layer.inputs)
             _require(not term.summed and all(_alike(b, term) for b in biases))
             is_input = isinstance(term.base, Source)
-            candidates = (
-                [self.inputs] if is_input else [g[0] if g.ndim == 4 else np.zeros((0, 0, 0)) for g in self.gates]
-            )
-            matches = [(i, p) for i, p in enumerate(_padding(layer, term, c) for c in candidates) if p is not None]
-            _require(len(matches) == 1)
+            leaf = _leaf(term.g)
+            shape = self.image if is_input else self.gates[leaf.how][1:] if leaf.op == "gate" else ()
+            _require(len(shape) == 3 and leaf.op == ("input" if is_input else "gate"))
+            wrapped = _padding(layer, term, leaf, shape)
+            _require(wrapped is not None)
             if found[-1].window != (1, 1):
-                paddings.append(matches[0][1])
+                paddings.append(bool(wrapped))
             if is_input:
                 _require(not biases)
                 return found[::-1], paddings or [True]
             _require(term.binary)
-            gate, shift = matches[0][0], float(len(biases))
+            gate, shift = leaf.how, float(len(biases))
 
 
 def _parts(terms: Sequence[Term]) -> tuple[Term, list[Term]]:
@@ -188,21 +172,22 @@ def _reads(term: Term, shape: Sequence[int], places: Sequence[np.ndarray], seen:
     return len(found) in (0, len(expected)) and all(same)  # the input itself is a factor, and reads nothing
 
 
-def _padding(layer: Layer, term: Term, numbers: np.ndarray) -> bool | None:
-    """How `numbers` [height, width, channels] are read: True wrapped around, False with zeros outside, None neither."""
-    height, width, channels = numbers.shape
+def _padding(layer: Layer, term: Term, leaf: Factor, image: Sequence[int]) -> bool | None:
+    """How a leaf [height, width, channels] is read: True wrapped around, False with zeros outside, None neither."""
+    height, width, channels = image
     margins = [w.size // 2 - w.low for w in layer.windows]
     shape = (height + 2 * margins[0], width + 2 * margins[1], channels)
     if term.shape != (1, *shape[:2], 1, channels):
         return None
-    g = np.broadcast_to(np.asarray(term.g[0]), (1, *term.sizes)).reshape(shape)
+    held = _held(term, leaf).reshape(shape)
     rows, columns, every = np.ix_(*(np.arange(-m, s - m) for m, s in zip((*margins, 0), shape)))
     places = (rows % height, columns % width, every)
+    elements = np.arange(math.prod(image)).reshape(image)[places]
     inside = np.broadcast_to((rows >= 0) & (rows < height) & (columns >= 0) & (columns < width), shape)
     zeros_read = any(w.low for w in layer.windows)
     for circular in (False,) if zeros_read else (True, False):
         seen = inside | circular
-        if np.array_equal(g, np.where(seen, numbers[places], 0)) and _reads(term, shape, places, seen):
+        if np.array_equal(held, np.where(seen, elements, -1)) and _reads(term, shape, places, seen):
             return circular
     return None
 
@@ -215,11 +200,36 @@ def _own_channels(bias: Term) -> bool:
 
 def _alike(bias: Term, term: Term) -> bool:
     """Whether a bias meets the same gates as the layer it is added to."""
-    g, other = (np.asarray(t.g[0]).reshape(-1) for t in (bias, term))
-    return _own_channels(bias) and bias.shape == term.shape and np.array_equal(g, other)
+    return _own_channels(bias) and bias.shape == term.shape and bias.g.name == term.g.name
 
 
-def _is_pooled_bias(bias: Term, sums: np.ndarray) -> bool:
-    """Whether a bias reaches pooling through the gates summed over positions."""
-    g = np.asarray(bias.g[0], np.float64).reshape(-1)
-    return _own_channels(bias) and g.size == sums.size and np.allclose(g, sums, rtol=1e-5, atol=0)
+# ------------------------------------------------------------------------------------------ known factors
+
+
+def _core(factor: Factor) -> tuple[float, Factor]:
+    """A factor as a number times what it selects all of, or sums, in whatever layout."""
+    number = 1.0
+    while factor.args:
+        if factor.op == "times":
+            constants = [a for a in factor.args if a.op == "constant" and a.size == 1 and not is_traced(a.how)]
+            others = [a for a in factor.args if a not in constants]
+            _require(len(others) == 1)
+            number *= float(constants[0].how.reshape(()))
+            (factor,) = others
+        else:
+            _require(factor.op in ("reshape", "transpose", "sum"))
+            (factor,) = factor.args
+    return number, factor
+
+
+def _leaf(factor: Factor) -> Factor:
+    """The one leaf that a factor is a selection of."""
+    parts = parts_of(factor)
+    _require(len(parts) == 1)
+    return parts[0].leaf
+
+
+def _held(term: Term, leaf: Factor) -> np.ndarray:
+    """Which elements of a leaf the factor of a term holds, at all its dims; -1 where it is zero."""
+    (where,) = (part.where for part in parts_of(term.g) if part.leaf.name == leaf.name)
+    return np.broadcast_to(where, term.sizes)

@@ -1,0 +1,100 @@
+"""Path kernels of numbers in the memory of a host, by the plain rules: in NumPy, or compiled by kinds of terms."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from npk.path_kernels.interpreters import CompiledMoments, HostMoments
+from npk.path_kernels.moments import Size, output_moment, uses
+from npk.paths import Form, Numbers
+from npk.programs import block_of
+
+# Multiplications up to which NumPy computes a kernel: to compile anything takes longer.
+_WORK = 1 << 22
+
+# Terms up to which a network is compiled as a whole: fused, it is faster, but each term is compiled by itself.
+_FEW = 8
+
+# Bytes of the numbers of all factors of a batch that are held from block to block.
+_HELD = 1 << 28
+
+
+def kernel(
+    form: Form,
+    fixed: dict[Any, Any],
+    one: Any,
+    two: Any,
+    *,
+    normalize: bool,
+    binary: bool,
+    dtype: Any,
+    size: Size,
+    side: int,
+    kinds: dict[Any, Any],
+) -> jax.Array:
+    """H [n1, n2] of laid out batches, `one` twice for a symmetric kernel.
+
+    Args:
+        form: of the network.
+        fixed: `Form.fixed`.
+        one: x [n1, 1, ...] and gates [n1, ...], arrays of NumPy.
+        two: likewise.
+        normalize: as of `path_kernel`.
+        binary: whether all gates are 0 or 1.
+        dtype: of the kernel.
+        size: of the form.
+        side: samples of a block.
+        kinds: what `CompiledMoments` has found of the form before.
+    """
+    n1, n2 = len(one[0]), len(two[0])
+    small = is_small(size, n1 * n2)
+    if "uses" not in kinds:
+        kinds["uses"] = uses(form.state)
+
+    def moments(*options: Any) -> HostMoments:
+        if small:
+            return HostMoments(*options)
+        return CompiledMoments(*options, kinds=kinds, left=dict(kinds["uses"]))
+
+    size1, size2 = (-(-n // -(-n // side)) for n in (n1, n2))  # blocks of equal size
+
+    def numbers(batch: Any, start: int, count: int) -> Numbers:
+        x, gates = batch if count == len(batch[0]) else block_of(batch, start, count)
+        return Numbers(np, x, gates, fixed, dtype)
+
+    held = n2 * size.factors * np.dtype(dtype).itemsize <= _HELD
+    kept = {across: numbers(two, across, size2) for across in range(0, n2, size2)} if held else {}
+    h = np.empty((n1, n2), dtype)
+    for down in range(0, n1, size1):
+        left = kept[down] if held and one is two else numbers(one, down, size1)
+        for across in range(down if one is two else 0, n2, size2):
+            own = one is two and across == down
+            right = left if own else kept[across] if held else numbers(two, across, size2)
+            with np.errstate(all="ignore"):  # what leaves the range is found in H
+                block = output_moment(form.state, moments(size1, size2, normalize, (left, right), binary))
+            block = np.asarray(block)[: n1 - down, : n2 - across]
+            h[down : down + size1, across : across + size2] = block
+            if one is two and not own:
+                h[across : across + size2, down : down + size1] = block.T
+    return jax.device_put(h, may_alias=True)
+
+
+def is_small(size: Size, many: int) -> bool:
+    """Whether NumPy computes a kernel of so many pairs."""
+    return many * size.operations <= _WORK
+
+
+def repays(size: Size, many: int) -> bool:
+    """Whether it is computed here, not by one program for the whole network, which a deep one takes long to compile."""
+    return is_small(size, many) or size.terms > _FEW
+
+
+def largest(form: Form, fixed: dict[Any, Any], batch: Any, dtype: Any) -> float:
+    """The largest number met for any one sample; no sum for a pair of samples exceeds it."""
+    x, gates = jax.tree_util.tree_map(np.abs, batch)
+    numbers = Numbers(np, x, gates, fixed, dtype)
+    met: list[Any] = []
+    with np.errstate(all="ignore"):
+        output_moment(form.state, HostMoments(len(x), 1, False, (numbers, numbers), diagonal=True, met=met))
+    return float(max(met))
