@@ -58,25 +58,31 @@ def _parts(factor: Factor, args: Sequence[tuple[Part, ...]]) -> tuple[Part, ...]
         return tuple(Part(p.leaf, _moved(factor, p.where)) for p in parts)
     shapes = [a.shape for a in factor.args]
     if factor.op == "join":
-        shapes = [[s if d == factor.how else t for d, (s, t) in enumerate(zip(s, factor.shape))] for s in shapes]
-        names = [tuple(p.leaf for p in own) for own in args]
-        columns = [
-            np.stack([np.broadcast_to(p.where, s) for p in own] or [np.zeros(s, int)]) for own, s in zip(args, shapes)
-        ]
-        zero = [bool((c < 0).any(0).all()) for c in columns]
-        kinds = {tuple(leaf.name for leaf in leaves) for leaves, none in zip(names, zero) if not none}
-        if len(kinds) == 1 and () not in kinds:  # selections of the same leaves, and zeros
-            leaves = next(leaves for leaves, none in zip(names, zero) if not none)
-            laid = [np.full((len(leaves), *s), -1) if none else c for c, none, s in zip(columns, zero, shapes)]
-            return tuple(Part(f, w) for f, w in zip(leaves, np.concatenate(laid, 1 + factor.how), strict=True))
-        deep = max(len(c) for c in columns)
-        laid = [np.concatenate([c, np.full((deep + 1 - len(c), *c.shape[1:]), -2 - i)]) for i, c in enumerate(columns)]
-        return (_told_apart(factor, np.concatenate(laid, 1 + factor.how)),)
-    rows = [np.broadcast_to(p.where, s) for own, s in zip(args, shapes, strict=True) for p in own]
-    if factor.op == "sum":
-        rows = [row for r in rows for row in np.moveaxis(r, factor.how, 0)]
-    whole = np.zeros((1, *factor.shape), int)
-    return (_told_apart(factor, np.stack([np.broadcast_to(r, factor.shape) for r in rows]) if rows else whole),)
+        return _joined(factor, [own or (_NOTHING,) for own in args], shapes)
+    laid = [[np.broadcast_to(p.where, s) for p in own or (_NOTHING,)] for own, s in zip(args, shapes, strict=True)]
+    if factor.op == "sum":  # the summands side by side
+        laid = [list(rows) for rows in zip(*(np.moveaxis(where, factor.how, 0) for where in laid[0]), strict=True)]
+    summands = [np.stack([np.broadcast_to(where, factor.shape) for where in rows]) for rows in laid]
+    leaf, where = _told_apart(factor, np.concatenate(summands))
+    zero = np.all([(rows < 0).any(0) for rows in summands], 0) & (factor.op in ("plus", "sum"))
+    return (Part(leaf, np.where(zero, -1, where)),)
+
+
+def _joined(factor: Factor, args: Sequence[tuple[Part, ...]], shapes: Sequence[Sequence[int]]) -> tuple[Part, ...]:
+    """Selections of the same leaves, and zeros, laid end to end are one of these; others a leaf of its own."""
+    axis = factor.how
+    shapes = [[*factor.shape[:axis], shape[axis], *factor.shape[axis + 1 :]] for shape in shapes]
+    columns = [np.stack([np.broadcast_to(p.where, s) for p in own]) for own, s in zip(args, shapes, strict=True)]
+    zeros = [(c < 0).any(0) for c in columns]
+    known = {tuple(p.leaf.name for p in own): own for own, zero in zip(args, zeros, strict=True) if not zero.all()}
+    if len(known) == 1:
+        (leaves,) = known.values()
+        laid = [np.full((len(leaves), *s), -1) if z.all() else c for c, z, s in zip(columns, zeros, shapes)]
+        return tuple(Part(p.leaf, where) for p, where in zip(leaves, np.concatenate(laid, 1 + axis), strict=True))
+    deep = 1 + max(map(len, columns))
+    laid = [np.concatenate([c, np.full((deep - len(c), *c.shape[1:]), -2 - i)]) for i, c in enumerate(columns)]
+    leaf, where = _told_apart(factor, np.concatenate(laid, 1 + axis))
+    return (Part(leaf, np.where(np.concatenate(zeros, axis), -1, where)),)
 
 
 def _leaf(factor: Factor) -> tuple[Part, ...]:

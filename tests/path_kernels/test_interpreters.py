@@ -1,0 +1,157 @@
+"""Second moments in NumPy, by programs for kinds of terms, and traced: one form, the same numbers."""
+
+import dataclasses
+import gc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from architectures import REGISTRY, case
+
+import npk
+from npk import networks
+from npk.path_kernels import interpreters, output_moment
+from npk.path_kernels.interpreters import CompiledMoments, HostMoments
+from npk.path_kernels.moments import SecondMoments, size_of
+from npk.path_kernels.network import Network
+from npk.paths import Numbers, form_of, labels, parts_of
+
+# One of each family is traced as a whole, which is slow; all are computed by kinds.
+FAMILIES = ["mlp with biases", "groups", "max pooling", "residual batch norm", "flatten head", "learned scale"]
+
+
+def batches(name, soft: bool):
+    """The form of an architecture, its parameters, and two batches with gates, all in float64."""
+    f, params, x = case(REGISTRY[name], n=5)
+    rng = np.random.default_rng(1)
+    network = Network(f)
+    params = jax.tree.map(lambda a: np.asarray(a, float), params)
+    x = np.asarray(x, float)
+    gates = [np.asarray(g, float) for g in network.own_gates(params, x)]
+    gates = [rng.normal(size=g.shape) for g in gates] if soft else gates
+    x, gates = network.laid_out(params, x, gates)
+    cut = lambda part: (x[part], [g[part] for g in gates])  # noqa: E731
+    return form_of(f, params, x[:, 0]), params, cut(slice(0, 2)), cut(slice(2, 5))
+
+
+def moment(kind, xp, form, params, one, two, normalize, binary, **options):
+    fixed = form.fixed(params)
+    sides = Numbers(xp, *one, fixed, np.dtype(float)), Numbers(xp, *two, fixed, np.dtype(float))
+    return output_moment(form.state, kind(2, 3, normalize, sides, binary, **options))
+
+
+def alike(one, two):
+    """Counts exactly."""
+    whole = (two % 1 == 0).all()
+    np.testing.assert_allclose(one, two, rtol=0 if whole else 1e-12, atol=0 if whole else 1e-12 * abs(two).max())
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("soft", [False, True], ids=["counts", "soft"])
+def test_programs_for_kinds_of_terms_compute_what_numpy_computes(name, soft, x64, monkeypatch):
+    monkeypatch.setattr(interpreters, "_SMALL", 0)
+    form, *rest = batches(name, soft)
+    of_numpy = moment(HostMoments, np, form, *rest, normalize=soft, binary=not soft)
+    by_kinds = moment(CompiledMoments, np, form, *rest, normalize=soft, binary=not soft)
+    assert isinstance(of_numpy, np.ndarray)
+    alike(by_kinds, of_numpy)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_traced_is_what_numpy_computes(name, x64):
+    form, *rest = batches(name, False)
+    traced = jax.jit(lambda *numbers: moment(SecondMoments, jnp, form, *numbers, normalize=False, binary=True))(*rest)
+    alike(traced, moment(HostMoments, np, form, *rest, normalize=False, binary=True))
+
+
+def blocks(model, depth, seed=0):
+    """A residual network of its own widths, so that none of its programs has been met."""
+    net = model(depth)
+    x = np.random.default_rng(seed).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    return net.apply, jax.tree.map(lambda s: np.full(s.shape, 0.1, s.dtype), shapes), x
+
+
+def compiled(function) -> int:
+    """How many programs are compiled while a function runs."""
+    before = interpreters._with_term._cache_size() + interpreters._sum._cache_size()
+    function()
+    return interpreters._with_term._cache_size() + interpreters._sum._cache_size() - before
+
+
+def test_a_deeper_network_compiles_no_more():
+    def first(depth, width):
+        f, params, x = blocks(lambda depth: networks.ResNet(depth=depth, width=width, outputs=3), depth)
+        return compiled(lambda: npk.path_kernel(f)(params, x[:2]))
+
+    assert max(first(20, 5), first(32, 6)) <= 20
+
+
+def residual(depth):
+    def f(p, x):
+        x = x @ p["first"]
+        for b in range(depth):
+            x = x + jax.nn.relu(x + p["shift"][b][None]) @ p["block"][b]
+        return jax.nn.relu(x) @ p["last"]
+
+    rng = np.random.default_rng(0)
+    shapes = {"first": (3, 4), "shift": (depth, 4), "block": (depth, 4, 4), "last": (4, 2)}
+    return f, {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def test_what_several_layers_read_is_summed_once():
+    """The terms of x + W·relu(x + b) are all gated alike: depth costs no square."""
+    x = np.ones((2, 3), np.float32)
+
+    def terms(depth):
+        f, params = residual(depth)
+        return size_of(form_of(f, params, x).state).terms
+
+    assert terms(8) - terms(7) == terms(4) - terms(3)
+    f, params = residual(3)
+    phi = npk.npf(f)(params, x)
+    np.testing.assert_allclose(npk.path_kernel(f)(params, x, normalize=False), phi @ phi.T, rtol=1e-5)
+
+
+def test_programs_do_not_keep_the_network():
+    f, params, x = blocks(lambda depth: networks.ResNet(depth=depth, width=3, outputs=2), 14)
+    npk.path_kernel(f)(params, x[:2])
+    form = weakref.ref(form_of(Network(f).f, params, x))
+    del f, params
+    gc.collect()
+    assert form() is None
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_elements_of_one_label_are_one_number_and_others_are_not(name, x64):
+    form, params, one, _ = batches(name, True)
+    rng = np.random.default_rng(2)
+    x, gates = (jax.tree.map(lambda a: rng.uniform(1, 2, a.shape), part) for part in one)
+    fixed = {var: rng.uniform(1, 2, var.shape) for var in form.fixed_variables}
+    numbers = Numbers(np, x[:1], [g[:1] for g in gates], fixed, np.dtype(float))
+    for term in [t for layer in npk.paths.bases_of(form.state) for t in layer.inputs]:
+        value = np.broadcast_to(numbers.of(term.g)[0], term.g.shape).reshape(-1)
+        _, held = labels(term.g)
+        held = held.reshape(len(held), -1).T
+        _, which = np.unique(held, axis=0, return_inverse=True)
+        _, alike = np.unique(value, return_inverse=True)
+        assert len(np.unique(np.stack([which.reshape(-1), alike]), axis=1).T) == len(np.unique(which))
+        np.testing.assert_array_equal((held > 0).all(1), value != 0)
+        product = np.ones(term.g.shape)
+        for part in parts_of(term.g):
+            leaf = np.broadcast_to(numbers.of(part.leaf)[0], part.leaf.shape).reshape(-1)
+            product = product * np.where(part.where >= 0, leaf[np.maximum(part.where, 0)], 0)
+        np.testing.assert_allclose(product.reshape(-1), value, rtol=1e-14)
+
+
+def test_a_leaf_is_read_by_name_not_by_its_numbers():
+    """Two gates of one shape are two, and a gate twice is one."""
+    f = lambda p, x: (jax.nn.relu(x @ p["a"]) + jax.nn.relu(x @ p["b"])) @ p["c"]  # noqa: E731
+    params = {"a": np.ones((2, 3), np.float32), "b": np.ones((2, 3), np.float32), "c": np.ones((3, 1), np.float32)}
+    form = form_of(f, params, np.ones((1, 2), np.float32))
+    (layer,) = (base for base in npk.paths.bases_of(form.state) if len(base.inputs) == 2)
+    leaves = [labels(term.g)[0] for term in layer.inputs]
+    assert leaves[0] != leaves[1] and all(len(names) == 1 for names in leaves)
+    assert dataclasses.replace(layer.inputs[0].g).name == layer.inputs[0].g.name
