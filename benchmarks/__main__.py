@@ -8,6 +8,7 @@ import sys
 
 NAMES = (
     "path_kernels",
+    "first_calls",
     "infinite",
     "training",
     "tiles",

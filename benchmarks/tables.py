@@ -7,7 +7,18 @@ from benchmarks.harness import RESULTS
 from npk.studies import table_rows
 
 PAGE = RESULTS.parents[1] / "docs" / "results.md"
-NAMES = ("path_kernels", "tiles", "faults", "solving", "tangent_kernels", "infinite", "training", "scaling", "large")
+NAMES = (
+    "path_kernels",
+    "first_calls",
+    "tiles",
+    "faults",
+    "solving",
+    "tangent_kernels",
+    "infinite",
+    "training",
+    "scaling",
+    "large",
+)
 HEAD = """# Measured
 
 Made by `python -m benchmarks.tables` from `benchmarks/results/*.json`; each table names the command that measured it.

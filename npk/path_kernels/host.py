@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from npk.path_kernels.demands import Size, uses
 from npk.path_kernels.interpreters import CompiledMoments, HostMoments
-from npk.path_kernels.moments import Size, output_moment, uses
+from npk.path_kernels.moments import output_moment
 from npk.paths import Form, Numbers
 from npk.programs import block_of
 
@@ -31,7 +32,7 @@ def kernel(
     dtype: Any,
     size: Size,
     side: int,
-    kinds: dict[Any, Any],
+    known: dict[Any, Any],
 ) -> jax.Array:
     """H [n1, n2] of laid out batches, `one` twice for a symmetric kernel.
 
@@ -45,17 +46,17 @@ def kernel(
         dtype: of the kernel.
         size: of the form.
         side: samples of a block.
-        kinds: what `CompiledMoments` has found of the form before.
+        known: what was found of the form before, of shapes alone.
     """
     n1, n2 = len(one[0]), len(two[0])
     small = is_small(size, n1 * n2)
-    if "uses" not in kinds:
-        kinds["uses"] = uses(form.state)
+    if "uses" not in known:
+        known["uses"] = uses(form.state)
 
     def moments(*options: Any) -> HostMoments:
         if small:
-            return HostMoments(*options)
-        return CompiledMoments(*options, kinds=kinds, left=dict(kinds["uses"]))
+            return HostMoments(*options, known_before=known)
+        return CompiledMoments(*options, known_before=known, left=dict(known["uses"]))
 
     size1, size2 = (-(-n // -(-n // side)) for n in (n1, n2))  # blocks of equal size
 

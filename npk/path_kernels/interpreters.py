@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk.path_kernels.moments import (
+from npk.path_kernels.demands import (
     Ending,
     Group,
     Letters,
     Role,
-    SecondMoments,
     ending_of,
     input_roles,
     paired_axes,
@@ -28,6 +27,7 @@ from npk.path_kernels.moments import (
     size_of_term,
     together,
 )
+from npk.path_kernels.moments import SecondMoments
 from npk.paths import Base, Factor, Layer, Numbers, Term, Window, ones
 
 # Multiplications up to which NumPy takes no longer than the call of a compiled program.
@@ -36,7 +36,15 @@ _SMALL = 1 << 16
 
 @dataclasses.dataclass
 class HostMoments(SecondMoments):
-    """Second moments in NumPy."""
+    """Second moments in NumPy. What depends on shapes alone is kept in `known_before`, from call to call."""
+
+    known_before: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def grouped(self, parts: Sequence[tuple[Term, Sequence[Role]]]) -> Sequence[Group]:
+        key = tuple((term, tuple(roles)) for term, roles in parts)
+        if key not in self.known_before:  # what is constant first, so that fewer kinds end a layer
+            self.known_before[key] = sorted(together(parts), key=lambda group: isinstance(group.term.base, Layer))
+        return self.known_before[key]
 
     def read(self, term: Term, roles: Sequence[Role], letters: Letters, k: Any, paired: tuple[bool, ...]) -> Any:
         return super().read(term, roles, letters, np.asarray(k), paired)
@@ -122,7 +130,6 @@ class _Kind:
     name: tuple[Any, ...]
     term: Term
     roles: tuple[Role, ...]
-    binary: bool
     diagonal: bool
     dtype: Any
     paired: tuple[bool, ...]
@@ -139,10 +146,9 @@ class _Kind:
 class CompiledMoments(HostMoments):
     """Second moments in JAX of numbers in NumPy, every kind of term by a program of its own; small ones in NumPy.
 
-    `kinds` are those of the terms met before, and the zeros that sums begin with.
+    `left` says how often K of each layer will be asked for.
     """
 
-    kinds: dict[Any, Any] = dataclasses.field(default_factory=dict)
     left: dict[Any, int] = dataclasses.field(default_factory=dict)
 
     def added(self, parts: Sequence[tuple[Term, Sequence[Role]]]) -> Any:
@@ -156,16 +162,15 @@ class CompiledMoments(HostMoments):
         variance = np.asarray(self.variance(layer), self.dtype)
         return self.sum_of(groups, ending_of(layer, paired), variance)
 
-    def are_small(self, groups: Sequence[tuple[Group, "_Kind"]]) -> bool:
-        return self.n1 * self.n2 * sum(kind.operations for _, kind in groups) <= _SMALL
+    def are_small(self, groups: Sequence[Group]) -> bool:
+        return self.n1 * self.n2 * sum(self.kind(group).operations for group in groups) <= _SMALL
 
-    def sum_of(
-        self, groups: Sequence[tuple[Group, "_Kind"]], ending: Ending | None = None, variance: Any = None
-    ) -> Any:
+    def sum_of(self, groups: Sequence[Group], ending: Ending | None = None, variance: Any = None) -> Any:
         """What groups of terms add up to, and a layer then makes of it."""
         one, two = self.sides
-        total: Any = self.zeros(*groups[0][0][:2]) if len(groups) > 1 else None
-        for number, (group, kind) in enumerate(groups, 1):
+        total: Any = self.zeros(groups[0]) if len(groups) > 1 else None
+        for number, group in enumerate(groups, 1):
+            kind = self.kind(group)
             layers = tuple(base for base in (group.term.base, *group.more) if isinstance(base, Layer))
             k = self.of_bases(layers or (group.term.base,), kind.paired)
             constants = np.asarray(len(group.more) + 1 - max(1, len(layers)), self.dtype)
@@ -177,14 +182,6 @@ class CompiledMoments(HostMoments):
     def summed(self, parts: Sequence[Any]) -> Any:
         return super().summed(parts) if isinstance(parts[0], np.ndarray) else _sum(parts)
 
-    def grouped(self, parts: Sequence[tuple[Term, Sequence[Role]]]) -> list[tuple[Group, "_Kind"]]:
-        key = tuple((term, tuple(roles)) for term, roles in parts)
-        found = self.kinds.get(key)
-        if found is None:
-            groups = sorted(together(parts), key=lambda group: isinstance(group.term.base, Layer))
-            found = self.kinds[key] = [(group, self.kind(group.term, tuple(group.roles))) for group in groups]
-        return found
-
     def let_go(self, layers: Sequence[Layer], paired: tuple[bool, ...]) -> None:
         """Of what nothing else asks for: memory that is used again is faster than memory that is not."""
         for key in ((layer, paired) for layer in layers):
@@ -192,25 +189,25 @@ class CompiledMoments(HostMoments):
             if not self.left[key]:
                 self.known.pop(key, None)
 
-    def zeros(self, term: Term, roles: Sequence[Role]) -> Any:
+    def zeros(self, group: Group) -> Any:
         """What a sum of several begins with: one more pass over its numbers, and half as many programs."""
+        term, roles, _ = group
         varies = {d for index in term.index[: places_of(term.base)] for d in index.dims}
         varies |= {d for d, size in enumerate(term.g.shape) if size > 1}
         letters = Letters(roles)
         kept = [s if d in varies else 1 for d, s in enumerate(term.sizes) for _ in letters.kept(d, roles[d])]
         shape = (self.n1, self.n2, *kept)
-        if shape not in self.kinds:
-            self.kinds[shape] = jax.device_put(np.zeros(shape, self.dtype))
-        return self.kinds[shape]
+        if shape not in self.known_before:
+            self.known_before[shape] = jax.device_put(np.zeros(shape, self.dtype))
+        return self.known_before[shape]
 
-    def kind(self, term: Term, roles: tuple[Role, ...]) -> _Kind:
-        # On a CPU products in half precision are no faster: all are in the dtype of the kernel.
-        key = (term, roles, False, self.diagonal, self.dtype)
-        found = self.kinds.get(key)
+    def kind(self, group: Group) -> _Kind:
+        term, options = group.term, (tuple(group.roles), self.diagonal, self.dtype)
+        found = self.known_before.get((term, *options))
         if found is None:
             bare = term.replace(base=Base(term.base.axes), g=ones(0))  # a program must not keep the network
-            own = paired_axes(term, roles), size_of_term(term, roles).operations
-            found = self.kinds[key] = _Kind((term.structure, *key[1:]), bare, *key[1:], *own)
+            own = paired_axes(term, group.roles), size_of_term(term, group.roles).operations
+            found = self.known_before[term, *options] = _Kind((term.structure, *options), bare, *options, *own)
         return found
 
 
@@ -241,7 +238,7 @@ def _with_term(
 ) -> Any:
     """A sum and what a term of K, and of constants beside it, adds to it; after the last of a layer, the layer's K."""
     sides = (_Given(one, kind.dtype), _Given(two, kind.dtype))
-    step = _Step(0, 0, True, sides, kind.binary, kind.diagonal, k=k + constants)
+    step = _Step(0, 0, True, sides, diagonal=kind.diagonal, k=k + constants)
     part = step.of_term(kind.term, kind.roles)
     total = part if total is None else total + part
     return total if ending is None else step.ended(total, ending, variance)

@@ -15,8 +15,9 @@ from npk.path_kernels import host
 from npk.path_kernels.choice import Engine, engines, worth_packing, worth_pairing
 from npk.path_kernels.costs import Cost, tell_if_long, timed
 from npk.path_kernels.counts import check_counts, exact_or_nan, is_binary, whole_numbers
+from npk.path_kernels.demands import size_of
 from npk.path_kernels.engines import dense, pairs, pooled
-from npk.path_kernels.moments import SecondMoments, output_moment, size_of
+from npk.path_kernels.moments import SecondMoments, output_moment
 from npk.path_kernels.network import Gates, Network
 from npk.paths import Form, Numbers
 from npk.programs import (
@@ -169,8 +170,8 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         size = network.once("size", params, one[0].shape[2:], one[0], lambda: size_of(form.state))
         side = max(1, math.isqrt((_CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK) // size.elements))
         if on_host(params, one, two) and host.repays(size, len(one[0]) * len(two[0])):
-            kinds = network.once("kinds", params, one[0].shape[2:], one[0], dict)
-            options = {"normalize": normalize, "binary": binary, "dtype": dtype, "side": side, "kinds": kinds}
+            known = network.once("known", params, one[0].shape[2:], one[0], dict)
+            options = {"normalize": normalize, "binary": binary, "dtype": dtype, "side": side, "known": known}
             return host.kernel(form, fixed_of(params, form), one, two, size=size, **options)
         # One program for any gates and either normalisation.
         whole = max(t[0].shape[0] for t in (one, two)) <= side

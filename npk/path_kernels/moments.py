@@ -6,42 +6,33 @@ for a convolution, adds it up over equal offsets; a sum adds the terms. Pairs of
 only where a later sum asks for them.
 """
 
-import collections
 import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk.paths import OWN_FEATURES, Base, Index, Layer, Leaf, Numbers, Source, Term, Window, index_values
+from npk.path_kernels.demands import (
+    Ending,
+    Group,
+    Letters,
+    Role,
+    apart_axes,
+    ending_of,
+    input_roles,
+    output_roles,
+    paired_axes,
+    together,
+)
+from npk.paths import OWN_FEATURES, Base, Index, Layer, Numbers, Term, Window, index_values
 from npk.programs import UnsupportedOperation, is_traced
 
 _map = jax.tree_util.tree_map
-
-# What becomes of a dim of a term: read at the same place on both sides and summed ("contract") or kept
-# ("same"), or read at pairs of places and kept ("pair") or summed ("sum").
-Role = str
-
-
-class Ending(NamedTuple):
-    """What a layer does with what it has contracted: windows over kept axes of these lengths, in pairs or not."""
-
-    windows: tuple[Window, ...]
-    lengths: tuple[int, ...]
-    n_batch: int
-    n_out: int
-    pairs: tuple[bool, ...]
-
-
-def ending_of(layer: Layer, paired: tuple[bool, ...]) -> Ending:
-    nb = layer.n_batch
-    lengths = layer.inputs[0].shape[nb : nb + len(layer.windows)]
-    return Ending(layer.windows, lengths, nb, layer.n_out, paired[nb : nb + layer.n_kept])
 
 
 @dataclasses.dataclass
@@ -146,7 +137,11 @@ class SecondMoments:
 
     def added(self, parts: Sequence[tuple[Term, Sequence[Role]]]) -> Any:
         """The sum of the moments of terms of different bases, of which any size may be 1."""
-        return self.summed([self.of_term(*part) for part in together(parts)])
+        return self.summed([self.of_term(*group) for group in self.grouped(parts)])
+
+    def grouped(self, parts: Sequence[tuple[Term, Sequence[Role]]]) -> Sequence[Group]:
+        """Terms that are computed as one."""
+        return together(parts)
 
     def summed(self, parts: Sequence[Any]) -> Any:
         """The sum of independent parts, of which any size may be 1."""
@@ -184,7 +179,7 @@ class SecondMoments:
         paired = paired_axes(term, roles)
         k = self.of_bases((term.base, *more), paired)
         masks = []
-        for index, axis, is_apart in zip(term.index, term.base.axes, _apart(term, roles), strict=True):
+        for index, axis, is_apart in zip(term.index, term.base.axes, apart_axes(term, roles), strict=True):
             if axis.independent and is_apart and axis.size > 1:
                 masks.append(self.independence(term, roles, letters, index))
         return *self.read(term, roles, letters, k, paired), masks
@@ -216,62 +211,6 @@ class SecondMoments:
         per_pair = math.prod(s for a, s in zip(out, shape, strict=True) if a not in ("N", "M"))
         self.largest = max(self.largest, per_pair)
         return result, out, set(present)
-
-
-def _apart(term: Term, roles: Sequence[Role]) -> list[bool]:
-    """Which axes of its base a term reads at two places."""
-    return [any(roles[d] in ("pair", "sum") for d in index.dims) for index in term.index]
-
-
-class Group(NamedTuple):
-    """A term, what becomes of its dims, and further bases that are read as its own is, under the same factors."""
-
-    term: Term
-    roles: Sequence[Role]
-    more: tuple[Base, ...] = ()
-
-
-def together(parts: Sequence[tuple[Term, Sequence[Role]]]) -> list[Group]:
-    """Terms of the same factors as one: layers that are read alike, and what is constant (a layer's own bias)."""
-    groups: dict[Any, Group] = {}
-    constants: list[tuple[Any, Term, Sequence[Role]]] = []
-    for term, roles in parts:
-        alike = (term.g.name, term.layout, term.summed, tuple(roles))
-        masked = any(a.independent and a.size > 1 and apart for a, apart in zip(term.base.axes, _apart(term, roles)))
-        if isinstance(term.base, Leaf | Source) and not masked:
-            constants.append((alike, term, roles))
-            continue
-        key = (alike, term.structure if isinstance(term.base, Layer) else term)
-        before = groups.get(key)
-        groups[key] = Group(term, roles) if before is None else before._replace(more=(*before.more, term.base))
-    for alike, term, roles in constants:
-        key = next((key for key in groups if key[0] == alike), (alike, term))
-        before = groups.get(key)
-        groups[key] = Group(term, roles) if before is None else before._replace(more=(*before.more, term.base))
-    return list(groups.values())
-
-
-def paired_axes(term: Term, roles: Sequence[Role]) -> tuple[bool, ...]:
-    """The axes of a term's base of whose places it reads pairs."""
-    return tuple(
-        apart and not axis.independent for apart, axis in zip(_apart(term, roles), term.base.axes, strict=True)
-    )
-
-
-class Letters:
-    """An einsum letter for every dim of a term and side; shared where both sides read the same place."""
-
-    def __init__(self, roles: Sequence[Role]):
-        self.roles = roles
-
-    def both(self, dim: int, role: Role) -> tuple[str, ...]:
-        return (f"a{dim}",) if role in ("contract", "same") else (f"a{dim}", f"b{dim}")
-
-    def kept(self, dim: int, role: Role) -> tuple[str, ...]:
-        return self.both(dim, role) if role in ("same", "pair") else ()
-
-    def side(self, dims: Sequence[int], roles: Sequence[Role], side: int) -> list[str]:
-        return [f"{'b' if side == 2 and roles[d] in ('pair', 'sum') else 'a'}{d}" for d in dims]
 
 
 def _squeeze(array: Any, names: Sequence[str]) -> tuple[Any, list[str]]:
@@ -379,76 +318,10 @@ def _over_pairs(k: Any, axis: int, length: int, window: Window) -> Any:
     return total.reshape(k.shape)[tuple(cut if i in axes else slice(None) for i in range(k.ndim))]
 
 
-def _output_roles(term: Term) -> list[Role]:
-    return ["same"] * (len(term.sizes) - len(term.summed)) + ["sum"] * len(term.summed)
-
-
-def input_roles(layer: Layer, term: Term, paired: Sequence[bool]) -> list[Role]:
-    """What becomes of the dims of a term that a layer reads."""
-    nb, nk = layer.n_batch, layer.n_kept
-    contracted = len(term.sizes) - len(term.summed) - nb - nk
-    kept = ["same"] * nb + ["pair" if p else "same" for p in paired[nb : nb + nk]]
-    return kept + ["contract"] * contracted + ["sum"] * len(term.summed)
-
-
 def output_moment(state: Sequence[Term], moments: SecondMoments) -> Any:
     """The second moment of one output unit, [n1, n2]."""
-    found = moments.added([(term, _output_roles(term)) for term in state])
+    found = moments.added([(term, output_roles(term)) for term in state])
     if math.prod(jax.tree_util.tree_leaves(found)[0].shape[2:]) != 1:
         raise UnsupportedOperation(OWN_FEATURES)
     whole = (moments.n1, moments.n2)
     return _map(lambda a: moments.xp.broadcast_to(moments.xp.asarray(a).reshape(a.shape[:2]), whole), found)
-
-
-def uses(state: Sequence[Term]) -> dict[tuple[Base, tuple[bool, ...]], int]:
-    """How often K of each layer is asked for on the way to an output, its axes paired or not."""
-    asked = ((base, paired_axes(g.term, g.roles)) for g in _demanded(state) for base in (g.term.base, *g.more))
-    return collections.Counter((base, paired) for base, paired in asked if isinstance(base, Layer))
-
-
-class Size(NamedTuple):
-    """What a pair of samples takes: the most numbers at a time, multiplications (about); and numbers of factors."""
-
-    elements: int
-    operations: int
-    factors: int
-    terms: int = 1
-
-
-def size_of(state: Sequence[Term]) -> Size:
-    """What the second moment of an output takes, read off the terms."""
-    sizes = [size_of_term(group.term, group.roles) for group in _demanded(state)]
-    most, *sums = max(s.elements for s in sizes), *(sum(s[i] for s in sizes) for i in (1, 2, 3))
-    return Size(most, *sums)
-
-
-def size_of_term(term: Term, roles: Sequence[Role]) -> Size:
-    """What a term takes, with the windows that its base was summed over."""
-    letters = Letters(roles)
-    kept = {a: term.sizes[d] for d, r in enumerate(roles) for a in letters.kept(d, r)}
-    for number, (index, axis, apart) in enumerate(zip(term.index, term.base.axes, _apart(term, roles))):
-        if axis.size > 1 and (number < places_of(term.base) or (axis.independent and apart)):
-            kept |= {a: term.sizes[d] for d in index.dims for a in letters.both(d, roles[d])}
-    known = {a: s for d, s in enumerate(term.g.shape) for a in letters.both(d, roles[d]) if s > 1}
-    taps = max((w.size for w in term.base.windows), default=1) if isinstance(term.base, Layer) else 1
-    elements = math.prod(kept.values())
-    return Size(elements, math.prod((known | kept).values()) + 2 * taps * elements, term.g.size)
-
-
-def places_of(base: Base) -> int:
-    """Of how many axes, the first ones, K of a base depends on the place."""
-    return base.n_batch + base.n_kept if isinstance(base, Layer) else 0
-
-
-def _demanded(state: Sequence[Term]) -> Iterator[Group]:
-    """All terms that are read on the way to an output, with what becomes of their dims."""
-    todo = together([(term, _output_roles(term)) for term in state])
-    seen: set[tuple[Base, tuple[bool, ...]]] = set()
-    while todo:
-        group = todo.pop()
-        yield group
-        paired = paired_axes(group.term, group.roles)
-        for base in (group.term.base, *group.more):
-            if isinstance(base, Layer) and (base, paired) not in seen:
-                seen.add((base, paired))
-                todo += together([(below, input_roles(base, below, paired)) for below in base.inputs])

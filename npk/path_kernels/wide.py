@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk.path_kernels.moments import Role, SecondMoments
+from npk.path_kernels.demands import Role
+from npk.path_kernels.moments import SecondMoments
 from npk.paths import Layer, Term, Window
 
 # The exponent of zero: below every other, and some of them add up to an int32.

@@ -27,6 +27,7 @@ from npk.paths.rules import RULES as RULES
 from npk.paths.rules import output_terms as output_terms
 from npk.paths.selections import labels as labels
 from npk.paths.selections import parts_of as parts_of
+from npk.paths.selections import support as support
 from npk.paths.terms import Axis as Axis
 from npk.paths.terms import Base as Base
 from npk.paths.terms import Index as Index

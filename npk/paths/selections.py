@@ -4,6 +4,7 @@ Every element of a factor is a product of elements of its leaves (a gate's, the 
 are one number for all inputs where these are the same; so engines see how a network was written without knowing it.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +46,42 @@ def labels(factor: Factor) -> tuple[tuple[bytes, ...], np.ndarray]:
         return (), np.ones((1, *factor.shape), int)
     where = np.stack([np.broadcast_to(p.where, factor.shape) for p in parts])
     return tuple(p.leaf.name for p in parts), np.where((where >= 0).all(0), where + 1, 0)
+
+
+def support(factor: Factor, dim: int) -> np.ndarray:
+    """Along a dim, where a factor may be other than zero: what a part of a concatenation is not is known to be zero."""
+    size = factor.shape[dim]
+    everywhere = np.ones(size, bool)
+    if factor.op == "constant" and not is_traced(factor.how):
+        return (factor.how != 0).any(tuple(d for d in range(len(factor.shape)) if d != dim))
+    if not factor.args or factor.op in ("inverse", "over"):
+        return everywhere
+    if factor.op == "take" and factor.how[0] == dim:
+        chosen = factor.how[1]
+        return (chosen >= 0) & support(factor.args[0], dim)[np.maximum(chosen, 0)]
+    if factor.op == "join" and factor.how == dim:
+        return np.concatenate([support(a, dim) for a in factor.args])
+    before = dim
+    if factor.op == "transpose":
+        before = factor.how[dim]
+    elif factor.op == "sum":
+        before = dim + (dim >= factor.how)
+    elif factor.op == "reshape":
+        place = _same_dim(factor, dim)
+        if place is None:
+            return everywhere
+        before = place
+    found = [np.broadcast_to(support(a, before), size) for a in factor.args]
+    return np.all(found, 0) if factor.op == "times" else np.any(found, 0)
+
+
+def _same_dim(factor: Factor, dim: int) -> int | None:
+    """The dim before a reshape that is this one after it, if any is."""
+    after, before = factor.shape, factor.args[0].shape
+    for place, size in enumerate(before):
+        if size == after[dim] > 1 and math.prod(before[:place]) == math.prod(after[:dim]):
+            return place
+    return None
 
 
 def _parts(factor: Factor, args: Sequence[tuple[Part, ...]]) -> tuple[Part, ...]:

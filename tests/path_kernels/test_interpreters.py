@@ -13,8 +13,9 @@ from architectures import REGISTRY, case
 import npk
 from npk import networks
 from npk.path_kernels import interpreters, output_moment
+from npk.path_kernels.demands import size_of
 from npk.path_kernels.interpreters import CompiledMoments, HostMoments
-from npk.path_kernels.moments import SecondMoments, size_of
+from npk.path_kernels.moments import SecondMoments
 from npk.path_kernels.network import Network
 from npk.paths import Numbers, form_of, labels, parts_of
 

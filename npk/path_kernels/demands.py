@@ -1,0 +1,184 @@
+"""What the second moment of an output asks for, read off the terms: which of them, in what role, and which together.
+
+Nothing is computed here. A dim of a term is summed or kept, read at one place or at pairs of places; K of a base is
+asked for at pairs of places only where a later sum needs them.
+"""
+
+import collections
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npk.paths import Base, Index, Layer, Leaf, Source, Term, Window, index_values, support
+
+# What becomes of a dim of a term: read at the same place on both sides and summed ("contract") or kept
+# ("same"), or read at pairs of places and kept ("pair") or summed ("sum").
+Role = str
+
+
+class Letters:
+    """An einsum letter for every dim of a term and side; shared where both sides read the same place."""
+
+    def __init__(self, roles: Sequence[Role]):
+        self.roles = roles
+
+    def both(self, dim: int, role: Role) -> tuple[str, ...]:
+        return (f"a{dim}",) if role in ("contract", "same") else (f"a{dim}", f"b{dim}")
+
+    def kept(self, dim: int, role: Role) -> tuple[str, ...]:
+        return self.both(dim, role) if role in ("same", "pair") else ()
+
+    def side(self, dims: Sequence[int], roles: Sequence[Role], side: int) -> list[str]:
+        return [f"{'b' if side == 2 and roles[d] in ('pair', 'sum') else 'a'}{d}" for d in dims]
+
+
+def output_roles(term: Term) -> list[Role]:
+    return ["same"] * (len(term.sizes) - len(term.summed)) + ["sum"] * len(term.summed)
+
+
+def input_roles(layer: Layer, term: Term, paired: Sequence[bool]) -> list[Role]:
+    """What becomes of the dims of a term that a layer reads."""
+    nb, nk = layer.n_batch, layer.n_kept
+    contracted = len(term.sizes) - len(term.summed) - nb - nk
+    kept = ["same"] * nb + ["pair" if p else "same" for p in paired[nb : nb + nk]]
+    return kept + ["contract"] * contracted + ["sum"] * len(term.summed)
+
+
+def apart_axes(term: Term, roles: Sequence[Role]) -> list[bool]:
+    """Which axes of its base a term reads at two places."""
+    return [any(roles[d] in ("pair", "sum") for d in index.dims) for index in term.index]
+
+
+def paired_axes(term: Term, roles: Sequence[Role]) -> tuple[bool, ...]:
+    """The axes of a term's base of whose places it reads pairs."""
+    return tuple(
+        apart and not axis.independent for apart, axis in zip(apart_axes(term, roles), term.base.axes, strict=True)
+    )
+
+
+def places_of(base: Base) -> int:
+    """Of how many axes, the first ones, K of a base depends on the place."""
+    return base.n_batch + base.n_kept if isinstance(base, Layer) else 0
+
+
+class Ending(NamedTuple):
+    """What a layer does with what it has contracted: windows over kept axes of these lengths, in pairs or not."""
+
+    windows: tuple[Window, ...]
+    lengths: tuple[int, ...]
+    n_batch: int
+    n_out: int
+    pairs: tuple[bool, ...]
+
+
+def ending_of(layer: Layer, paired: tuple[bool, ...]) -> Ending:
+    nb = layer.n_batch
+    lengths = layer.inputs[0].shape[nb : nb + len(layer.windows)]
+    return Ending(layer.windows, lengths, nb, layer.n_out, paired[nb : nb + layer.n_kept])
+
+
+class Group(NamedTuple):
+    """A term, what becomes of its dims, and further bases that are read as its own is, under the same factors."""
+
+    term: Term
+    roles: Sequence[Role]
+    more: tuple[Base, ...] = ()
+
+
+def together(parts: Sequence[tuple[Term, Sequence[Role]]]) -> list[Group]:
+    """Terms of the same factors as one: layers that are read alike, and what is constant (a layer's own bias)."""
+    groups: dict[Any, Group] = {}
+    constants: list[tuple[Any, Term, Sequence[Role]]] = []
+    for whole, roles in parts:
+        term = _trimmed(whole, roles)
+        alike = (term.g.name, term.layout, term.summed, tuple(roles))
+        masked = any(
+            a.independent and a.size > 1 and apart for a, apart in zip(term.base.axes, apart_axes(term, roles))
+        )
+        if isinstance(term.base, Leaf | Source) and not masked:
+            constants.append((alike, term, roles))
+            continue
+        key = (alike, term.structure if isinstance(term.base, Layer) else term)
+        before = groups.get(key)
+        groups[key] = Group(term, roles) if before is None else before._replace(more=(*before.more, term.base))
+    for alike, term, roles in constants:
+        key = next((key for key in groups if key[0] == alike), (alike, term))
+        before = groups.get(key)
+        groups[key] = Group(term, roles) if before is None else before._replace(more=(*before.more, term.base))
+    return list(groups.values())
+
+
+def _trimmed(term: Term, roles: Sequence[Role]) -> Term:
+    """A term without the summands of which it is known that they are zero: of a concatenation its own part alone."""
+    for d, role in enumerate(roles):
+        if role in ("contract", "sum") and term.g.shape[d] > 1 and not (held := support(term.g, d)).all():
+            kept = np.flatnonzero(held)
+            if len(kept):
+                term = _restricted(term, d, kept)
+    return term
+
+
+def _restricted(term: Term, dim: int, kept: np.ndarray) -> Term:
+    """Some elements along a dim."""
+    sizes = [len(kept) if d == dim else s for d, s in enumerate(term.sizes)]
+    dims = iter(sizes)
+    layout = tuple(tuple(next(dims) for _ in axis) for axis in term.layout)
+
+    def restricted(index: Index) -> Index:
+        if dim not in index.dims:
+            return index
+        return Index(index.dims, np.take(index_values(term, index), kept, index.dims.index(dim)))
+
+    index = tuple(restricted(i) for i in term.index)
+    return term.replace(index=index, g=term.g.take(dim, kept), layout=layout, summed=tuple(dims))
+
+
+def demanded(state: Sequence[Term]) -> Iterator[Group]:
+    """All terms that are read on the way to an output, with what becomes of their dims."""
+    todo = together([(term, output_roles(term)) for term in state])
+    seen: set[tuple[Base, tuple[bool, ...]]] = set()
+    while todo:
+        group = todo.pop()
+        yield group
+        paired = paired_axes(group.term, group.roles)
+        for base in (group.term.base, *group.more):
+            if isinstance(base, Layer) and (base, paired) not in seen:
+                seen.add((base, paired))
+                todo += together([(below, input_roles(base, below, paired)) for below in base.inputs])
+
+
+def uses(state: Sequence[Term]) -> dict[tuple[Base, tuple[bool, ...]], int]:
+    """How often K of each layer is asked for on the way to an output, its axes paired or not."""
+    asked = ((base, paired_axes(g.term, g.roles)) for g in demanded(state) for base in (g.term.base, *g.more))
+    return collections.Counter((base, paired) for base, paired in asked if isinstance(base, Layer))
+
+
+class Size(NamedTuple):
+    """What a pair of samples takes: the most numbers at a time, multiplications (about); and numbers of factors."""
+
+    elements: int
+    operations: int
+    factors: int
+    terms: int = 1
+
+
+def size_of(state: Sequence[Term]) -> Size:
+    """What the second moment of an output takes, read off the terms."""
+    sizes = [size_of_term(group.term, group.roles) for group in demanded(state)]
+    most, *sums = max(s.elements for s in sizes), *(sum(s[i] for s in sizes) for i in (1, 2, 3))
+    return Size(most, *sums)
+
+
+def size_of_term(term: Term, roles: Sequence[Role]) -> Size:
+    """What a term takes, with the windows that its base was summed over."""
+    letters = Letters(roles)
+    kept = {a: term.sizes[d] for d, r in enumerate(roles) for a in letters.kept(d, r)}
+    for number, (index, axis, apart) in enumerate(zip(term.index, term.base.axes, apart_axes(term, roles))):
+        if axis.size > 1 and (number < places_of(term.base) or (axis.independent and apart)):
+            kept |= {a: term.sizes[d] for d in index.dims for a in letters.both(d, roles[d])}
+    known = {a: s for d, s in enumerate(term.g.shape) for a in letters.both(d, roles[d]) if s > 1}
+    taps = max((w.size for w in term.base.windows), default=1) if isinstance(term.base, Layer) else 1
+    elements = math.prod(kept.values())
+    return Size(elements, math.prod((known | kept).values()) + 2 * taps * elements, term.g.size)
