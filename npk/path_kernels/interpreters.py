@@ -197,9 +197,9 @@ class CompiledMoments(HostMoments):
         letters = Letters(roles)
         kept = [s if d in varies else 1 for d, s in enumerate(term.sizes) for _ in letters.kept(d, roles[d])]
         shape = (self.n1, self.n2, *kept)
-        if shape not in self.known_before:
-            self.known_before[shape] = jax.device_put(np.zeros(shape, self.dtype))
-        return self.known_before[shape]
+        if (shape, self.dtype) not in self.known_before:
+            self.known_before[shape, self.dtype] = jax.device_put(np.zeros(shape, self.dtype))
+        return self.known_before[shape, self.dtype]
 
     def kind(self, group: Group) -> _Kind:
         term, options = group.term, (tuple(group.roles), self.diagonal, self.dtype)

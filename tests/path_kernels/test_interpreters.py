@@ -60,6 +60,17 @@ def test_programs_for_kinds_of_terms_compute_what_numpy_computes(name, soft, x64
     alike(by_kinds, of_numpy)
 
 
+def test_what_is_kept_from_call_to_call_serves_any_dtype(x64, monkeypatch):
+    monkeypatch.setattr(interpreters, "_SMALL", 0)
+    form, params, one, two = batches("residual batch norm", True)
+    known, found = {}, {}
+    for dtype in (np.dtype("float32"), np.dtype("float64"), np.dtype("float32")):
+        sides = [Numbers(np, *side, form.fixed(params), dtype) for side in (one, two)]
+        found[dtype] = output_moment(form.state, CompiledMoments(2, 3, True, tuple(sides), known_before=known))
+        assert found[dtype].dtype == dtype
+    np.testing.assert_allclose(*found.values(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_traced_is_what_numpy_computes(name, x64):
     form, *rest = batches(name, False)
