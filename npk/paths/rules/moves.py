@@ -100,7 +100,9 @@ def _rev(walk: Walk, equation: Equation, states: list[State]) -> State:
 
 def _pad(walk: Walk, equation: Equation, states: list[State]) -> State:
     fill = equation.inputs[1]
-    if walk.origin(fill) is None or is_traced(walk.value(fill)) or np.any(np.asarray(walk.value(fill)) != 0):
+    origin = walk.origin(fill)
+    number = None if origin is None or origin.leaves or origin.fixed else walk.value(fill)
+    if number is None or is_traced(number) or np.any(np.asarray(number) != 0):
         raise walk.refuse(equation, "padding with a value other than zero.")
     chosen = []
     for size, (low, high, inner) in zip(equation.inputs[0].shape, equation.params["padding_config"], strict=True):
