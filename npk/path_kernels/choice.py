@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+import jax
 from jaxtyping import PyTree
 
+from npk.path_kernels import host
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.network import Network
 from npk.programs import on_host, shown
@@ -51,6 +53,20 @@ def worth_pairing(many: int, positions: list[int] | tuple[int, ...]) -> bool:
     return many * pairs.saving(positions) >= _PAIR_SAVING
 
 
+def here(*values: Any) -> bool:
+    """Whether numbers are in the memory of this host, and JAX would compute with them here."""
+    return jax.default_backend() == "cpu" and on_host(*values)
+
+
+def _rules(network: Network, params: PyTree, x: Any, many: int) -> str:
+    """How the plain rules compute a kernel."""
+    size = network.size(params, (x[:, None], ()))
+    how = "compiled as a whole"
+    if here(params, x) and host.repays(size, many):
+        how = "by NumPy" if host.is_small(size, many) else "by a program for each kind of term"
+    return f"covers every network that the path rules cover; computed {how}"
+
+
 def engines(
     network: Network, params: PyTree, x: Any, many: int, *, normalize: bool, binary: bool
 ) -> tuple[Engine, ...]:
@@ -74,7 +90,7 @@ def engines(
         "rules": None,
     }
     chosen = next(name for name, why in reasons.items() if why is None)
-    said = {"rules": "covers every network that the path rules cover"}
+    said = {"rules": _rules(network, params, x, many)}
     return tuple(
         Engine(name, name == chosen, why or said.get(name, "covers the network, and is faster"))
         for name, why in reasons.items()

@@ -12,10 +12,9 @@ from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
 from npk.path_kernels import host
-from npk.path_kernels.choice import Engine, engines, worth_packing, worth_pairing
+from npk.path_kernels.choice import Engine, engines, here, worth_packing, worth_pairing
 from npk.path_kernels.costs import Cost, tell_if_long, timed
 from npk.path_kernels.counts import check_counts, exact_or_nan, is_binary, whole_numbers
-from npk.path_kernels.demands import Size, size_of
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.moments import SecondMoments, output_moment
 from npk.path_kernels.network import Gates, Network
@@ -86,11 +85,6 @@ def block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
     jax.eval_shape(meter, *two_samples)
     elements = _CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK
     return max(1, math.isqrt(elements // max(sizes)))
-
-
-def _here(*values: Any) -> bool:
-    """Whether the numbers are in this host's memory, and JAX would compute with them here."""
-    return jax.default_backend() == "cpu" and on_host(*values)
 
 
 @transformation()
@@ -169,15 +163,12 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         values = made_of_params(params, form) if form.fixed_variables else ()
         return dict(zip(form.fixed_variables, map(np.asarray, values), strict=True))
 
-    def size_of_form(params: PyTree, one: Any, form: Form) -> Size:
-        return network.once("size", params, one[0].shape[2:], one[0], lambda: size_of(form.state))
-
     def compute(params: PyTree, one: Any, two: Any, *, normalize: bool, binary: bool, dtype: Any) -> Any:
         """H of laid out batches by the plain rules."""
         form = network.form_of(params, one)
-        size = size_of_form(params, one, form)
+        size = network.size(params, one)
         side = max(1, math.isqrt((_CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK) // size.elements))
-        if _here(params, one, two) and host.repays(size, len(one[0]) * len(two[0])):
+        if here(params, one, two) and host.repays(size, len(one[0]) * len(two[0])):
             known = network.once("known", params, one[0].shape[2:], one[0], dict)
             options = {"normalize": normalize, "binary": binary, "dtype": dtype, "side": side, "known": known}
             return host.kernel(form, fixed_of(params, form), one, two, size=size, **options)
@@ -201,8 +192,8 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
 
     def largest(params: PyTree, one: Any, two: Any, dtype: Any) -> Any:
         """Of all that is met for two batches; nothing is derived by it."""
-        form = network.form_of(params, one)
-        if _here(params, one, two) and host.is_small(size_of_form(params, one, form), len(one[0]) + len(two[0])):
+        if here(params, one, two) and host.is_small(network.size(params, one), len(one[0]) + len(two[0])):
+            form = network.form_of(params, one)
             return max(host.largest(form, fixed_of(params, form), side, dtype) for side in (one, two))
         params, one, two = jax.tree_util.tree_map(jax.lax.stop_gradient, (params, one, two))
         return functools.reduce(jnp.maximum, [largest_count(params, side, dtype=dtype) for side in (one, two)])

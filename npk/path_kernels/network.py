@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from npk.gating import Function, activation_program, activations, gate_shapes, own_gates
+from npk.path_kernels.demands import Size, size_of
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.paths import Form, form_of
 from npk.programs import (
@@ -47,6 +48,11 @@ class Network:
         """The same, of a batch that is laid out: [n, 1, ...]."""
         x = laid[0]
         return self.form(params, jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype))
+
+    def size(self, params: PyTree, laid: tuple[Any, Gates]) -> Size:
+        """What a pair of samples takes by the plain rules."""
+        x = laid[0]
+        return self.once("size", params, x.shape[2:], x, lambda: size_of(self.form_of(params, laid).state))
 
     def gate_shapes(self, params: PyTree, x: Any) -> list[Any]:
         """The gates of a batch."""

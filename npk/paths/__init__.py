@@ -2,8 +2,9 @@
 
 `npf(f)(params, x)` is φ [N, P] and `npv(f)(params)` is v [P, K], so that φ @ v = f; `path_names` and `count_paths`
 say which paths there are. Behind them every value of a network is a sum of `Term`s, a selection of a base times
-known factors (`terms`, `sums`); `walk` carries them from the input to the output by the `rules`, one for each
-operation, and the kernel, the sketches and the limits of infinite width read the same terms.
+known factors (`terms`, `sums`), which are names (`factors`): which elements of a gate they hold is in `selections`, and
+`Numbers` are their numbers. `walk` carries terms from the input to the output by the `rules`, one for each operation.
+`form_of(f, params, x)` is the result; the kernel, the sketches and the limits of infinite width read it.
 """
 
 from npk.paths.ends import OWN_FEATURES as OWN_FEATURES
