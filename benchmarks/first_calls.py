@@ -3,11 +3,12 @@
 CPU seconds of the first call of `jax.jit(f)`, `npk.path_kernel(f)` and `npk.ntk(f)`, the programs each compiled, the
 second call, and the memory that the process has taken; of networks of any depth, on few samples.
 
-Needs about 8 minutes on two cores (--quick: 1, without tangent kernels).
+Needs about 15 minutes on two cores (--quick: 1, without tangent kernels).
 """
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -69,7 +70,12 @@ def child(name: str, function: str) -> dict[str, float]:
     f = model(name).apply
     x = np.random.default_rng(0).normal(size=(SAMPLES, *image(name))).astype(np.float32)
     rng, shapes = np.random.default_rng(1), jax.eval_shape(model(name).init, jax.random.key(0), x)
-    params = jax.tree.map(lambda s: (abs(rng.normal(size=s.shape)) * 0.02 + 1e-3).astype(s.dtype), shapes)
+
+    def drawn(shape: tuple[int, ...]) -> Any:
+        fan_in = math.prod(shape[:-1])
+        return rng.normal(size=shape) * math.sqrt(2 / fan_in) if len(shape) > 1 else np.full(shape, 0.5)
+
+    params = jax.tree.map(lambda s: drawn(s.shape).astype(s.dtype), shapes)
     compiled: list[float] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(seconds) if event.endswith("backend_compile_duration") else None
@@ -96,13 +102,14 @@ def measured(name: str, function: str, repeats: int) -> dict[str, float]:
 def main() -> None:
     form = harness.parser(__doc__ or "")
     form.add_argument("--quick", action="store_true")
+    form.add_argument("--repeats", type=int, default=3, help="fresh processes of each, of which the median is shown")
     form.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = form.parse_args()
     if args.child:
         print(json.dumps(child(*args.child)))
         return
     harness.begin(__doc__ or "")
-    functions, repeats = (FUNCTIONS[:2], 1) if args.quick else (FUNCTIONS, 3)
+    functions, repeats = (FUNCTIONS[:2], 1) if args.quick else (FUNCTIONS, args.repeats)
     rows, data = [], {}
     for name in harness.each(NETWORKS[:2] if args.quick else NETWORKS):
         data[name] = {function: measured(name, function, repeats) for function in functions}

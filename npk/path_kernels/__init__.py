@@ -2,9 +2,9 @@
 
 `path_kernel(f)(params, x1, x2)` is H, normalised by fan-in or as a count of paths, under f's own gates or any that
 are given; `log_path_kernel(f)` is its sign and logarithm, at any depth. For dense networks H = Σ ⊙ Λ: `gram`,
-`layer_overlaps` and `overlap` are its factors. `demands` says what a kernel asks of the terms of a network, `moments` is
-the algebra position by position, `interpreters` compute it in NumPy and by kinds of terms, `wide` in numbers of any
-size; `engines` are the fast forms for large kernels, each for one kind of network.
+`layer_overlaps` and `overlap` are its factors. `demands` says what a kernel asks of the terms of a network, `moments`
+is the algebra position by position, `interpreters` compute it in NumPy and by kinds of terms, `wide` in numbers of
+any size; `engines` are the fast forms for large kernels, each for one kind of network.
 """
 
 from npk.path_kernels.choice import Engine as Engine
