@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from npk.path_kernels import host
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.network import Network
+from npk.paths import Form
 from npk.programs import on_host, shown
 
 # Pairs of samples from which the packed engine repays its compilation (about a second).
@@ -53,16 +54,16 @@ def worth_pairing(many: int, positions: list[int] | tuple[int, ...]) -> bool:
     return many * pairs.saving(positions) >= _PAIR_SAVING
 
 
-def here(*values: Any) -> bool:
+def here(form: Form, *values: Any) -> bool:
     """Whether numbers are in the memory of this host, and JAX would compute with them here."""
-    return jax.default_backend() == "cpu" and on_host(*values)
+    return jax.default_backend() == "cpu" and on_host(*values) and not form.traced
 
 
 def _rules(network: Network, params: PyTree, x: Any, many: int) -> str:
     """How the plain rules compute a kernel."""
-    size = network.size(params, (x[:, None], ()))
+    (_, size), form = network.demands(params, (x[:, None], ())), network.form(params, x)
     how = "compiled as a whole"
-    if here(params, x) and host.repays(size, many):
+    if here(form, params, x) and host.repays(size, many):
         how = "by NumPy" if host.is_small(size, many) else "by a program for each kind of term"
     return f"covers every network that the path rules cover; computed {how}"
 
@@ -131,6 +132,8 @@ def _not_paired(network: Network, params: PyTree, x: Any, many: int, normalize: 
     if not worth_pairing(many, network.positions(params, x)):
         return _FEW
     plan = network.plan(params, x, normalize)
+    if network.form(params, x).traced:
+        return "f closes over numbers that are being traced"
     if plan is None:
         return "convolutions with groups, values that are flattened, or another form that it does not cover"
     if not worth_pairing(many, plan.positions):

@@ -93,10 +93,11 @@ def together(parts: Sequence[tuple[Term, Sequence[Role]]]) -> list[Group]:
     constants: list[tuple[Any, Term, Sequence[Role]]] = []
     for whole, roles in parts:
         term = _trimmed(whole, roles)
-        alike = (term.g.name, term.layout, term.summed, tuple(roles))
+        # A mask of independence is of all that is read under it, and a constant has none.
         masked = any(
             a.independent and a.size > 1 and apart for a, apart in zip(term.base.axes, apart_axes(term, roles))
         )
+        alike = (term.g.name, term.layout, term.summed, tuple(roles), masked)
         if isinstance(term.base, Leaf | Source) and not masked:
             constants.append((alike, term, roles))
             continue
@@ -107,7 +108,8 @@ def together(parts: Sequence[tuple[Term, Sequence[Role]]]) -> list[Group]:
         key = next((key for key in groups if key[0] == alike), (alike, term))
         before = groups.get(key)
         groups[key] = Group(term, roles) if before is None else before._replace(more=(*before.more, term.base))
-    return list(groups.values())
+    # What is constant first, so that few kinds of terms are the last of a layer.
+    return sorted(groups.values(), key=lambda group: isinstance(group.term.base, Layer))
 
 
 def _trimmed(term: Term, roles: Sequence[Role]) -> Term:
@@ -135,24 +137,44 @@ def _restricted(term: Term, dim: int, kept: np.ndarray) -> Term:
     return term.replace(index=index, g=term.g.take(dim, kept), layout=layout, summed=tuple(dims))
 
 
-def demanded(state: Sequence[Term]) -> Iterator[Group]:
-    """All terms that are read on the way to an output, with what becomes of their dims."""
-    todo = together([(term, output_roles(term)) for term in state])
-    seen: set[tuple[Base, tuple[bool, ...]]] = set()
-    while todo:
-        group = todo.pop()
-        yield group
+class Demands(NamedTuple):
+    """What is asked for on the way to an output: its terms, and of every layer, inputs first, what it reads."""
+
+    output: list[Group]
+    layers: dict[tuple[Layer, tuple[bool, ...]], list[Group]]
+
+
+def demands_of(state: Sequence[Term]) -> Demands:
+    """The layers whose K is asked for, their axes paired or not, each after those that it reads."""
+    read: dict[tuple[Layer, tuple[bool, ...]], list[Group]] = {}
+    found: dict[tuple[Layer, tuple[bool, ...]], list[Group]] = {}
+    output = together([(term, output_roles(term)) for term in state])
+    todo = list(_asked(output))
+    while todo:  # no recursion: networks may be deep
+        layer, paired = todo[-1]
+        if todo[-1] not in read:
+            read[layer, paired] = groups_of(layer, paired)
+        missing = [key for key in _asked(read[layer, paired]) if key not in found]
+        if not missing:
+            found.setdefault(todo[-1], read[todo.pop()])
+        todo += missing
+    return Demands(output, found)
+
+
+def groups_of(layer: Layer, paired: tuple[bool, ...]) -> list[Group]:
+    """What a layer reads."""
+    return together([(term, input_roles(layer, term, paired)) for term in layer.inputs])
+
+
+def _asked(groups: Sequence[Group]) -> Iterator[tuple[Layer, tuple[bool, ...]]]:
+    for group in groups:
         paired = paired_axes(group.term, group.roles)
-        for base in (group.term.base, *group.more):
-            if isinstance(base, Layer) and (base, paired) not in seen:
-                seen.add((base, paired))
-                todo += together([(below, input_roles(base, below, paired)) for below in base.inputs])
+        yield from ((base, paired) for base in (group.term.base, *group.more) if isinstance(base, Layer))
 
 
-def uses(state: Sequence[Term]) -> dict[tuple[Base, tuple[bool, ...]], int]:
-    """How often K of each layer is asked for on the way to an output, its axes paired or not."""
-    asked = ((base, paired_axes(g.term, g.roles)) for g in demanded(state) for base in (g.term.base, *g.more))
-    return collections.Counter((base, paired) for base, paired in asked if isinstance(base, Layer))
+def uses(demands: Demands) -> dict[tuple[Layer, tuple[bool, ...]], int]:
+    """How often K of each layer is asked for."""
+    return collections.Counter(key for groups in (demands.output, *demands.layers.values()) for key in _asked(groups))
 
 
 class Size(NamedTuple):
@@ -164,9 +186,10 @@ class Size(NamedTuple):
     terms: int = 1
 
 
-def size_of(state: Sequence[Term]) -> Size:
+def size_of(demands: Demands) -> Size:
     """What the second moment of an output takes, read off the terms."""
-    sizes = [size_of_term(group.term, group.roles) for group in demanded(state)]
+    groups = [group for own in (demands.output, *demands.layers.values()) for group in own]
+    sizes = [size_of_term(group.term, group.roles) for group in groups]
     most, *sums = max(s.elements for s in sizes), *(sum(s[i] for s in sizes) for i in (1, 2, 3))
     return Size(most, *sums)
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from npk.path_kernels.demands import Size, uses
+from npk.path_kernels.demands import Demands, Size, uses
 from npk.path_kernels.interpreters import CompiledMoments, HostMoments
 from npk.path_kernels.moments import output_moment
 from npk.paths import Form, Numbers
@@ -30,6 +30,7 @@ def kernel(
     normalize: bool,
     binary: bool,
     dtype: Any,
+    demands: Demands,
     size: Size,
     side: int,
     known: dict[Any, Any],
@@ -44,19 +45,19 @@ def kernel(
         normalize: as of `path_kernel`.
         binary: whether all gates are 0 or 1.
         dtype: of the kernel.
-        size: of the form.
+        demands: of the form.
+        size: of the demands.
         side: samples of a block.
         known: what was found of the form before, of shapes alone.
     """
     n1, n2 = len(one[0]), len(two[0])
     small = is_small(size, n1 * n2)
-    if "uses" not in known:
-        known["uses"] = uses(form.state)
+    asked = {} if small else uses(demands)
 
     def moments(*options: Any) -> HostMoments:
         if small:
-            return HostMoments(*options, known_before=known)
-        return CompiledMoments(*options, known_before=known, left=dict(known["uses"]))
+            return HostMoments(*options, demands=demands)
+        return CompiledMoments(*options, demands=demands, known_before=known, left=dict(asked))
 
     size1, size2 = (-(-n // -(-n // side)) for n in (n1, n2))  # blocks of equal size
 
@@ -91,11 +92,13 @@ def repays(size: Size, many: int) -> bool:
     return is_small(size, many) or size.terms > _FEW
 
 
-def largest(form: Form, fixed: dict[Any, Any], batch: Any, dtype: Any) -> float:
+def largest(form: Form, demands: Demands, fixed: dict[Any, Any], batch: Any, dtype: Any) -> float:
     """The largest number met for any one sample; no sum for a pair of samples exceeds it."""
     x, gates = jax.tree_util.tree_map(np.abs, batch)
     numbers = Numbers(np, x, gates, fixed, dtype)
     met: list[Any] = []
     with np.errstate(all="ignore"):
-        output_moment(form.state, HostMoments(len(x), 1, False, (numbers, numbers), diagonal=True, met=met))
+        output_moment(
+            form.state, HostMoments(len(x), 1, False, (numbers, numbers), diagonal=True, met=met, demands=demands)
+        )
     return float(max(met))

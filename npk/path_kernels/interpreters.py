@@ -21,11 +21,9 @@ from npk.path_kernels.demands import (
     Letters,
     Role,
     ending_of,
-    input_roles,
     paired_axes,
     places_of,
     size_of_term,
-    together,
 )
 from npk.path_kernels.moments import SecondMoments
 from npk.paths import Base, Factor, Layer, Numbers, Term, Window, ones
@@ -36,15 +34,7 @@ _SMALL = 1 << 16
 
 @dataclasses.dataclass
 class HostMoments(SecondMoments):
-    """Second moments in NumPy. What depends on shapes alone is kept in `known_before`, from call to call."""
-
-    known_before: dict[Any, Any] = dataclasses.field(default_factory=dict)
-
-    def grouped(self, parts: Sequence[tuple[Term, Sequence[Role]]]) -> Sequence[Group]:
-        key = tuple((term, tuple(roles)) for term, roles in parts)
-        if key not in self.known_before:  # what is constant first, so that fewer kinds end a layer
-            self.known_before[key] = sorted(together(parts), key=lambda group: isinstance(group.term.base, Layer))
-        return self.known_before[key]
+    """Second moments in NumPy."""
 
     def read(self, term: Term, roles: Sequence[Role], letters: Letters, k: Any, paired: tuple[bool, ...]) -> Any:
         return super().read(term, roles, letters, np.asarray(k), paired)
@@ -146,17 +136,17 @@ class _Kind:
 class CompiledMoments(HostMoments):
     """Second moments in JAX of numbers in NumPy, every kind of term by a program of its own; small ones in NumPy.
 
-    `left` says how often K of each layer will be asked for.
+    `left` says how often K of each layer will be asked for; `known_before` keeps what depends on shapes alone.
     """
 
+    known_before: dict[Any, Any] = dataclasses.field(default_factory=dict)
     left: dict[Any, int] = dataclasses.field(default_factory=dict)
 
-    def added(self, parts: Sequence[tuple[Term, Sequence[Role]]]) -> Any:
-        groups = self.grouped(parts)
-        return super().added(parts) if self.are_small(groups) else self.sum_of(groups)
+    def added(self, groups: Sequence[Group]) -> Any:
+        return super().added(groups) if self.are_small(groups) else self.sum_of(groups)
 
     def of_layer(self, layer: Layer, paired: tuple[bool, ...]) -> Any:
-        groups = self.grouped([(term, input_roles(layer, term, paired)) for term in layer.inputs])
+        groups = self.groups_of(layer, paired)
         if self.are_small(groups):
             return super().of_layer(layer, paired)
         variance = np.asarray(self.variance(layer), self.dtype)
@@ -247,9 +237,3 @@ def _with_term(
 @jax.jit
 def _sum(parts: Sequence[Any]) -> Any:
     return functools.reduce(operator.add, parts)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _ended(ending: Ending, total: Any, variance: Any) -> Any:
-    sides = (_Given(None, variance.dtype), _Given(None, variance.dtype))
-    return _Step(0, 0, True, sides).ended(total, ending, variance)

@@ -166,12 +166,12 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
     def compute(params: PyTree, one: Any, two: Any, *, normalize: bool, binary: bool, dtype: Any) -> Any:
         """H of laid out batches by the plain rules."""
         form = network.form_of(params, one)
-        size = network.size(params, one)
+        demands, size = network.demands(params, one)
         side = max(1, math.isqrt((_CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK) // size.elements))
-        if here(params, one, two) and host.repays(size, len(one[0]) * len(two[0])):
+        if here(form, params, one, two) and host.repays(size, len(one[0]) * len(two[0])):
             known = network.once("known", params, one[0].shape[2:], one[0], dict)
             options = {"normalize": normalize, "binary": binary, "dtype": dtype, "side": side, "known": known}
-            return host.kernel(form, fixed_of(params, form), one, two, size=size, **options)
+            return host.kernel(form, fixed_of(params, form), one, two, demands=demands, size=size, **options)
         # One program for any gates and either normalisation.
         whole = max(t[0].shape[0] for t in (one, two)) <= side
         other = None if one is two and not whole else two
@@ -192,9 +192,10 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
 
     def largest(params: PyTree, one: Any, two: Any, dtype: Any) -> Any:
         """Of all that is met for two batches; nothing is derived by it."""
-        if here(params, one, two) and host.is_small(network.size(params, one), len(one[0]) + len(two[0])):
-            form = network.form_of(params, one)
-            return max(host.largest(form, fixed_of(params, form), side, dtype) for side in (one, two))
+        form = network.form_of(params, one)
+        demands, size = network.demands(params, one)
+        if here(form, params, one, two) and host.is_small(size, len(one[0]) + len(two[0])):
+            return max(host.largest(form, demands, fixed_of(params, form), side, dtype) for side in (one, two))
         params, one, two = jax.tree_util.tree_map(jax.lax.stop_gradient, (params, one, two))
         return functools.reduce(jnp.maximum, [largest_count(params, side, dtype=dtype) for side in (one, two)])
 
@@ -232,7 +233,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
     ) -> Any | None:
         """H by position pairs, or None where the engine does not cover the network or would not be faster."""
         x = one[0][:, 0]
-        if not on_host(params, one, two):
+        if not on_host(params, one, two) or network.form(params, x).traced:
             return None
         if not worth_pairing(many, network.positions(params, x)):
             return None

@@ -18,16 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.path_kernels.demands import (
+    Demands,
     Ending,
     Group,
     Letters,
     Role,
     apart_axes,
+    demands_of,
     ending_of,
-    input_roles,
-    output_roles,
+    groups_of,
     paired_axes,
-    together,
 )
 from npk.paths import OWN_FEATURES, Base, Index, Layer, Numbers, Term, Window, index_values
 from npk.programs import UnsupportedOperation, is_traced
@@ -55,6 +55,7 @@ class SecondMoments:
     largest: int = 1
     known: dict[tuple[Any, tuple[bool, ...]], Any] = dataclasses.field(default_factory=dict)
     met: list[Any] | None = None
+    demands: Demands | None = None
 
     @property
     def dtype(self) -> Any:
@@ -88,8 +89,13 @@ class SecondMoments:
 
     def of_layer(self, layer: Layer, paired: tuple[bool, ...]) -> Any:
         """Contract what the layer reads, add up equal offsets, weigh by the weights' variance."""
-        total = self.added([(term, input_roles(layer, term, paired)) for term in layer.inputs])
+        total = self.added(self.groups_of(layer, paired))
         return self.ended(total, ending_of(layer, paired), self.variance(layer))
+
+    def groups_of(self, layer: Layer, paired: tuple[bool, ...]) -> Sequence[Group]:
+        """What a layer reads."""
+        known = self.demands.layers.get((layer, paired)) if self.demands else None
+        return groups_of(layer, paired) if known is None else known
 
     def ended(self, total: Any, ending: Ending, variance: Any) -> Any:
         """What a layer makes of what it has contracted."""
@@ -135,13 +141,9 @@ class SecondMoments:
 
     # -- arithmetic: what an algebra of other numbers does in its own way ----------------------------
 
-    def added(self, parts: Sequence[tuple[Term, Sequence[Role]]]) -> Any:
+    def added(self, groups: Sequence[Group]) -> Any:
         """The sum of the moments of terms of different bases, of which any size may be 1."""
-        return self.summed([self.of_term(*group) for group in self.grouped(parts)])
-
-    def grouped(self, parts: Sequence[tuple[Term, Sequence[Role]]]) -> Sequence[Group]:
-        """Terms that are computed as one."""
-        return together(parts)
+        return self.summed([self.of_term(*group) for group in groups])
 
     def summed(self, parts: Sequence[Any]) -> Any:
         """The sum of independent parts, of which any size may be 1."""
@@ -320,7 +322,10 @@ def _over_pairs(k: Any, axis: int, length: int, window: Window) -> Any:
 
 def output_moment(state: Sequence[Term], moments: SecondMoments) -> Any:
     """The second moment of one output unit, [n1, n2]."""
-    found = moments.added([(term, output_roles(term)) for term in state])
+    demands = moments.demands = moments.demands or demands_of(state)
+    for layer, paired in demands.layers:  # so that no recursion is as deep as the network
+        moments.of_base(layer, paired)
+    found = moments.added(demands.output)
     if math.prod(jax.tree_util.tree_leaves(found)[0].shape[2:]) != 1:
         raise UnsupportedOperation(OWN_FEATURES)
     whole = (moments.n1, moments.n2)

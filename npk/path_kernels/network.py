@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from npk.gating import Function, activation_program, activations, gate_shapes, own_gates
-from npk.path_kernels.demands import Size, size_of
+from npk.path_kernels.demands import Demands, Size, demands_of, size_of
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.paths import Form, form_of
 from npk.programs import (
@@ -49,10 +49,15 @@ class Network:
         x = laid[0]
         return self.form(params, jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype))
 
-    def size(self, params: PyTree, laid: tuple[Any, Gates]) -> Size:
-        """What a pair of samples takes by the plain rules."""
+    def demands(self, params: PyTree, laid: tuple[Any, Gates]) -> tuple[Demands, Size]:
+        """What the plain rules ask of f's terms, and what that takes for a pair of samples."""
+
+        def find() -> tuple[Demands, Size]:
+            demands = demands_of(self.form_of(params, laid).state)
+            return demands, size_of(demands)
+
         x = laid[0]
-        return self.once("size", params, x.shape[2:], x, lambda: size_of(self.form_of(params, laid).state))
+        return self.once("demands", params, x.shape[2:], x, find)
 
     def gate_shapes(self, params: PyTree, x: Any) -> list[Any]:
         """The gates of a batch."""

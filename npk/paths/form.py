@@ -13,7 +13,7 @@ from npk.paths.factors import Numbers
 from npk.paths.rules import output_terms
 from npk.paths.terms import Base, Term
 from npk.paths.walk import Layer
-from npk.programs import Chosen, Once, Program, Var, evaluate, remembered
+from npk.programs import Chosen, Once, Program, Var, evaluate, is_traced, remembered
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +35,15 @@ class Form:
     def fixed_variables(self) -> tuple[Var, ...]:
         """What is made of parameters, and that factors know the numbers of."""
         return fixed_variables(self.state)
+
+    @functools.cached_property
+    def traced(self) -> bool:
+        """Whether the network closes over numbers that are not known yet, so that only JAX can compute with it."""
+        factors = [f for term in self.state for f in term.g.leaves().values()]
+        for base in bases_of(self.state):
+            factors += [leaf for t in base.inputs for leaf in t.g.leaves().values()]
+            factors += base.constant.leaves().values() if isinstance(base, Layer) else []
+        return any(leaf.op == "constant" and is_traced(leaf.how) for leaf in factors)
 
     def fixed(self, params: PyTree) -> dict[Var, Any]:
         """The numbers of these."""

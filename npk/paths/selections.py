@@ -50,28 +50,44 @@ def labels(factor: Factor) -> tuple[tuple[bytes, ...], np.ndarray]:
 
 def support(factor: Factor, dim: int) -> np.ndarray:
     """Along a dim, where a factor may be other than zero: what a part of a concatenation is not is known to be zero."""
-    size = factor.shape[dim]
-    everywhere = np.ones(size, bool)
-    if factor.op == "constant" and not is_traced(factor.how):
-        return (factor.how != 0).any(tuple(d for d in range(len(factor.shape)) if d != dim))
-    if not factor.args or factor.op in ("inverse", "over"):
-        return everywhere
-    if factor.op == "take" and factor.how[0] == dim:
-        chosen = factor.how[1]
-        return (chosen >= 0) & support(factor.args[0], dim)[np.maximum(chosen, 0)]
-    if factor.op == "join" and factor.how == dim:
-        return np.concatenate([support(a, dim) for a in factor.args])
-    before = dim
+    known: dict[tuple[bytes, int], np.ndarray] = {}
+    todo = [(factor, dim)]
+    while todo:  # once for each factor, and by no recursion: a residual network reads its sums again and again
+        one, at = todo[-1]
+        below = _along(one, at)
+        missing = [(a, d) for a, d in below if (a.name, d) not in known]
+        if not missing:
+            todo.pop()
+            known[one.name, at] = _support(one, at, [known[a.name, d] for a, d in below])
+        todo += missing
+    return known[factor.name, dim]
+
+
+def _along(factor: Factor, dim: int) -> list[tuple[Factor, int]]:
+    """The factors, and their dims, whose zeros along a dim are a factor's own; none where nothing is known of it."""
+    before: int | None = dim
     if factor.op == "transpose":
         before = factor.how[dim]
     elif factor.op == "sum":
         before = dim + (dim >= factor.how)
     elif factor.op == "reshape":
-        place = _same_dim(factor, dim)
-        if place is None:
-            return everywhere
-        before = place
-    found = [np.broadcast_to(support(a, before), size) for a in factor.args]
+        before = _same_dim(factor, dim)
+    elif factor.op in ("inverse", "over"):
+        before = None
+    return [] if before is None else [(a, before) for a in factor.args]
+
+
+def _support(factor: Factor, dim: int, below: Sequence[np.ndarray]) -> np.ndarray:
+    if factor.op == "constant" and not is_traced(factor.how):
+        return (factor.how != 0).any(tuple(d for d in range(len(factor.shape)) if d != dim))
+    if not below:
+        return np.ones(factor.shape[dim], bool)
+    if factor.op == "take" and factor.how[0] == dim:
+        chosen = factor.how[1]
+        return (chosen >= 0) & below[0][np.maximum(chosen, 0)]
+    if factor.op == "join" and factor.how == dim:
+        return np.concatenate(below)
+    found = [np.broadcast_to(one, factor.shape[dim]) for one in below]
     return np.all(found, 0) if factor.op == "times" else np.any(found, 0)
 
 

@@ -13,7 +13,7 @@ from architectures import REGISTRY, case
 import npk
 from npk import networks
 from npk.path_kernels import interpreters, output_moment
-from npk.path_kernels.demands import size_of
+from npk.path_kernels.demands import demands_of, size_of
 from npk.path_kernels.interpreters import CompiledMoments, HostMoments
 from npk.path_kernels.moments import SecondMoments
 from npk.path_kernels.network import Network
@@ -119,7 +119,7 @@ def test_what_several_layers_read_is_summed_once():
 
     def terms(depth):
         f, params = residual(depth)
-        return size_of(form_of(f, params, x).state).terms
+        return size_of(demands_of(form_of(f, params, x).state)).terms
 
     assert terms(8) - terms(7) == terms(4) - terms(3)
     f, params = residual(3)
@@ -167,3 +167,66 @@ def test_a_leaf_is_read_by_name_not_by_its_numbers():
     leaves = [labels(term.g)[0] for term in layer.inputs]
     assert leaves[0] != leaves[1] and all(len(names) == 1 for names in leaves)
     assert dataclasses.replace(layer.inputs[0].g).name == layer.inputs[0].g.name
+
+
+def numbers(*shape):
+    return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
+
+
+def mixer(p, x):
+    """Channels and positions take turns; the first layer's bias is one for each position."""
+    h = jnp.swapaxes(jax.nn.relu(x @ p["w"] + p["b"][None]), 1, 2)
+    return jax.nn.relu(h @ p["v"] + p["c"][None, None]).mean(1) @ p["u"]
+
+
+def one_channel_each(p, x):
+    """Every channel goes through one and the same weights, whose input was shifted by a number."""
+    return jnp.sum(jax.nn.relu(jax.nn.relu(x @ p["w"] + 1.0)[..., None] @ p["v"]), 1) @ p["u"]
+
+
+@pytest.mark.parametrize(
+    ("f", "shapes", "sample"),
+    [
+        (mixer, {"w": (3, 4), "b": (5, 1), "v": (5, 3), "c": (3,), "u": (3, 2)}, (5, 3)),
+        (one_channel_each, {"w": (3, 4), "v": (1, 2), "u": (2, 1)}, (3,)),
+    ],
+)
+def test_what_is_constant_is_not_summed_under_the_independence_of_what_is_not(f, shapes, sample):
+    params, x = {name: numbers(*shape) for name, shape in shapes.items()}, numbers(2, *sample)
+    phi = npk.npf(f)(params, x)
+    np.testing.assert_allclose(npk.path_kernel(f)(params, x, normalize=False), phi @ phi.T, rtol=1e-4, atol=1e-5)
+
+
+def test_a_number_that_f_closes_over_may_be_traced():
+    params, x = {"w": numbers(3, 4), "v": numbers(4, 1)}, numbers(2, 3)
+
+    def h(c):
+        return npk.path_kernel(lambda p, x: jax.nn.relu(x @ p["w"]) * c @ p["v"])(params, x).sum()
+
+    expected = h(2.0)
+    np.testing.assert_allclose(jax.grad(h)(2.0), expected, rtol=1e-5)  # h is c² times a number
+    np.testing.assert_allclose(jax.vmap(h)(jnp.array([1.0, 2.0])), [expected / 4, expected], rtol=1e-5)
+
+
+def test_depth_is_no_recursion():
+    """Of layers, and of the factors between two of them."""
+    x, gates = numbers(2, 3), jnp.ones((2, 2))
+    layers = {"first": numbers(3, 2), "rest": [numbers(2, 2)] * 300, "last": numbers(2, 1)}
+
+    def deep(p, x):
+        x = jax.nn.relu(x @ p["first"])
+        for w in p["rest"]:
+            x = jax.nn.relu(x @ w)
+        return x @ p["last"]
+
+    h = npk.path_kernel(deep)(layers, x, gates1=(gates,) * 301)
+    np.testing.assert_allclose(h, npk.gram(x), rtol=1e-4)
+
+    def residual_without_weights(p, x):
+        x = x @ p["first"]
+        for _ in range(40):
+            x = x + jax.nn.relu(x)
+        return x @ p["last"]
+
+    found = npk.path_kernel(residual_without_weights)(layers, x[:1], gates1=(gates[:1],) * 40)
+    np.testing.assert_allclose(found, npk.gram(x[:1]) * 2.0**80, rtol=1e-4)
