@@ -36,7 +36,7 @@ def _limit(dtype: Any) -> int:
 def check_counts(most: float, dtype: Any) -> None:
     """Refuse counts of which the largest is not held exactly."""
     limit = _limit(dtype)
-    if most >= limit:
+    if not most < limit:  # NaN is no count either
         remedy = "enable x64 (jax.config.update('jax_enable_x64', True)) or " if dtype == jnp.float32 else ""
         raise ValueError(
             f"path counts reach {most:.3g}, and {jnp.dtype(dtype).name} holds every integer below {limit} alone: "

@@ -101,4 +101,4 @@ def largest(form: Form, demands: Demands, fixed: dict[Any, Any], batch: Any, dty
         output_moment(
             form.state, HostMoments(len(x), 1, False, (numbers, numbers), diagonal=True, met=met, demands=demands)
         )
-    return float(max(met))
+    return float(np.max(np.stack(met)))

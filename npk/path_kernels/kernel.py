@@ -120,7 +120,7 @@ def path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Float[
         A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → H [N1, N2], in the
         dtype of x1 (of half precision float32; float64 for counts when x64 is enabled). x2=None means x1. The gates
         are f's own where none are given; else tuples as of `gates(f)`. It can be jitted and differentiated in soft
-        gates. For hard 0/1 gates overlaps are computed by bfloat16 products with a float32 accumulator, which is exact.
+        gates. Under `jit` overlaps of hard 0/1 gates are bfloat16 products with a float32 accumulator, which is exact.
 
     Raises:
         ValueError: inputs are empty, not finite, of integer dtype or do not match; gates do not match f's
@@ -249,7 +249,8 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
             numbers = Numbers(np, batch[0], batch[1], fixed, dtype)
             return pairs.slot_values(form, numbers, [plan.slots[n] for n in wanted])
 
-        return pairs.path_kernel(plan, values, one, None if symmetric else two, dtype)
+        with np.errstate(all="ignore"):  # what leaves the range is left to the plain rules
+            return pairs.path_kernel(plan, values, one, None if symmetric else two, dtype)
 
     def of_many(
         many: int | None, params: PyTree, x1: Any, x2: Any, gates1: Gates | None, gates2: Gates | None, normalize: bool
@@ -269,7 +270,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         binary = (gates1 is None and network.has_binary_gates(params, x1)) or is_binary((*one[1], *two[1]))
         one = network.laid_out(params, *one)
         two = one if symmetric else network.laid_out(params, *two)
-        known = concrete(params, one, two)
+        known = concrete(params, one, two) and not network.form_of(params, one).traced
         if not normalize and known and binary and whole_numbers(one[0], two[0]):
             check_counts(float(largest(params, one, two, dtype)), dtype)
         h = fused_kernel(params, one, two, normalize, symmetric, dtype) if binary else None

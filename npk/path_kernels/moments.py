@@ -109,16 +109,16 @@ class SecondMoments:
 
     def of_bases(self, bases: tuple[Base, ...], paired: tuple[bool, ...]) -> Any:
         """K of the sum of some bases, the first of which says how it is laid out: a base of its own."""
-        if len(bases) == 1:
-            return self.of_base(bases[0], paired)
-        if (bases, paired) not in self.known:
-            k, last = self.of_bases(bases[:-1], paired), bases[-1]
+        # Of those that a layer reads all but the last are what the layer before it has read.
+        start = next((n for n in range(len(bases), 1, -1) if (bases[:n], paired) in self.known), 1)
+        k = self.of_base(bases[0], paired) if start == 1 else self.known[bases[:start], paired]
+        for n, last in enumerate(bases[start:], start + 1):
             constant = not isinstance(last, Layer)
             more = self.of_base(last, (False,) * len(last.axes) if constant else paired)
             rank = jax.tree_util.tree_leaves(k)[0].ndim
-            more = _map(lambda a: a.reshape((1,) * rank), more) if constant else more
-            self.known[bases, paired] = self.summed([k, more])
-        return self.known[bases, paired]
+            more = _map(lambda a, rank=rank: a.reshape((1,) * rank), more) if constant else more
+            k = self.known[bases[:n], paired] = self.summed([k, more])
+        return k
 
     def of_term(self, term: Term, roles: Sequence[Role], more: tuple[Base, ...] = ()) -> Any:
         """Σ g·g'·K over summed and contracted dims: [n1, n2, kept dims in order ("pair": two axes)].

@@ -41,8 +41,8 @@ class Network:
         return self.find((params, jax.ShapeDtypeStruct(tuple(shape), x.dtype)), what, find)
 
     def form(self, params: PyTree, x: Any) -> Form:
-        """The normal form of f."""
-        return form_of(self.f, params, x, self.fixed)
+        """The normal form of f: one and the same, whose parts the rest of what is found refers to."""
+        return self.once("form", params, x.shape[1:], x, lambda: form_of(self.f, params, x, self.fixed))
 
     def form_of(self, params: PyTree, laid: tuple[Any, Gates]) -> Form:
         """The same, of a batch that is laid out: [n, 1, ...]."""
@@ -118,9 +118,11 @@ class Network:
     def laid_out(self, params: PyTree, x: Any, gates: Gates) -> tuple[Any, tuple[Any, ...]]:
         """Inputs [n, 1, ...] and gates [n, *their shape for one sample]; of numbers in host memory by NumPy."""
         found = self.form(params, x)
-        if on_host(x, gates):
+        if jax.default_backend() == "cpu" and on_host(x, gates):
             x, gates = np.asarray(x, jnp.result_type(x)), [np.asarray(g) for g in gates]
-        return (x if isinstance(x, np.ndarray) else jnp.asarray(x))[:, None], found.gates(gates, x.shape[0])
+        else:
+            x, gates = jnp.asarray(x), [jnp.asarray(g) for g in gates]
+        return x[:, None], found.gates(gates, x.shape[0])
 
 
 def _positions(convolution: Equation) -> int:

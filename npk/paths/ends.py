@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from npk.paths.terms import Term
-from npk.paths.walk import State, Walk
+from npk.paths.terms import Base, Term
+from npk.paths.walk import Layer, State, Walk
 from npk.programs import Equation
 
 OWN_FEATURES = (
@@ -14,10 +14,23 @@ OWN_FEATURES = (
 
 def alike(term: Term) -> bool:
     """Whether all output units have the factors of a term alike, and read its base alike."""
-    dims = set(range(len(term.sizes) - len(term.summed)))
-    own = any(term.g.shape[d] > 1 for d in dims)
-    reads = zip(term.index, term.base.axes, strict=True)
-    return term.shape[-1] == 1 or not (own or any(dims & set(i.dims) and not axis.independent for i, axis in reads))
+    return term.shape[-1] == 1 or not _depends(term, set(range(len(term.sizes) - len(term.summed))))
+
+
+def _depends(term: Term, dims: set[int]) -> bool:
+    """Whether the features of a term depend on some of its dims: by its factors, or by the place of its base."""
+    if any(term.g.shape[d] > 1 for d in dims):
+        return True
+    reads = enumerate(zip(term.index, term.base.axes, strict=True))
+    return any(_differs(term.base, number) for number, (i, axis) in reads if axis.size > 1 and dims & set(i.dims))
+
+
+def _differs(base: Base, axis: int) -> bool:
+    """Whether the elements along an axis of a base have different features, and not only weights of their own."""
+    if not base.axes[axis].independent:
+        return True
+    # A layer of groups reads something else for each of them.
+    return isinstance(base, Layer) and axis < base.n_batch and any(_depends(t, set(t.dims(axis))) for t in base.inputs)
 
 
 def check_end(walk: Walk, output: State) -> None:

@@ -119,7 +119,9 @@ def _said(how: Any) -> tuple[Any, ...]:
         return tuple(s for part in how for s in _said(part))
     if isinstance(how, np.ndarray):
         return (how.shape, str(how.dtype), how.tobytes())
-    return (how,) if how is None or isinstance(how, int) else (id(how),)
+    if isinstance(how, int | np.integer):
+        return (int(how),)
+    return (how,) if how is None else (id(how),)
 
 
 def constant(value: Any) -> Factor:

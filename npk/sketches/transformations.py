@@ -110,7 +110,10 @@ def _swept(compute: Callable[..., Any], x: Any, gates_of: Callable[[slice], Any]
     for rows in cuts(n, block):
         batch = jnp.asarray(x[rows])
         check_finite(batch, f"x[{rows.start}:{rows.stop}]" if n > block else "x")
-        found = np.asarray(compute(block_of(batch, 0, block), block_of(gates_of(rows), 0, block)))[: len(batch)]
+        found = compute(block_of(batch, 0, block), block_of(gates_of(rows), 0, block))
+        if not concrete(found):  # f closes over what is being traced
+            return compute(x, gates_of(slice(0, n)))
+        found = np.asarray(found)[: len(batch)]
         if features is None:
             features = np.empty((n, *found.shape[1:]), found.dtype)
         features[rows] = found
