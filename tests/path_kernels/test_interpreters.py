@@ -13,6 +13,7 @@ from architectures import REGISTRY, case
 import npk
 from npk import networks
 from npk.path_kernels import interpreters, output_moment
+from npk.path_kernels.counts import check_counts
 from npk.path_kernels.demands import demands_of, size_of
 from npk.path_kernels.interpreters import CompiledMoments, HostMoments
 from npk.path_kernels.moments import SecondMoments
@@ -230,3 +231,73 @@ def test_depth_is_no_recursion():
 
     found = npk.path_kernel(residual_without_weights)(layers, x[:1], gates1=(gates[:1],) * 40)
     np.testing.assert_allclose(found, npk.gram(x[:1]) * 2.0**80, rtol=1e-4)
+
+
+class Unseen:
+    """What npk cannot look into, so that nothing of a function that reads it is remembered."""
+
+    __slots__ = ("scale",)
+
+
+def test_one_form_serves_a_kernel_also_where_nothing_can_be_remembered():
+    unseen = Unseen()
+    unseen.scale = 2.0
+
+    def f(p, x):
+        h = x @ p["w"] * unseen.scale
+        h = h * jax.lax.rsqrt(p["variance"][None] + 1e-3) + p["shift"][None]
+        return jax.nn.relu(h) @ p["v"]
+
+    params, x = (
+        {"w": numbers(3, 4), "variance": abs(numbers(4)), "shift": numbers(4), "v": numbers(4, 1)},
+        numbers(2, 3),
+    )
+    kernel = npk.path_kernel(f)
+    expected = jax.jit(kernel)(params, x)
+    for _ in range(2):
+        np.testing.assert_allclose(kernel(params, x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["counts", "sketch", "features", "infinite"])
+def test_what_f_closes_over_may_be_traced_for_all_that_reads_paths(what):
+    params, x = {"w": numbers(3, 4), "v": numbers(4, 1)}, np.round(numbers(2, 3))
+    functions = {
+        "counts": lambda f: npk.path_kernel(f)(params, x, normalize=False),
+        "sketch": lambda f: npk.sketch(f)(params, x, features=4, key=jax.random.key(0)).features ** 2,
+        "features": lambda f: npk.npf(f)(params, x) ** 2,
+        "infinite": lambda f: npk.infinite.nngp(f)(params, x),
+    }
+
+    def total(c):
+        return jnp.sum(functions[what](lambda p, x: jax.nn.relu(x @ p["w"]) * c @ p["v"]))
+
+    np.testing.assert_allclose(jax.grad(total)(2.0), total(2.0), rtol=1e-4)  # c² times a number
+
+
+def test_many_layers_that_are_read_together_are_no_recursion():
+    def f(p, x):
+        x = x @ p["first"]
+        for w in p["rest"]:
+            x = x + jax.nn.relu(x) @ w
+        return jax.nn.relu(x) @ p["last"]
+
+    params = {"first": numbers(3, 2), "rest": [numbers(2, 2)] * 150, "last": numbers(2, 1)}
+    gates = (*[jnp.zeros((2, 2))] * 150, jnp.ones((2, 2)))
+    x = numbers(2, 3)
+    np.testing.assert_allclose(npk.path_kernel(f)(params, x, gates1=gates), npk.gram(x), rtol=1e-4)
+
+
+def test_arrays_of_numpy_are_given_to_jax_where_it_computes_elsewhere(monkeypatch):
+    """float64 is then float32, and the engines of a GPU are asked."""
+    f, params, x = case(REGISTRY["mlp"])
+    network, x = Network(f), np.asarray(x, np.float64)
+    params = jax.tree.map(lambda a: np.asarray(a, np.float32), params)
+    gates = [np.asarray(g) for g in network.own_gates(params, np.asarray(x, np.float32))]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    x, gates = network.laid_out(params, x, gates)
+    assert all(isinstance(a, jax.Array) for a in (x, *gates)) and x.dtype == jnp.float32
+
+
+def test_counts_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="path counts reach nan"):
+        check_counts(float("nan"), jnp.float32)
