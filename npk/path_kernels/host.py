@@ -18,7 +18,7 @@ _WORK = 1 << 22
 _FEW = 8
 
 # Bytes of the numbers of all factors of a batch that are held from block to block.
-_HELD = 1 << 28
+_HELD = 1 << 27
 
 
 def kernel(

@@ -52,8 +52,7 @@ def explain(
     """Transform f into the function that says what npk takes f to be.
 
     What any transformation would refuse is in the reading, with the line in the model and what to do about it. Nothing
-    is compiled but f itself and its gated form, on a few samples (on all of x where f is not of single samples), and,
-    where x has so many samples that an engine may repay it, what that engine asks of the network.
+    is compiled but f itself and its gated form, on a few samples; on all of x where f is not of single samples.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].

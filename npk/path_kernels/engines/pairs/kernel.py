@@ -117,8 +117,9 @@ class _Part:
 
 
 def _chunks(plan: PairPlan, samples: Any, n: int) -> Iterator[_Part]:
-    """Samples some at a time, all parts of one length (the last one padded), so that one compilation serves."""
+    """Samples some at a time, so that their known factors fit; the last part is padded."""
     each = sum(int(np.prod(np.shape(a)[1:])) for a in jax.tree_util.tree_leaves(samples))
+    each += sum(int(np.prod(slot.grid)) * slot.channels for slot in plan.slots)
     size = min(n, max(1, _CHUNK_NUMBERS // max(each, 1)))
     for rows in cuts(n, size):
         yield _Part(block_of(samples, rows.start, size), rows.stop - rows.start)

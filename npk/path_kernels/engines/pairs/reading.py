@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, PairPlan, Pool, Slot, Step, fitted_axis
@@ -37,28 +36,27 @@ def _places(owner: Layer | None, term: Term) -> tuple[list[int], list[int], list
     return list(range(first, last)), list(range(rank - n_summed, rank)), list(range(last, rank - n_summed))
 
 
-def _arranged(owner: Layer | None, term: Term, g: Any) -> Any:
+def _arranged(owner: Layer | None, term: Term, g: np.ndarray) -> np.ndarray:
     """Numbers of a term's known factor [n, *dims] as [n, positions · summed, contracted]."""
     positions, summed, contracted = _places(owner, term)
-    xp: Any = np if isinstance(g, np.ndarray) else jnp
-    g = xp.broadcast_to(g, (g.shape[0], *term.sizes))
+    g = np.broadcast_to(g, (g.shape[0], *term.sizes))
     first = len(contracted) + (owner.n_batch if owner else 0)
     order = [*positions, *summed, *range(owner.n_batch if owner else 0), *contracted]
-    g = xp.transpose(g, (0, *(1 + d for d in order)))
+    g = np.transpose(g, (0, *(1 + d for d in order)))
     rows = math.prod(term.sizes[d] for d in (*positions, *summed))
     return g.reshape(g.shape[0], rows, math.prod(g.shape[g.ndim - first :]))
 
 
 def slot_values(form: Form, numbers: Numbers, slots: Sequence[Slot]) -> tuple[Any, ...]:
-    """The known factors of a batch: for each slot [n, positions, channels]."""
+    """The known factors of a batch, whose numbers are NumPy's: for each slot [n, positions, channels]."""
     terms = [(owner, term) for owner, read in owners(form.state) for term in read]
-    xp, values = numbers.xp, []
+    values = []
     for slot in slots:
         owner, term = terms[slot.term]
-        g = xp.take(_arranged(owner, term, numbers.of(term.g)), np.maximum(slot.where, 0), axis=1)
+        g = np.take(_arranged(owner, term, numbers.of(term.g)), np.maximum(slot.where, 0), axis=1)
         g = g if owner else g[:, :, :1]
-        g = g if (slot.where >= 0).all() else xp.where(slot.where[:, None] >= 0, g, xp.zeros((), g.dtype))
-        values.append(xp.broadcast_to(g, (len(numbers.x), *g.shape[1:])))
+        g = g if (slot.where >= 0).all() else np.where(slot.where[:, None] >= 0, g, np.zeros((), g.dtype))
+        values.append(np.broadcast_to(g, (len(numbers.x), *g.shape[1:])))
     return tuple(values)
 
 
