@@ -47,6 +47,7 @@ from npk.programs.program import Atom as Atom
 from npk.programs.program import Const as Const
 from npk.programs.program import Equation as Equation
 from npk.programs.program import Program as Program
+from npk.programs.program import Rule as Rule
 from npk.programs.program import UnsupportedOperation as UnsupportedOperation
 from npk.programs.program import Var as Var
 from npk.programs.program import evaluate as evaluate
@@ -66,6 +67,9 @@ from npk.programs.selecting import option_of as option_of
 from npk.programs.selecting import paths_of as paths_of
 from npk.programs.selecting import statistics as statistics
 from npk.programs.showing import shown as shown
+from npk.programs.stages import Kind as Kind
+from npk.programs.stages import spelled as spelled
+from npk.programs.stages import stages_of as stages_of
 from npk.programs.tracing import path_name as path_name
 from npk.programs.tracing import trace as trace
 

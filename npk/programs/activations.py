@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -31,6 +31,12 @@ class Activation:
     apply: Callable[[Any, Any], Any] = jnp.multiply
     windows: Callable[[Any, Any], Any] | None = None  # pooling only: (q, fill) -> [..., window]
     slopes: tuple[float, float] | None = None  # hard only: below zero and above
+    form: Hashable = None  # equal for the same function, where the other fields do not tell
+
+    @property
+    def spelled(self) -> Hashable:
+        """What tells one from another: two that are spelled alike compute alike."""
+        return self.kind, self.slopes, self.form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,4 +123,5 @@ def _pooled(windows: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 def max_pooling(equation: Equation) -> Activation:
     """The choice of a maximum, within each window or over axes, as an activation."""
     windows = _windows(equation)
-    return Activation("pool", lambda q: _selection(windows(q, -jnp.inf)), _pooled(windows), windows)
+    form = equation.primitive, repr(sorted(equation.params.items()))
+    return Activation("pool", lambda q: _selection(windows(q, -jnp.inf)), _pooled(windows), windows, form=form)

@@ -224,12 +224,13 @@ class _Finder:
             self.add(equation, [root], Activation("hard", hard_gate_of(slopes), slopes=(slopes[0], slopes[2])))
             return
         whole = self.replay(root, inside, equation.outputs[0], 1.0, invert=False)
-        at_zero = slope_at_zero(Curve(self.spelled(root, inside), root.dtype, whole))
+        form = self.spelled(root, inside)
+        at_zero = slope_at_zero(Curve(form, root.dtype, whole))
         if at_zero is None:
             self.pending.add(equation.outputs[0])
         else:
             gate = self.soft_gate(root, inside) if equation.name in ("mul", "div") else None
-            self.add(equation, [root], Activation("soft", gate or quotient(whole, at_zero)))
+            self.add(equation, [root], Activation("soft", gate or quotient(whole, at_zero), form=form))
 
     def is_affine(self, equation: Equation) -> bool:
         """Whether an elementwise equation is affine in what it reads of x."""

@@ -56,17 +56,33 @@ jax.tree_util.register_dataclass(Derivatives, ["inputs", "cotangents", "gradient
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DerivativePlan:
-    """A single-sample program, how it reads its parameters, and the backward passes wanted of it."""
+    """A program of one sample, how it reads its parameters, and the backward passes wanted of it.
+
+    `moving` are values that count as changing with the parameters whatever the uses: the output; of a stage of a
+    program, what it reads of what stages before it made and that changes.
+    """
 
     program: Program
     uses: Uses
     fixed: tuple[bool, ...]  # for each backward pass, whether gates are held fixed
     blocks: dict[int, str]  # for each leaf that counts, the block of the kernel that it belongs to
     before_gates: frozenset[Var]  # values that some gate is made of: only what reaches them has a feature part
+    moving: frozenset[Var]
 
     @property
     def modes(self) -> int:
         return len(self.fixed)
+
+    @functools.cached_property
+    def places(self) -> dict[Equation, int]:
+        """All uses, products first, by their equations."""
+        return {e.equation: i for i, e in enumerate((*self.uses.products, *self.uses.reads))}
+
+    @functools.cached_property
+    def moved(self) -> set[Var]:
+        """The values that change with any parameter that counts."""
+        used = {v for e in self.places for v in e.outputs}
+        return {v for v in self.program.reached_from(used | self.moving, _passes_derivative) if is_float(v)}
 
     @property
     def dtype(self) -> Any:
@@ -97,7 +113,8 @@ def plan_of(f: Function, params: PyTree, x: Any, split: bool, allow: Sequence[st
     check_program(program, 1)
     fixed = (False,) if not split else (True, False) if _has_soft_gates(program, parameters) else (True,)
     blocks = {n: program.param_paths[n] if split else "" for n in sorted(counts)}
-    return DerivativePlan(program, find_uses(program, counts), fixed, blocks, _before_gates(program))
+    moving = frozenset(a for a in program.outputs if isinstance(a, Var))
+    return DerivativePlan(program, find_uses(program, counts), fixed, blocks, _before_gates(program), moving)
 
 
 def _check_real(program: Program, parameters: Sequence[Var]) -> None:
@@ -136,67 +153,99 @@ def _has_soft_gates(program: Program, parameters: Sequence[Var]) -> bool:
 
 
 def _passes_derivative(equation: Equation) -> bool:
-    return equation.name != "stop_gradient" and any(_is_float(v) for v in equation.outputs)
+    return equation.name != "stop_gradient" and any(is_float(v) for v in equation.outputs)
 
 
-def _forward(plan: DerivativePlan, leaves: Sequence[Any], x: Any, nudges: Mapping[int, list[Any]], fixed: bool) -> Any:
-    """The outputs [K] for one sample, `nudges` added to what reads parameters; and what was read there."""
-    places = {e.equation: i for i, e in enumerate((*plan.uses.products, *plan.uses.reads))}
-    seen: dict[int, list[Any]] = {}
-
-    def rule(equation: Equation, values: list[Any]) -> list[Any]:
-        if equation.activation is None:
-            outputs = equation.bind(*values)
-        else:
-            gate = equation.activation.gate(*values)
-            outputs = [equation.activation.apply(values[0], jax.lax.stop_gradient(gate) if fixed else gate)]
-        if equation not in places:
-            return outputs
-        i = places[equation]
-        seen[i] = values
-        return [o + nudge if _is_float(o) else o for o, nudge in zip(outputs, nudges[i], strict=True)]
-
-    (out,) = evaluate(plan.program, [*leaves, x[None]], rule)
-    kept = {i: _data_of(plan, i, values) for i, values in seen.items()}
-    return out.reshape(-1), kept
+def apply(equation: Equation, values: list[Any], fixed: bool) -> list[Any]:
+    """The outputs of an equation, with `fixed` those of an activation whose gate stays."""
+    if equation.activation is None:
+        return equation.bind(*values)
+    gate = equation.activation.gate(*values)
+    return [equation.activation.apply(values[0], jax.lax.stop_gradient(gate) if fixed else gate)]
 
 
-def _is_float(value: Any) -> bool:
+def is_float(value: Any) -> bool:
     return jnp.issubdtype(value.dtype, jnp.floating)
 
 
 def _data_of(plan: DerivativePlan, i: int, values: Sequence[Any]) -> list[Any]:
-    """What equation i read that depends on x."""
+    """What use i read that depends on x."""
     if i < len(plan.uses.products):
         return [values[0 if plan.uses.products[i].data_first else 1]]
     made = plan.uses.reads[i - len(plan.uses.products)].made
     return [v for j, v in enumerate(values) if j not in made]
 
 
+def _run(
+    plan: DerivativePlan, leaves: Sequence[Any], fixed: bool, xs: Sequence[Any], nudges: Mapping[int, list[Any]]
+) -> tuple[list[Any], dict[int, list[Any]]]:
+    """For one sample the outputs that move, `nudges` added to what reads parameters; and what was read there."""
+    seen: dict[int, list[Any]] = {}
+
+    def rule(equation: Equation, values: list[Any]) -> list[Any]:
+        outputs = apply(equation, values, fixed)
+        if equation not in plan.places:
+            return outputs
+        i = plan.places[equation]
+        seen[i] = _data_of(plan, i, values)
+        return [o + nudge if is_float(o) else o for o, nudge in zip(outputs, nudges[i], strict=True)]
+
+    made = zip(plan.program.outputs, evaluate(plan.program, [*leaves, *xs], rule), strict=True)
+    return [value for v, value in made if v in plan.moved], seen
+
+
+def seeds_of(plan: DerivativePlan, n: int) -> Any:
+    """The cotangents of the output that tell one output from another, [K, n, *its shape]."""
+    (out,) = plan.program.outputs
+    k = out.shape[-1]
+    return jnp.broadcast_to(jnp.eye(k, dtype=out.dtype)[:, None], (k, n, k)).reshape(k, n, *out.shape)
+
+
 def derivatives(plan: DerivativePlan, leaves: Sequence[Any], x: Any) -> Derivatives:
     """Inputs, cotangents and gradients of a block of samples: one forward pass, one backward pass a mode."""
-    leaves = varying_as(list(leaves), x)
-    equations = [e.equation for e in (*plan.uses.products, *plan.uses.reads)]
-    n, n_products = x.shape[0], len(plan.uses.products)
+    return pulled(plan, leaves, [x[:, None]], [[seeds_of(plan, x.shape[0])]] * plan.modes)[0]
+
+
+def pulled(
+    plan: DerivativePlan, leaves: Sequence[Any], xs: Sequence[Any], seeds: Sequence[Sequence[Any]]
+) -> tuple[Derivatives, list[list[Any]]]:
+    """Derivatives of a block of samples, and what reaches the inputs that move.
+
+    Args:
+        plan: the plan.
+        leaves: the parameters of its program.
+        xs: the inputs of its program, [n, *their shape for one sample].
+        seeds: in each mode, for all outputs that move, their cotangents [K, n, ...].
+
+    Returns:
+        The derivatives, and in each mode, for all inputs that move, their cotangents.
+    """
+    leaves = varying_as(list(leaves), xs)
+    n, n_products = len(xs[0]), len(plan.uses.products)
     nudges = {
-        i: [jnp.zeros((n, *v.shape), v.dtype if _is_float(v) else jnp.float32) for v in e.outputs]
-        for i, e in enumerate(equations)
+        i: [jnp.zeros((n, *v.shape), v.dtype if is_float(v) else jnp.float32) for v in e.outputs]
+        for e, i in plan.places.items()
     }
-    nudges = varying_as(nudges, (leaves, x))
-    cotangents, gradients, inputs = [], [], []
-    for fixed in plan.fixed:
-        run = jax.vmap(functools.partial(_forward, plan, leaves, fixed=fixed))
-        out, pull, seen = jax.vjp(lambda v, run=run: run(x, v), nudges, has_aux=True)
-        k = out.shape[1]
-        seeds = jnp.broadcast_to(jnp.eye(k, dtype=out.dtype)[:, None], (k, n, k))
-        (b,) = jax.vmap(pull)(varying_as(seeds, out))  # [K, n, ...]: all samples in one backward pass an output
+    nudges = varying_as(nudges, (leaves, xs))
+    moves = [v in plan.moving for v in plan.program.x]
+    cotangents, gradients, inputs, backs = [], [], [], []
+    for fixed, own in zip(plan.fixed, seeds, strict=True):
+
+        def run(moving: Sequence[Any], nudges: Any, fixed: bool = fixed) -> Any:
+            rest = iter(moving)
+            given = [next(rest) if m else x for m, x in zip(moves, xs, strict=True)]
+            return jax.vmap(functools.partial(_run, plan, leaves, fixed))(given, nudges)
+
+        out, pull, seen = jax.vjp(run, [x for m, x in zip(moves, xs, strict=True) if m], nudges, has_aux=True)
+        back, b = jax.vmap(pull)(varying_as(list(own), out))  # [K, n, ...]: all samples in one pass an output
         inputs = _wide([seen[i][0] for i in range(n_products)])
         cotangents.append(_wide([b[i][0] for i in range(n_products)]))
         gradients.append(_wide(_leaf_gradients(plan, leaves, seen, b) if plan.uses.reads else []))
+        backs.append(back)
     if plan.soft:  # ψ^F = ∇f - ψ^V
         cotangents[1] = [t - v for t, v in zip(cotangents[1], cotangents[0], strict=True)]
         gradients[1] = [t - v for t, v in zip(gradients[1], gradients[0], strict=True)]
-    return Derivatives(inputs, cotangents, gradients)
+    return Derivatives(inputs, cotangents, gradients), backs
 
 
 def _wide(arrays: Sequence[Any]) -> list[Any]:
@@ -206,8 +255,12 @@ def _wide(arrays: Sequence[Any]) -> list[Any]:
 
 def derivatives_apart(plan: DerivativePlan, leaves: Sequence[Any], x: Any) -> Derivatives:
     """`derivatives`, kept from being fused into the products that read them (which XLA does at their expense)."""
-    derive = channels_last(functools.partial(derivatives, plan))
-    return jax.lax.optimization_barrier(derive(leaves, x))
+    return jax.lax.optimization_barrier(channels_last(functools.partial(derivatives, plan))(leaves, x))
+
+
+def pulled_apart(plan: DerivativePlan, *args: Any) -> tuple[Derivatives, list[list[Any]]]:
+    """`pulled`, likewise."""
+    return jax.lax.optimization_barrier(channels_last(functools.partial(pulled, plan))(*args))
 
 
 def _leaf_gradients(
@@ -229,13 +282,13 @@ def _leaf_gradients(
         for i, read in enumerate(reads):
             rest = iter(data[i])
             inputs = [_value_of(a, made) if j in read.made else next(rest) for j, a in enumerate(read.equation.inputs)]
-            results.append([o for o in read.equation.bind(*inputs) if _is_float(o)])
+            results.append([o for o in read.equation.bind(*inputs) if is_float(o)])
         return results
 
     def pull_one(data: Any, cotangent: Any) -> Any:
         _, pull = jax.vjp(lambda chosen: outputs(chosen, data), wanted)
         floats = [
-            [c for c, v in zip(cotangent[i], read.equation.outputs, strict=True) if _is_float(v)]
+            [c for c, v in zip(cotangent[i], read.equation.outputs, strict=True) if is_float(v)]
             for i, read in enumerate(reads)
         ]
         return [g.reshape(-1) for g in pull(floats)[0]]

@@ -17,10 +17,12 @@ from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
 from npk.programs import (
+    Once,
     Selection,
     check_finite,
     check_pair,
     concrete,
+    on_host,
     option_of,
     remembered,
     shown,
@@ -30,6 +32,7 @@ from npk.programs import (
 from npk.tangent_kernels.checks import Checks
 from npk.tangent_kernels.derivatives import DerivativePlan, plan_of
 from npk.tangent_kernels.pieces import diagonal_pieces, kernel_pieces
+from npk.tangent_kernels.staged import Staged, staged
 
 
 @shown()
@@ -114,6 +117,24 @@ def _shape(plan: DerivativePlan, n: tuple[int, ...], full: bool) -> tuple[int, .
     return (*n, k, k) if full else n
 
 
+def _staging(f: Function, split: bool, wrt: Selection, allow: Sequence[str]) -> Callable[..., Staged | None]:
+    """(params, x1, x2) → how their kernel is computed stage by stage; None for one program."""
+    once = Once()
+
+    def find(params: PyTree, x: Any) -> Staged | None:
+        return staged(plan_of(f, params, x, split, allow, wrt))
+
+    def staging(params: PyTree, x1: Any, x2: Any | None = None) -> Staged | None:
+        if jax.default_backend() != "cpu" or not on_host(params, x1, x2):
+            return None
+        sample = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
+        found = once((params, sample), "stages", lambda: find(params, x1))
+        most = max(len(x) for x in (x1, x2) if x is not None)
+        return None if found is None or most > found.most else found
+
+    return staging
+
+
 # -------------------------------------------------------------------------------------------- public
 
 
@@ -127,12 +148,19 @@ def _kernel(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = ())
         shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
         return _sums(plan, pieces, shape, split, x1, x2)
 
-    check = Checks(f, wrt)
+    check, staging = Checks(f, wrt), _staging(f, split, wrt, allow)
+
+    def staged_sums(stages: Staged, params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
+        pieces = stages.pieces(jax.tree_util.tree_leaves(params), x1, x2, full)
+        shape = _shape(stages.plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
+        return _sums(stages.plan, pieces, shape, split, x1, x2)
 
     def kernel(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> Any:
         params, x1, x2 = unsharded((params, x1, x2))
         check(params, x1, x2, outputs)
-        found = compute(params, x1, x2, outputs == "full")
+        stages = staging(params, x1, x2)
+        run = compute if stages is None else functools.partial(staged_sums, stages)
+        found = run(params, x1, x2, outputs == "full")
         _require_finite(found, params, x1, x2)
         return found.split() if split else found.whole[0]
 
@@ -148,12 +176,17 @@ def _diagonal(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = (
         pieces = diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
         return _sums(plan, pieces, (x.shape[0],), split, x)
 
-    check = Checks(f, wrt)
+    check, staging = Checks(f, wrt), _staging(f, split, wrt, allow)
+
+    def staged_sums(stages: Staged, params: PyTree, x: Any) -> _Sums:
+        pieces = stages.pieces(jax.tree_util.tree_leaves(params), x, None, False, diagonal=True)
+        return _sums(stages.plan, pieces, (x.shape[0],), split, x)
 
     def diagonal(params: PyTree, x: Any) -> Any:
         params, x = unsharded((params, x))
         check(params, x, None)
-        found = compute(params, x)
+        stages = staging(params, x)
+        found = compute(params, x) if stages is None else staged_sums(stages, params, x)
         _require_finite(found, params, x)
         return found.split() if split else found.whole[0]
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -19,16 +19,16 @@ from npk.tangent_kernels.factors import by_pairs, contributions, inner, own_inne
 _DEVICE_SHARE, _HOST_SHARE = 1 / 4, 1 / 8
 
 
-def _pieces(
+def parts_of(
     plan: DerivativePlan, one: Derivatives, two: Derivatives | None, full: bool, diagonal: bool
-) -> dict[str, list[Any]]:
-    """For each block (a leaf's name, or "" for all together) [K^V] or [K^V, K^F, K^CROSS]."""
+) -> list[tuple[int, list[Any]]]:
+    """What each use adds to the part of its leaves: (leaf, [K^V] or [K^V, K^F, K^CROSS]); two=None for `one`."""
     wanted = [(0, 0), (1, 1), (0, 1)] if plan.soft else [(0, 0)]
     symmetric = two is None
     if plan.soft and not symmetric and not diagonal:
         wanted.append((1, 0))
     other = one if two is None else two
-    pieces: dict[str, list[Any]] = {}
+    found: list[tuple[int, list[Any]]] = []
 
     def put(leaf: int, parts: list[Any]) -> None:
         if plan.soft and len(parts) == 1:
@@ -36,18 +36,17 @@ def _pieces(
         elif plan.soft:
             value, feature, mixed = parts[:3]
             parts = [value, feature, mixed + (parts[3] if len(parts) == 4 else _mirrored(mixed, full, diagonal))]
-        name = plan.blocks[leaf]
-        pieces[name] = [a + b for a, b in zip(pieces[name], parts, strict=True)] if name in pieces else parts
+        found.append((leaf, parts))
 
     for i, use in enumerate(plan.uses.products):
         pairs = wanted if plan.moves_gates(use.equation) else wanted[:1]
         left = (one.inputs[i], [mode[i] for mode in one.cotangents])
         if diagonal:
-            found = squared_norms(use, *left, pairs, full)
+            products = squared_norms(use, *left, pairs, full)
         else:
             right = left if symmetric else (other.inputs[i], [mode[i] for mode in other.cotangents])
-            found = contributions(use, left, right, pairs, full)
-        for leaf, parts in found.items():
+            products = contributions(use, left, right, pairs, full)
+        for leaf, parts in products.items():
             put(leaf, parts)
     for j, leaf in enumerate(plan.uses.leaves):
         left_g, right_g = [m[j] for m in one.gradients], [m[j] for m in other.gradients]
@@ -55,7 +54,22 @@ def _pieces(
         reads = (r.equation for r in plan.uses.reads if leaf in r.leaves)
         pairs = wanted if plan.moves_gates(*reads) else wanted[:1]
         put(leaf, [product(left_g[a], right_g[b], full) for a, b in pairs])
+    return found
+
+
+def added(pieces: dict[str, list[Any]], named: Iterable[tuple[str, list[Any]]]) -> dict[str, list[Any]]:
+    """The parts of each block of the kernel (a leaf's name, or "" for all together), and more of them."""
+    for name, parts in named:
+        pieces[name] = [a + b for a, b in zip(pieces[name], parts, strict=True)] if name in pieces else parts
     return pieces
+
+
+def _pieces(
+    plan: DerivativePlan, one: Derivatives, two: Derivatives | None, full: bool, diagonal: bool
+) -> dict[str, list[Any]]:
+    """For each block its parts."""
+    found = parts_of(plan, one, two, full, diagonal)
+    return added({}, ((plan.blocks[leaf], parts) for leaf, parts in found))
 
 
 def _mirrored(mixed: Any, full: bool, diagonal: bool) -> Any:
@@ -65,7 +79,7 @@ def _mirrored(mixed: Any, full: bool, diagonal: bool) -> Any:
     return jnp.transpose(mixed, (1, 0, 3, 2)) if full else mixed.T
 
 
-def _block_size(plan: DerivativePlan) -> int:
+def block_size(plan: DerivativePlan) -> int:
     """Samples whose derivatives fit the budget: what all uses keep, and the most that one needs in passing."""
     kept, passing, outputs = 0, 0, plan.program.outputs[0].shape[-1]
     cotangents = outputs * plan.modes
@@ -95,7 +109,7 @@ def kernel_pieces(
 ) -> dict[str, list[Any]]:
     """All leaves' pieces for all pairs, block by block where the derivatives of all samples do not fit."""
     derive = functools.partial(derivatives_apart, plan, leaves)
-    size = _block_size(plan)
+    size = block_size(plan)
     if max(x1.shape[0], 0 if x2 is None else x2.shape[0]) <= size:
         return _pieces(plan, derive(x1), None if x2 is None else derive(x2), full, False)
     return in_blocks(lambda one, two: _pieces(plan, one, two, full, False), x1, x2, size, derive)
@@ -108,5 +122,5 @@ def diagonal_pieces(plan: DerivativePlan, leaves: Sequence[Any], x: Any, full: b
         one = derivatives(plan, leaves, sample[None])
         return jax.tree_util.tree_map(lambda t: t[0], _pieces(plan, one, None, full, True))
 
-    size = _block_size(plan)
+    size = block_size(plan)
     return jax.lax.map(single, x, batch_size=min(size, x.shape[0]))

@@ -1,0 +1,172 @@
+"""Stage by stage or as one program: the same tangent kernel; equal layers are compiled once, and only equal ones."""
+
+import gc
+import weakref
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from draws import normal, variables
+from tolerances import assert_close
+
+import npk
+from npk.tangent_kernels.derivatives import plan_of
+from npk.tangent_kernels.staged import staged
+
+X, Y = normal(3, 4), normal(2, 4, seed=1)
+
+
+def deep(layers: int, *activations, width: int = 5):
+    """Layers of equal width with biases, each followed by one of the activations in turn, and their parameters."""
+    sizes = [4, *[width] * layers, 2]
+    params = [
+        {"w": normal(a, b, seed=n) / 2, "b": normal(b, seed=99 + n) / 4}
+        for n, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+    ]
+
+    def f(params, x):
+        for number, layer in enumerate(params[:-1]):
+            x = activations[number % len(activations)](x @ layer["w"] + layer["b"][None])
+        return x @ params[-1]["w"] + params[-1]["b"][None]
+
+    return f, params
+
+
+@jax.custom_jvp
+def surrogate(q):
+    return jnp.maximum(q, 0)
+
+
+surrogate.defjvp(lambda primals, tangents: (surrogate(*primals), 3 * tangents[0]))
+
+
+@jax.custom_vjp
+def clipped(q):
+    return jnp.maximum(q, 0)
+
+
+clipped.defvjp(lambda q: (jnp.maximum(q, 0), q), lambda q, g: (g * jnp.where(q > 0, 0.5, 0.25),))
+
+
+class Residual(nn.Module):
+    """Blocks of two convolutions with batch norm, of which every other path skips them."""
+
+    @nn.compact
+    def __call__(self, x):
+        def layer(x):
+            return nn.BatchNorm(use_running_average=True)(nn.Conv(3, (3, 3))(x))
+
+        x = layer(x)
+        for _ in range(4):
+            x = nn.relu(x + layer(nn.relu(layer(x))))
+        return nn.Dense(2)(x.mean((1, 2)))
+
+
+def network(name: str):
+    if name == "residual":
+        model, x = Residual(), normal(3, 4, 4, 2)
+        return model.apply, variables(model, x), x, normal(2, 4, 4, 2, seed=1)
+    return *CHAINS[name], X, Y
+
+
+def times(number):
+    return lambda q: jax.nn.relu(q) * jnp.asarray(number, q.dtype)
+
+
+CHAINS = {
+    "dense": deep(6, jax.nn.relu),
+    "soft gates": deep(8, npk.soft_relu),
+    # In turn what differs by its derivative alone, by a number, by an array, by the gate's form.
+    "derivatives in turn": deep(10, surrogate, clipped),
+    "numbers in turn": deep(10, times(2.0), times(3.0)),
+    "arrays in turn": deep(
+        10, times(np.array([[1.0, 2.0, 3.0, 4.0, 5.0]])), times(np.array([[5.0, 4.0, 3.0, 2.0, 1.0]]))
+    ),
+    "gates in turn": deep(10, jax.nn.silu, jax.nn.gelu),
+    "slopes in turn": deep(10, lambda q: jax.nn.leaky_relu(q, 0.1), lambda q: jax.nn.leaky_relu(q, 0.2)),
+}
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert_close(one, other)
+
+
+def jacobian(f, params, x):
+    """∇f [N, K, number of parameters], nothing compiled as a whole; of statistics none."""
+    found = jax.jacrev(f)(params, x)
+    leaves = jax.tree.leaves(found["params"] if isinstance(params, dict) else found)
+    return np.concatenate([np.asarray(leaf, np.float64).reshape(*leaf.shape[:2], -1) for leaf in leaves], -1)
+
+
+@pytest.mark.parametrize("name", [*CHAINS, "residual"])
+def test_stages_give_the_products_of_gradients(name):
+    f, params, x, y = network(name)
+    assert staged(plan_of(f, params, x, False, (), None)) is not None
+    kernel, one, two = npk.ntk(f), jacobian(f, params, x), jacobian(f, params, y)
+    assert_close(kernel(params, x, y, outputs="full"), np.einsum("nkp,mlp->nmkl", one, two), factor=2)
+    assert_close(kernel(params, x), np.einsum("nkp,mkp->nm", one, one), factor=2)
+
+
+def test_stages_give_the_split_of_one_program_block_by_block():
+    f, params = CHAINS["soft gates"]
+    assert staged(plan_of(f, params, X, True, (), None)) is not None
+    split = npk.split_ntk(f)
+    assert_same(split(params, X, Y), jax.jit(split)(params, X, Y))
+    own = split(params, X)
+    assert_same(own, split(params, X, X))
+    assert_same(npk.split_ntk_diagonal(f)(params, X), jax.tree.map(jnp.diagonal, own))
+
+
+def test_some_leaves_alone_and_half_precision():
+    f, params = CHAINS["dense"]
+    everything, weights, biases = (npk.ntk(f, wrt=which)(params, X) for which in (None, "*/w", "*/b"))
+    assert_close(biases + weights, everything)
+    half, x = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params), X.astype(jnp.bfloat16)
+    kernel = npk.ntk(f)(half, x)
+    assert kernel.dtype == jnp.float32
+    np.testing.assert_allclose(kernel, everything, rtol=0.1)
+
+
+def test_a_leaf_that_several_layers_read_is_of_no_stage():
+    def tied(w, x):
+        for _ in range(8):
+            x = jax.nn.relu(x @ w)
+        return x
+
+    w = normal(4, 4) / 2
+    assert staged(plan_of(tied, w, X, False, (), None)) is None
+
+
+def compiled(function) -> int:
+    """How many programs are compiled while a function runs."""
+    met = []
+
+    def listen(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            met.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    function()
+    return len(met)
+
+
+def test_a_deeper_network_compiles_no_more():
+    def programs(layers: int) -> int:
+        f, params = deep(layers, jax.nn.relu, width=7)
+        return compiled(lambda: npk.ntk(f)(params, X))
+
+    programs(6)  # and what a process compiles once
+    assert programs(9) == programs(18) <= 8
+
+
+def test_programs_do_not_keep_the_network():
+    f, params = deep(6, jax.nn.relu)
+    npk.ntk(f)(params, X)
+    gone = weakref.ref(f)
+    del f
+    gc.collect()
+    assert gone() is None
