@@ -51,8 +51,8 @@ def ceilings(elements: int) -> dict[str, float]:
 
 def chain_of(f: Callable[..., Any], params: Any, x: Any) -> pooled.GapChain:
     """What the engine reads off the network."""
-    chain = pooled.gap_chain(form_of(f, params, x), True)
-    assert chain is not None
+    chain = pooled.covers(form_of(f, params, x), True)
+    assert not isinstance(chain, str), chain
     return chain
 
 

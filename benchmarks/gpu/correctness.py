@@ -73,8 +73,8 @@ _NUMBERS = dataclasses.fields(Draw)[1:]
 def _fused(d: Draw) -> Any:
     """The fused kernel itself; run by XLA where there is no GPU."""
     interpret = jax.default_backend() != "gpu"
-    chain = pooled.gap_chain(form_of(d.f, d.params, d.x1), True)
-    assert chain is not None
+    chain = pooled.covers(form_of(d.f, d.params, d.x1), True)
+    assert not isinstance(chain, str), chain
     if d.x1.dtype == jnp.float64:  # the reference
         return _plain(d)
     assert pooled.layout(chain, [g.shape[-1] for g in d.gates1], d.x1.dtype) is not None

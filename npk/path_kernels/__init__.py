@@ -17,11 +17,13 @@ from npk.path_kernels.log_kernel import LogKernel as LogKernel
 from npk.path_kernels.log_kernel import log_path_kernel as log_path_kernel
 from npk.path_kernels.moments import SecondMoments as SecondMoments
 from npk.path_kernels.moments import output_moment as output_moment
+from npk.path_kernels.thresholds import Thresholds as Thresholds
 
 __all__ = [
     "Cost",
     "Engine",
     "LogKernel",
+    "Thresholds",
     "gram",
     "layer_overlaps",
     "log_path_kernel",

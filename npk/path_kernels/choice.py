@@ -9,15 +9,13 @@ from jaxtyping import PyTree
 from npk.path_kernels import host
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.network import Network
+from npk.path_kernels.thresholds import Thresholds
 from npk.paths import Form
 from npk.programs import on_host, shown
 
-# Pairs of samples from which the packed engine repays its compilation (about a second).
-_PACKED_PAIRS = 1 << 20
-
-# Nanoseconds that the engine for position pairs has to save to repay its compilation (some four seconds).
-_PAIR_SAVING = 4e9
-_FEW = "so few pairs of samples do not repay its compilation"
+_SOFT = "gates other than 0 and 1"
+_NUMBA = "Numba is not installed"
+_ELSEWHERE = "the numbers are traced, or not on this CPU"
 
 
 @shown()
@@ -44,98 +42,74 @@ class Engine:
     why: str
 
 
-def worth_packing(many: int) -> bool:
-    """Whether so many pairs of samples repay the compilation of the packed engine."""
-    return many >= _PACKED_PAIRS
-
-
-def worth_pairing(many: int, positions: list[int] | tuple[int, ...]) -> bool:
-    """Whether so many pairs of samples repay the compilation of the loop over pairs of these positions."""
-    return many * pairs.saving(positions) >= _PAIR_SAVING
-
-
 def here(form: Form, *values: Any) -> bool:
     """Whether numbers are in the memory of this host, and JAX would compute with them here."""
     return jax.default_backend() == "cpu" and on_host(*values) and not form.traced
 
 
-def _rules(network: Network, params: PyTree, x: Any, many: int) -> str:
-    """How the plain rules compute a kernel."""
-    (_, size), form = network.demands(params, (x[:, None], ())), network.form(params, x)
-    how = "compiled as a whole"
-    if here(form, params, x) and host.repays(size, many):
-        how = "by NumPy" if host.is_small(size, many) else "by a program for each kind of term"
-    return f"covers every network that the path rules cover; computed {how}"
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Asks the engines for the kernel of `many` pairs of samples of f: each gives its plan of f, or says why not.
 
-
-def engines(
-    network: Network, params: PyTree, x: Any, many: int, *, normalize: bool, binary: bool
-) -> tuple[Engine, ...]:
-    """What each engine says of the kernel of `many` pairs of samples such as those of x, in the order of asking.
-
-    Args:
-        network: of f.
-        params: of f.
-        x: a batch.
-        many: pairs of samples.
-        normalize: as of `path_kernel`.
-        binary: whether all gates are 0 or 1.
-
-    Returns:
-        The engines, of which one runs.
+    `binary` says whether all gates are 0 or 1, None where that is not known yet.
     """
-    reasons = {
-        "packed": _not_packed(network, params, x, many, normalize, binary),
-        "fused": _not_fused(network, params, x, normalize, binary),
-        "pairs": _not_paired(network, params, x, many, normalize),
-        "rules": None,
-    }
-    chosen = next(name for name, why in reasons.items() if why is None)
-    said = {"rules": _rules(network, params, x, many)}
-    return tuple(
-        Engine(name, name == chosen, why or said.get(name, "covers the network, and is faster"))
-        for name, why in reasons.items()
-    )
 
+    network: Network
+    thresholds: Thresholds
+    params: PyTree
+    many: int
+    normalize: bool
 
-def _not_packed(network: Network, params: PyTree, x: Any, many: int, normalize: bool, binary: bool) -> str | None:
-    if not dense.available():
-        return "Numba is not installed"
-    if not on_host(params, x):
-        return "the numbers are traced, or not on this CPU"
-    if not binary:
-        return "gates other than 0 and 1"
-    if not worth_packing(many):
-        return f"fewer than {_PACKED_PAIRS:,} pairs of samples do not repay its compilation"
-    if network.chain(params, x, normalize) is None:
-        return "the network is no chain of dense layers, each with one gate"
-    return None
+    def packed(self, x: Any, binary: bool | None, *given: Any) -> dense.DenseChain | str:
+        """Of inputs x [n, ...]; `given` are further numbers of the call."""
+        if not dense.available():
+            return _NUMBA
+        if not on_host(self.params, x, given):
+            return _ELSEWHERE
+        if binary is False:
+            return _SOFT
+        if self.many < self.thresholds.packed_pairs:
+            return f"fewer than {self.thresholds.packed_pairs:,} pairs of samples do not repay its compilation"
+        return self.network.plan(dense.covers, self.params, x, self.normalize)
 
+    def fused(self, x: Any, binary: bool, *given: Any) -> pooled.GapChain | str:
+        """Likewise."""
+        if not pooled.usable(self.params, x, given):
+            return "the numbers are traced, or not on one GPU"
+        return self.network.plan(pooled.covers, self.params, x, self.normalize) if binary else _SOFT
 
-def _not_fused(network: Network, params: PyTree, x: Any, normalize: bool, binary: bool) -> str | None:
-    if not pooled.usable(params, x):
-        return "the numbers are traced, or not on one GPU"
-    if not binary:
-        return "gates other than 0 and 1"
-    if network.gap_chain(params, x[:, None], normalize) is None:
-        return "the network is no chain of convolutions that ends in global pooling"
-    return None
+    def paired(self, x: Any, *given: Any) -> pairs.PairPlan | str:
+        """Likewise; of any gates."""
+        if not dense.available():
+            return _NUMBA
+        if not on_host(self.params, x, given):
+            return _ELSEWHERE
+        positions = self.network.positions(self.params, x)
+        plan: pairs.PairPlan | str = "no convolutions"
+        if positions and not (few := self.too_few(positions)):
+            plan = self.network.plan(pairs.covers, self.params, x, self.normalize)
+        elif positions:
+            return few
+        return plan if isinstance(plan, str) else self.too_few(plan.positions) or plan
 
+    def too_few(self, positions: list[int]) -> str:
+        """Why so many pairs of samples do not repay the loop over pairs of these positions."""
+        saved, least = 1e-9 * self.many * pairs.saving(positions), self.thresholds.paired_seconds
+        return "" if saved >= least else f"it would save {max(saved, 0):.2g} s, less than {least:g} s"
 
-def _not_paired(network: Network, params: PyTree, x: Any, many: int, normalize: bool) -> str | None:
-    if not dense.available():
-        return "Numba is not installed"
-    if not on_host(params, x):
-        return "the numbers are traced, or not on this CPU"
-    if not network.positions(params, x):
-        return "no convolutions"
-    if not worth_pairing(many, network.positions(params, x)):
-        return _FEW
-    plan = network.plan(params, x, normalize)
-    if network.form(params, x).traced:
-        return "f closes over numbers that are being traced"
-    if plan is None:
-        return "convolutions with groups, values that are flattened, or another form that it does not cover"
-    if not worth_pairing(many, plan.positions):
-        return _FEW
-    return None
+    def engines(self, x: Any, binary: bool) -> tuple[Engine, ...]:
+        """What each engine says, in the order of asking; one of them runs."""
+        plans = {"packed": self.packed(x, binary), "fused": self.fused(x, binary), "pairs": self.paired(x)}
+        said = {name: plan if isinstance(plan, str) else None for name, plan in plans.items()}
+        chosen = next((name for name, why in said.items() if why is None), "rules")
+        found = [Engine(name, name == chosen, why or "covers the network") for name, why in said.items()]
+        return (*found, Engine("rules", chosen == "rules", self.rules(x)))
+
+    def rules(self, x: Any) -> str:
+        """How the plain rules compute a kernel."""
+        (_, size), form = self.network.demands(self.params, (x[:, None], ())), self.network.form(self.params, x)
+        how = "compiled as a whole"
+        if here(form, self.params, x) and host.repays(size, self.many, self.thresholds):
+            small = host.is_small(size, self.many, self.thresholds)
+            how = "by NumPy" if small else "by a program for each kind of term"
+        return f"covers every network that the path rules cover; computed {how}"

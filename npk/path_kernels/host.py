@@ -8,14 +8,9 @@ import numpy as np
 from npk.path_kernels.demands import Demands, Size, uses
 from npk.path_kernels.interpreters import CompiledMoments, HostMoments
 from npk.path_kernels.moments import output_moment
+from npk.path_kernels.thresholds import Thresholds
 from npk.paths import Form, Numbers
 from npk.programs import block_of
-
-# Multiplications up to which NumPy computes a kernel: to compile anything takes longer.
-_WORK = 1 << 22
-
-# Terms up to which a network is compiled as a whole: fused, it is faster, but each term is compiled by itself.
-_FEW = 8
 
 # Bytes of the numbers of all factors of a batch that are held from block to block.
 _HELD = 1 << 27
@@ -34,6 +29,7 @@ def kernel(
     size: Size,
     side: int,
     known: dict[Any, Any],
+    thresholds: Thresholds,
 ) -> jax.Array:
     """H [n1, n2] of laid out batches, `one` twice for a symmetric kernel.
 
@@ -49,9 +45,10 @@ def kernel(
         size: of the demands.
         side: samples of a block.
         known: what was found of the form before, of shapes alone.
+        thresholds: of the choice.
     """
     n1, n2 = len(one[0]), len(two[0])
-    small = is_small(size, n1 * n2)
+    small = is_small(size, n1 * n2, thresholds)
     asked = {} if small else uses(demands)
 
     def moments(*options: Any) -> HostMoments:
@@ -82,14 +79,14 @@ def kernel(
     return jax.device_put(h, may_alias=True)
 
 
-def is_small(size: Size, many: int) -> bool:
-    """Whether NumPy computes a kernel of so many pairs."""
-    return many * size.operations <= _WORK
+def is_small(size: Size, many: int, thresholds: Thresholds) -> bool:
+    """Whether NumPy computes a kernel of so many pairs: to compile anything takes longer."""
+    return many * size.operations <= thresholds.numpy_work
 
 
-def repays(size: Size, many: int) -> bool:
+def repays(size: Size, many: int, thresholds: Thresholds) -> bool:
     """Whether it is computed here, not by one program for the whole network, which a deep one takes long to compile."""
-    return is_small(size, many) or size.terms > _FEW
+    return is_small(size, many, thresholds) or size.terms > thresholds.whole_terms
 
 
 def largest(form: Form, demands: Demands, fixed: dict[Any, Any], batch: Any, dtype: Any) -> float:

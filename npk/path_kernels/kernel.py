@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
 from npk.path_kernels import host
-from npk.path_kernels.choice import Engine, engines, here, worth_packing, worth_pairing
+from npk.path_kernels.choice import Choice, Engine, here
 from npk.path_kernels.costs import Cost, tell_if_long, timed
 from npk.path_kernels.counts import check_counts, exact_or_nan, is_binary, whole_numbers
 from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.moments import SecondMoments, output_moment
 from npk.path_kernels.network import Gates, Network
+from npk.path_kernels.thresholds import Thresholds
 from npk.paths import Form, Numbers
 from npk.programs import (
     Chosen,
@@ -28,7 +29,6 @@ from npk.programs import (
     finite,
     in_blocks,
     known_true,
-    on_host,
     option_of,
     remembered,
     transformation,
@@ -88,7 +88,9 @@ def block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
 
 
 @transformation()
-def path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Float[Array, "n1 n2"]]:
+def path_kernel(
+    f: Function, *, fixed: Selection = None, thresholds: Thresholds | None = None
+) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into its neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ under any gates.
 
     H is the second moment E[f(s) f(s')] of the network that is linear given its gates, over independent
@@ -115,6 +117,8 @@ def path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Float[
         f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.
         fixed: the parameters that are fixed numbers and no weights: names (keys joined by "/"), globs ("*/bn/*"), or a
             predicate on names. It replaces recognition: () for none. None to recognise normalisations.
+        thresholds: from where on which form of the kernel computes it, None for `Thresholds()`. `.engines(params, x)`
+            of what is returned says which one does, and why not the others.
 
     Returns:
         A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → H [N1, N2], in the
@@ -138,10 +142,10 @@ def path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Float[
 
     Source: Lakshminarayanan & Singh 2020, sections 2 and 5 (H = Σ ⊙ Λ for dense networks); 2021, sections 4-5.
     """
-    return remembered(_kernel_of, f, option_of(fixed, "fixed"))
+    return remembered(_kernel_of, f, option_of(fixed, "fixed"), thresholds or Thresholds())
 
 
-def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"]]:
+def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[..., Float[Array, "n1 n2"]]:
     """The kernel of f, and the programs that belong to it."""
     network = Network(f, fixed)
 
@@ -168,9 +172,10 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         form = network.form_of(params, one)
         demands, size = network.demands(params, one)
         side = max(1, math.isqrt((_CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK) // size.elements))
-        if here(form, params, one, two) and host.repays(size, len(one[0]) * len(two[0])):
+        if here(form, params, one, two) and host.repays(size, len(one[0]) * len(two[0]), thresholds):
             known = network.once("known", params, one[0].shape[2:], one[0], dict)
             options = {"normalize": normalize, "binary": binary, "dtype": dtype, "side": side, "known": known}
+            options["thresholds"] = thresholds
             return host.kernel(form, fixed_of(params, form), one, two, demands=demands, size=size, **options)
         # One program for any gates and either normalisation.
         whole = max(t[0].shape[0] for t in (one, two)) <= side
@@ -194,56 +199,44 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         """Of all that is met for two batches; nothing is derived by it."""
         form = network.form_of(params, one)
         demands, size = network.demands(params, one)
-        if here(form, params, one, two) and host.is_small(size, len(one[0]) + len(two[0])):
+        if here(form, params, one, two) and host.is_small(size, len(one[0]) + len(two[0]), thresholds):
             return max(host.largest(form, demands, fixed_of(params, form), side, dtype) for side in (one, two))
         params, one, two = jax.tree_util.tree_map(jax.lax.stop_gradient, (params, one, two))
         return functools.reduce(jnp.maximum, [largest_count(params, side, dtype=dtype) for side in (one, two)])
 
-    def packed_kernel(
-        params: PyTree, one: tuple[Any, Gates], two: tuple[Any, Gates], normalize: bool, dtype: Any, many: int
-    ) -> Any | None:
+    def packed_kernel(choice: Choice, one: Batch, two: Batch, dtype: Any) -> Any | None:
         """H by packed gates, or None where the network, the gates or the machine are not made for it."""
-        wanted = worth_packing(many) and on_host(params, one, two)
-        chain = network.chain(params, one[0], normalize) if wanted else None
-        if chain is None:
-            return None
-        left = dense.side(chain, *one, dtype)
-        right = left if one is two else dense.side(chain, *two, dtype)
-        if left is None or right is None:
+        chain = choice.packed(one[0], None, one, two)
+        left = None if isinstance(chain, str) else dense.side(chain, *one, dtype)
+        right = left if isinstance(chain, str) or one is two else dense.side(chain, *two, dtype)
+        if isinstance(chain, str) or left is None or right is None:
             return None
         most = max(dense.largest(chain, left), dense.largest(chain, right))
-        if not normalize and whole_numbers(one[0], two[0]):
+        if not choice.normalize and whole_numbers(one[0], two[0]):
             check_counts(most, dtype)
         if not most < 0.5 * float(jnp.finfo(dtype).max):
             return None  # the general path tells where it overflows
         return dense.kernel(chain, left, right)
 
-    def fused_kernel(params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any) -> Any | None:
+    def fused_kernel(choice: Choice, one: Any, two: Any, symmetric: bool, dtype: Any) -> Any | None:
         """H of laid out batches by the fused GPU kernel, or None where it is not made for them, or not trusted."""
-        x = one[0]
-        chain = network.gap_chain(params, x, normalize) if pooled.usable(params, one, two) else None
-        if chain is None:
+        params, x, normalize = choice.params, one[0], choice.normalize
+        chain = choice.fused(x[:, 0], True, one, two)
+        if isinstance(chain, str):
             return None
         whole = functools.partial(compute, params, normalize=normalize, binary=True, dtype=dtype)
         once = functools.partial(network.once, f"fused, {normalize}, {dtype}", params, x.shape[1:], x)
         return pooled.fused(chain, one, two, dtype, symmetric=symmetric, plain=lambda b: whole(b, b), once=once)
 
-    def paired_kernel(
-        params: PyTree, one: Any, two: Any, normalize: bool, symmetric: bool, dtype: Any, many: int
-    ) -> Any | None:
+    def paired_kernel(choice: Choice, one: Any, two: Any, symmetric: bool, dtype: Any) -> Any | None:
         """H by position pairs, or None where the engine does not cover the network or would not be faster."""
-        x = one[0][:, 0]
-        if not on_host(params, one, two) or network.form(params, x).traced:
-            return None
-        if not worth_pairing(many, network.positions(params, x)):
-            return None
-        plan = network.plan(params, x, normalize)
-        if plan is None or not worth_pairing(many, plan.positions):
+        plan = choice.paired(one[0][:, 0], one, two)
+        if isinstance(plan, str):
             return None
         samples = one[0].shape[0] * two[0].shape[0]
         tell_if_long(samples // 2 if symmetric else samples, plan.positions)
-        form = network.form_of(params, one)
-        fixed = fixed_of(params, form)
+        form = network.form_of(choice.params, one)
+        fixed = fixed_of(choice.params, form)
 
         def values(batch: Any, wanted: tuple[int, ...]) -> Any:
             numbers = Numbers(np, batch[0], batch[1], fixed, dtype)
@@ -260,8 +253,8 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         one, two = network.sides(params, x1, x2, gates1, gates2)
         symmetric = one is two
         dtype = kernel_dtype(x1, normalize)
-        worth = many or one[0].shape[0] * two[0].shape[0]
-        h = packed_kernel(params, one, two, normalize, dtype, worth)
+        choice = Choice(network, thresholds, params, many or one[0].shape[0] * two[0].shape[0], normalize)
+        h = packed_kernel(choice, one, two, dtype)
         if h is not None:
             return h
         if gates1 is not None:
@@ -273,9 +266,9 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         known = concrete(params, one, two) and not network.form_of(params, one).traced
         if not normalize and known and binary and whole_numbers(one[0], two[0]):
             check_counts(float(largest(params, one, two, dtype)), dtype)
-        h = fused_kernel(params, one, two, normalize, symmetric, dtype) if binary else None
+        h = fused_kernel(choice, one, two, symmetric, dtype) if binary else None
         if h is None:
-            h = paired_kernel(params, one, two, normalize, symmetric, dtype, worth)
+            h = paired_kernel(choice, one, two, symmetric, dtype)
         if h is None:
             h = compute(params, one, two, normalize=normalize, binary=binary, dtype=dtype)
         if concrete(h) and not known_true(finite, h):
@@ -310,7 +303,7 @@ def _kernel_of(f: Function, fixed: Chosen) -> Callable[..., Float[Array, "n1 n2"
         check_finite(params, "params")
         many = len(x1) * len(x1 if x2 is None else x2)
         binary = network.has_binary_gates(params, x1) or is_binary(network.own_gates(params, x1[:_ASKED]))
-        return engines(network, params, x1, many, normalize=normalize, binary=binary)
+        return Choice(network, thresholds, params, many, normalize).engines(x1, binary)
 
     kernel.estimate, kernel.engines = estimate, asked  # type: ignore[attr-defined]
     return kernel

@@ -11,7 +11,6 @@ from jaxtyping import PyTree
 
 from npk.gating import Function, activation_program, activations, gate_shapes, own_gates
 from npk.path_kernels.demands import Demands, Size, demands_of, size_of
-from npk.path_kernels.engines import dense, pairs, pooled
 from npk.paths import Form, form_of
 from npk.programs import (
     Chosen,
@@ -89,27 +88,11 @@ class Network:
         """Whether f's own gates can only be 0 or 1."""
         return self.once("binary", params, x.shape[1:], x, lambda: _slopes_binary(self.form(params, x).program))
 
-    def chain(self, params: PyTree, x: Any, normalize: bool) -> dense.DenseChain | None:
-        """How the packed engine computes f's kernel, if it can."""
-        if not dense.available():
-            return None
-        found = self.form(params, x)
-        name = f"chain, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: dense.dense_chain(found, normalize))
-
-    def plan(self, params: PyTree, x: Any, normalize: bool) -> pairs.PairPlan | None:
-        """How the engine for position pairs computes f's kernel, if it can."""
-        found = self.form(params, x)
-        if not dense.available() or not any(e.name == "conv_general_dilated" for e in found.program.equations):
-            return None
-        name = f"plan, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: pairs.read_plan(found, normalize))
-
-    def gap_chain(self, params: PyTree, laid: Any, normalize: bool) -> pooled.GapChain | None:
-        """How the fused GPU kernel computes f's kernel of inputs laid out as [n, 1, ...], if it can."""
-        found = self.form_of(params, (laid, ()))
-        name = f"pooled chain, normalize={normalize}"
-        return self.once(name, params, laid.shape[2:], laid, lambda: pooled.gap_chain(found, normalize))
+    def plan(self, covers: Callable[[Form, bool], Any], params: PyTree, x: Any, normalize: bool) -> Any:
+        """How an engine computes f's kernel, or why it does not, from what it says that it covers."""
+        form = self.form(params, x)
+        name = f"{covers.__module__}, normalize={normalize}"
+        return self.once(name, params, x.shape[1:], x, lambda: covers(form, normalize))
 
     def positions(self, params: PyTree, x: Any) -> list[int]:
         """How many positions the convolutions of f have for one sample, each of them."""

@@ -136,5 +136,5 @@ def _own_derivative(equation: Equation) -> Hashable:
 
     if not all(jnp.issubdtype(v.dtype, jnp.inexact) for v in equation.outputs):
         return _Itself(equation)
-    shapes = [[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in atoms] for atoms in (equation.inputs, equation.outputs)]
-    return spelled(trace(both, *shapes))
+    read, made = ([jax.ShapeDtypeStruct(a.shape, a.dtype) for a in own] for own in (equation.inputs, equation.outputs))
+    return spelled(trace(both, read, made))

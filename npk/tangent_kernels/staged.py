@@ -102,7 +102,8 @@ class Staged:
         """For one batch or two the cotangents that reach what the stage read, and what its leaves add to the kernel."""
         plan: DerivativePlan = kind.one
         found = [pulled_apart(plan, leaves, xs, seeds) for xs, seeds in sides]
-        one, two = (*(derivatives for derivatives, _ in found), None)[:2]
+        (one, _), *others = found
+        two = others[0][0] if others else None
         return [back for _, back in found], dict(parts_of(plan, one, two, full, diagonal))
 
     def pieces(
@@ -129,11 +130,12 @@ class Staged:
         """Forward through all stages: what each of them read, and the cotangents of the output in each mode."""
         program = self.plan.program
         (end,) = program.outputs
-        values, read = {program.x[0]: jnp.asarray(x)[:, None]}, []
+        values: dict[Any, Any] = {program.x[0]: jnp.asarray(x)[:, None]}
+        read: list[list[Any]] = []
         for number, stage in enumerate(self.stages):
             own = stage.plan.program
             read.append([values[v] for v in own.x])
             made = self.forward(stage.kind, [leaves[n] for n in stage.leaves], read[-1])
-            values |= zip(own.outputs, made, strict=True)
+            values.update(zip(own.outputs, made, strict=True))
             values = {v: a for v, a in values.items() if self.last.get(v, 0) > number}
         return read, [{end: seeds_of(self.plan, len(x))} for _ in self.plan.fixed]

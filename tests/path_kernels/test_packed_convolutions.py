@@ -1,6 +1,6 @@
 """The engine for position pairs: against the plain rules, and against moments taken unit by unit."""
 
-import sys
+import math
 
 import architectures
 import jax
@@ -18,7 +18,7 @@ from npk.path_kernels.engines.pairs import kernel as pair_kernel
 from npk.path_kernels.engines.pairs import plan
 
 pytest.importorskip("numba")
-MODULE = sys.modules["npk.path_kernels.choice"]
+ALWAYS, NEVER = (npk.path_kernels.Thresholds(paired_seconds=s) for s in (-math.inf, math.inf))
 
 GAP = (GlobalAvgPool(), Dense(2, bias=False))
 
@@ -78,7 +78,7 @@ every_network = pytest.mark.parametrize("case", NETWORKS.values(), ids=NETWORKS.
 
 @pytest.fixture
 def engine(monkeypatch):
-    """The engine for however little, and a list of which calls it answered."""
+    """A list of which calls the engine answered."""
     answered = []
     original = pair_kernel.path_kernel
 
@@ -88,7 +88,6 @@ def engine(monkeypatch):
         return h
 
     monkeypatch.setattr("npk.path_kernels.engines.pairs.path_kernel", spy)
-    monkeypatch.setattr(MODULE, "_PAIR_SAVING", -np.inf)
     return answered
 
 
@@ -126,18 +125,11 @@ def channels_after(layers):
     raise AssertionError
 
 
-def plainly(monkeypatch, function):
-    """What the plain rules give."""
-    with monkeypatch.context() as patch:
-        patch.setattr(MODULE, "_PAIR_SAVING", np.inf)
-        return function()
-
-
 @every_network
 def test_counts_are_those_of_the_oracle_exactly(case, engine, x64):
     f, p, x, gates = drawn(case, 4)
     one, two = ([g[part] for g in gates] for part in (slice(3), slice(3, 4)))
-    h = npk.path_kernel(f)(p, x[:3], x[3:], gates1=one, gates2=two, normalize=False)
+    h = npk.path_kernel(f, thresholds=ALWAYS)(p, x[:3], x[3:], gates1=one, gates2=two, normalize=False)
     assert engine == [True]
     expected = oracle(case, x[:3], x[3:], one, two, False)
     positions = pooled_positions(case)
@@ -154,11 +146,11 @@ def test_counts_are_those_of_the_oracle_exactly(case, engine, x64):
 def test_normalised_kernels_are_those_of_the_oracle(name, engine, x64):
     case = NETWORKS[name]
     f, p, x, gates = drawn(case, 3, seed=1)
-    h = npk.path_kernel(f)(p, x, gates1=gates)
+    h = npk.path_kernel(f, thresholds=ALWAYS)(p, x, gates1=gates)
     expected = oracle(case, x, x, gates, gates, True)
     assert_close(h, expected)
     single = jax.tree.map(lambda a: a.astype(jnp.float32), (p, x, gates))
-    h32 = npk.path_kernel(f)(single[0], single[1], gates1=single[2])
+    h32 = npk.path_kernel(f, thresholds=ALWAYS)(single[0], single[1], gates1=single[2])
     assert engine == [True, True] and h32.dtype == jnp.float32
     assert_close(h32, expected)
 
@@ -166,19 +158,15 @@ def test_normalised_kernels_are_those_of_the_oracle(name, engine, x64):
 @pytest.mark.parametrize("name", ["same", "circular, biases", "strides", "residual, post-activation"])
 def test_soft_gates(name, engine, x64):
     f, p, x, gates = drawn(NETWORKS[name], 3, soft=True)
-    h = npk.path_kernel(f)(p, x, gates1=gates)
+    h = npk.path_kernel(f, thresholds=ALWAYS)(p, x, gates1=gates)
     assert engine == [True]
     assert_close(h, oracle(NETWORKS[name], x, x, gates, gates, True))
 
 
 def check_random_network(case):
-    with pytest.MonkeyPatch.context() as patch:
-        f, p, x, gates = drawn(case, 4)
-        kernel = npk.path_kernel(f)
-        patch.setattr(MODULE, "_PAIR_SAVING", -np.inf)
-        h = kernel(p, x, gates1=gates, normalize=False)
-        patch.setattr(MODULE, "_PAIR_SAVING", np.inf)
-        assert_close(h, kernel(p, x, gates1=gates, normalize=False))
+    f, p, x, gates = drawn(case, 4)
+    h, plain = (npk.path_kernel(f, thresholds=when)(p, x, gates1=gates, normalize=False) for when in (ALWAYS, NEVER))
+    assert_close(h, plain)
 
 
 @pytest.mark.usefixtures("x64")
@@ -197,25 +185,35 @@ def test_more_random_networks_give_what_the_plain_rules_give(case):
 
 
 @pytest.mark.parametrize("name", ["max pooling", "residual, padded shortcut", "batch norm", "concatenation"])
-def test_other_architectures(name, engine, monkeypatch, x64):
+def test_other_architectures(name, engine, x64):
     f, p, x, gates = drawn(REGISTRY[name], 4)
-    kernel = npk.path_kernel(f)
+    kernel = npk.path_kernel(f, thresholds=ALWAYS)
     h = kernel(p, x, normalize=False)
-    np.testing.assert_allclose(h, plainly(monkeypatch, lambda: kernel(p, x, normalize=False)), rtol=1e-13)
+    np.testing.assert_allclose(h, npk.path_kernel(f, thresholds=NEVER)(p, x, normalize=False), rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["groups", "depthwise", "flatten head", "channel shuffle", "mlp"])
-def test_what_the_engine_does_not_cover_is_computed_as_before(name, engine, monkeypatch, x64):
+UNCOVERED = {
+    "groups": "a layer with groups",
+    "depthwise": "a layer with groups",
+    "flatten head": "values that are flattened",
+    "channel shuffle": "a layer with groups",
+    "max pooling, overlapping": "a sum over places",
+    "mlp": "no convolutions",
+}
+
+
+@pytest.mark.parametrize("name", UNCOVERED)
+def test_what_the_engine_does_not_cover_is_said_and_computed_as_before(name, engine, x64):
     f, p, x, _ = drawn(REGISTRY[name], 3)
-    kernel = npk.path_kernel(f)
-    h = kernel(p, x)
-    assert engine == []
-    np.testing.assert_array_equal(h, plainly(monkeypatch, lambda: kernel(p, x)))
+    kernel = npk.path_kernel(f, thresholds=ALWAYS)
+    h, said = kernel(p, x), {e.name: e for e in kernel.engines(p, x)}
+    assert engine == [] and UNCOVERED[name] in said["pairs"].why and said["rules"].runs
+    np.testing.assert_array_equal(h, npk.path_kernel(f, thresholds=NEVER)(p, x))
 
 
 def test_blocks_and_tasks_do_not_change_a_bit(engine, monkeypatch, x64):
     f, p, x, gates = drawn(NETWORKS["circular, biases"], 9)
-    kernel = npk.path_kernel(f)
+    kernel = npk.path_kernel(f, thresholds=ALWAYS)
     h = kernel(p, x, gates1=gates)
     np.testing.assert_array_equal(h, h.T)
     monkeypatch.setattr(pair_kernel, "_BLOCK_BYTES", 1 << 14)
@@ -233,7 +231,7 @@ def test_circular_shifts_do_not_change_the_kernel(engine, x64):
     f, p, x, gates = drawn(NETWORKS["circular"], 3)
     moved = jnp.roll(x, (2, 3), (1, 2))
     turned = [jnp.roll(g, (2, 3), (1, 2)) for g in gates]
-    kernel = npk.path_kernel(f)
+    kernel = npk.path_kernel(f, thresholds=ALWAYS)
     h = kernel(p, x, gates1=gates, normalize=False)
     again = kernel(p, moved, x, gates1=turned, gates2=gates, normalize=False)
     counts = np.round(np.stack([h, again]) * 30**2)  # the mean is over 30 positions on either side
@@ -245,16 +243,16 @@ def test_checks_are_made_as_before(engine):
     f, p, x, gates = drawn(NETWORKS["same"], 3)
     broken = [gates[0].at[0, 0, 0, 0].set(jnp.nan), *gates[1:]]
     with pytest.raises(ValueError, match="gates1/0 must be finite; 1 of its 270 numbers"):
-        npk.path_kernel(f)(p, x, gates1=broken)
+        npk.path_kernel(f, thresholds=ALWAYS)(p, x, gates1=broken)
     with pytest.raises(ValueError, match="path counts reach"):
-        npk.path_kernel(f)(p, 1000 * x, gates1=gates, normalize=False)
+        npk.path_kernel(f, thresholds=ALWAYS)(p, 1000 * x, gates1=gates, normalize=False)
     with pytest.raises(ValueError, match="leaves the range of float32"):
-        npk.path_kernel(f)(p, 1e19 * x, gates1=gates)
+        npk.path_kernel(f, thresholds=ALWAYS)(p, 1e19 * x, gates1=gates)
 
 
 def test_traced_values_take_the_plain_rules(engine, x64):
     f, p, x, gates = drawn(NETWORKS["same"], 3)
-    kernel = npk.path_kernel(f)
+    kernel = npk.path_kernel(f, thresholds=ALWAYS)
     assert_close(jax.jit(lambda g: kernel(p, x, gates1=g))(gates), kernel(p, x, gates1=gates))
     assert engine == [True]
 

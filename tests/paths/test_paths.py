@@ -209,8 +209,8 @@ def test_blocks_and_packed_gates_give_the_same_kernel(monkeypatch):
     kernel = npk.path_kernel(architectures.afresh(f))
     np.testing.assert_array_equal(kernel(p, xs, normalize=False), plain)
     np.testing.assert_array_equal(kernel(p, xs[:4], xs[4:], normalize=False), plain[:4, 4:])
-    monkeypatch.setattr(sys.modules["npk.path_kernels.choice"], "_PACKED_PAIRS", 0)
-    np.testing.assert_array_equal(kernel(p, xs, normalize=False), plain)
+    packed = npk.path_kernel(f, thresholds=npk.path_kernels.Thresholds(packed_pairs=0))
+    np.testing.assert_array_equal(packed(p, xs, normalize=False), plain)
 
 
 def test_packed_gates_of_one_word_and_of_two_multiply_layer_after_layer():

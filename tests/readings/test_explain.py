@@ -208,6 +208,17 @@ def test_the_engine_that_runs_is_named_with_why_not_the_others():
     assert "fewer than 1,048,576 pairs" in engines["packed"].why and engines["pairs"].why == "no convolutions"
     many = npk.path_kernel(f).engines(p, normal(1024, 3))
     assert [e.name for e in many if e.runs] == ["packed"]
+    early = npk.path_kernel(f, thresholds=npk.path_kernels.Thresholds(packed_pairs=25)).engines(p, normal(5, 3))
+    assert [e.name for e in early if e.runs] == ["packed"]
+    skip = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"] + x @ p["s"]  # noqa: E731
+    kernel = npk.path_kernel(skip, thresholds=npk.path_kernels.Thresholds(packed_pairs=0))
+    said = kernel.engines({**p, "s": normal(3, 1)}, normal(5, 3))
+    assert next(e.why for e in said if e.name == "packed") == "a layer reads a sum of several values"
+
+
+def test_thresholds_are_numbers():
+    with pytest.raises(ValueError, match="paired_seconds must be a number, got nan"):
+        npk.path_kernels.Thresholds(paired_seconds=math.nan)
 
 
 def test_a_reading_prints_as_a_table_and_as_html_and_goes_into_a_file():

@@ -1,7 +1,7 @@
 """Fully connected networks on a CPU: gates packed into words, overlaps by bit counts."""
 
 from npk.path_kernels.engines.dense.chain import DenseChain as DenseChain
-from npk.path_kernels.engines.dense.chain import dense_chain as dense_chain
+from npk.path_kernels.engines.dense.chain import covers as covers
 from npk.path_kernels.engines.dense.chain import kernel as kernel
 from npk.path_kernels.engines.dense.chain import largest as largest
 from npk.path_kernels.engines.dense.chain import side as side
@@ -16,7 +16,7 @@ __all__ = [
     "Words",
     "aligned",
     "available",
-    "dense_chain",
+    "covers",
     "kernel",
     "largest",
     "multiply_overlaps",

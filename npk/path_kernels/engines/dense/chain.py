@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from npk.path_kernels.engines import covering, require
 from npk.path_kernels.engines.dense import packed
 from npk.paths import Factor, Form, Layer, Leaf, Source, Term
 
@@ -38,38 +39,42 @@ class DenseSide:
     gates: tuple[packed.Words, ...]
 
 
-def dense_chain(form: Form, normalize: bool) -> DenseChain | None:
-    """The chain of a network under hard gates, or None where the network is not one."""
+@covering
+def covers(form: Form, normalize: bool) -> DenseChain:
+    """The chain of a network under hard gates, or why it is none."""
     numbers, scales, shifts = [], [], []
     terms, last = list(form.state), None
     while True:
         biases = [t for t in terms if isinstance(t.base, Leaf)]
         others = [t for t in terms if not isinstance(t.base, Leaf)]
-        if len(others) != 1 or others[0].summed or any(t.summed or not _alike(t, others[0]) for t in biases):
-            return None
+        require(len(others) == 1, "a layer reads a sum of several values")
         (term,) = others
+        layer = term.base
+        free = math.prod(a.size for a in layer.axes if not a.independent) if isinstance(layer, Layer) else 1
+        require(free == 1 and not getattr(layer, "n_batch", 0), "a layer of several positions")
+        require(not any(t.summed for t in terms), "values are summed over places")
+        require(all(_alike(t, term) for t in biases), "a bias under other gates than its layer, or shared by units")
         read = _whole(term.g)
         if isinstance(term.base, Source):
-            every_gate = sorted(numbers) == list(range(len(form.gate_shapes)))
-            if biases or last is None or not numbers or not every_gate or read.op != "input":
-                return None
+            require(read.op == "input" and not biases and last is not None, "an input that is gated or shifted")
+            every_gate = numbers and sorted(numbers) == list(range(len(form.gate_shapes)))
+            require(every_gate, "a layer without gates, or gates that are used twice or not at all")
+            assert last is not None
             return DenseChain(scales.pop(), tuple(numbers[::-1]), tuple(scales[::-1]), tuple(shifts[::-1]), last)
         if last is None:
-            if not term.g.is_one:
-                return None
+            require(term.g.is_one, "the output is gated or scaled")
             last = float(len(biases))
         else:
-            if read.op != "gate" or term.g.shape != term.sizes:
-                return None
+            require(
+                read.op == "gate" and term.g.shape == term.sizes,
+                "between two layers more, or other, than one gate a unit",
+            )
             numbers.append(read.how)
             shifts.append(float(len(biases)))
-        layer = term.base
-        free = math.prod(a.size for a in layer.axes if not a.independent)
-        if not isinstance(layer, Layer) or layer.n_batch or free > 1:
-            return None
+        assert isinstance(layer, Layer)
         scale = 1 / layer.fan_in if normalize else layer.number
-        if scale is None:
-            return None
+        require(scale is not None, "weights times a constant that is being traced")
+        assert scale is not None
         scales.append(scale if normalize else scale**2)
         terms = list(layer.inputs)
 

@@ -3,13 +3,13 @@
 from npk.path_kernels.engines.pairs.kernel import path_kernel as path_kernel
 from npk.path_kernels.engines.pairs.kernel import saving as saving
 from npk.path_kernels.engines.pairs.plan import PairPlan as PairPlan
-from npk.path_kernels.engines.pairs.reading import read_plan as read_plan
+from npk.path_kernels.engines.pairs.reading import covers as covers
 from npk.path_kernels.engines.pairs.reading import slot_values as slot_values
 
 __all__ = [
     "PairPlan",
+    "covers",
     "path_kernel",
-    "read_plan",
     "saving",
     "slot_values",
 ]

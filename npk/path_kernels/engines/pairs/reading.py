@@ -13,15 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from npk.path_kernels.engines import covering, require
 from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, PairPlan, Pool, Slot, Step, fitted_axis
 from npk.paths import Base, Form, Layer, Numbers, Term, Window, bases_of, labels, over
 
 _TRIVIAL = Window(1, 1, 1, 0, 0, 1)
 _LARGEST = 1 << 26  # numbers of one factor; larger networks stay with the general path
-
-
-class NotCovered(Exception):
-    """The network has something that the engine does not do."""
 
 
 def owners(state: Sequence[Term]) -> list[tuple[Layer | None, tuple[Term, ...]]]:
@@ -60,21 +57,20 @@ def slot_values(form: Form, numbers: Numbers, slots: Sequence[Slot]) -> tuple[An
     return tuple(values)
 
 
-def read_plan(form: Form, normalize: bool) -> PairPlan | None:
-    """The plan of a network, or None where the engine does not cover it."""
+@covering
+def covers(form: Form, normalize: bool) -> PairPlan:
+    """The plan of a network, or why it has none."""
     (x,) = form.program.x
-    if max(math.prod(shape) for shape in (x.shape, *form.gate_shapes)) > _LARGEST:
-        return None
-    try:
-        found = owners(form.state)
-        for owner, terms in found:  # what structure alone tells takes no arrays
-            if owner is not None:
-                _windows(owner)
-            for term in terms:
-                _table(owner, term)
-        return _Reader(normalize).read(found)
-    except NotCovered:
-        return None
+    largest = max(math.prod(shape) for shape in (x.shape, *form.gate_shapes))
+    require(largest <= _LARGEST, f"a factor of more than {_LARGEST:,} numbers a sample")
+    require(not form.traced, "f closes over numbers that are being traced")
+    found = owners(form.state)
+    for owner, terms in found:  # what structure alone tells takes no arrays
+        if owner is not None:
+            _windows(owner)
+        for term in terms:
+            _table(owner, term)
+    return _Reader(normalize).read(found)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,8 +101,8 @@ def _known(owner: Layer | None, term: Term) -> _Known:
     leaves, found = labels(term.g)
     elements = _arranged(owner, term, found)
     if owner is None:
-        if not np.array_equal(elements, np.broadcast_to(elements[:, :, :1], elements.shape)):
-            raise NotCovered  # the general path says that there is no one kernel
+        alike = np.array_equal(elements, np.broadcast_to(elements[:, :, :1], elements.shape))
+        require(alike, "outputs under different gates")  # the plain rules say that there is no one kernel
         elements = elements[:, :, :1]
     return _Known(leaves, np.moveaxis(elements, 0, 2).reshape(elements.shape[1], -1))
 
@@ -150,7 +146,8 @@ class _Reader:
     def variance(self, layer: Layer) -> float:
         if self.normalize:
             return 1 / layer.fan_in
-        return layer.number**2 if layer.number is not None else _refuse()
+        require(layer.number is not None, "weights times a constant that is being traced")
+        return float(layer.number or 0) ** 2
 
     def node(self, grid: Grid) -> int:
         self.grids.append(grid)
@@ -186,8 +183,7 @@ class _Reader:
         read = _at_base(known, table, math.prod(base_grid))
         if read is not None:
             return _Reading(node, base_grid, *read, place)
-        if table.shape[1] > 1:
-            raise NotCovered
+        require(table.shape[1] == 1, "a sum over places whose factor is no function of the place")
         # A factor that is no function of the base's position: lay the base out first.
         laid = self.node(grid)
         self.steps.append(Pool(laid, base_grid, (Factor(None, (node,), 0.0, 1.0),), table, False))
@@ -196,8 +192,7 @@ class _Reader:
     def of_root(
         self, term: Term, place: int, known: _Known, grid: Grid, tables: Sequence[tuple[Grid, np.ndarray]]
     ) -> _Reading:
-        if term.summed:
-            raise NotCovered
+        require(not term.summed, "a sum over places of the input or of a bias")
         for base_grid, table in tables:
             read = _at_base(known, table, math.prod(base_grid)) if table.shape[1] == 1 else None
             if read is not None:
@@ -262,8 +257,7 @@ class _Places:
 def _windows(layer: Layer) -> tuple[tuple[Any, Any], Grid]:
     """The layer's two axes of positions, and the grid of what it reads."""
     shape = layer.inputs[0].shape
-    if any(s != 1 for s in shape[: layer.n_batch]):
-        raise NotCovered  # groups
+    require(all(s == 1 for s in shape[: layer.n_batch]), "a layer with groups")
     live = []
     for number in range(layer.n_kept):
         size = shape[layer.n_batch + number]
@@ -271,20 +265,18 @@ def _windows(layer: Layer) -> tuple[tuple[Any, Any], Grid]:
         chosen = window.chosen(size)
         if size > 1 or chosen.shape[0] > 1:
             live.append(_Places(chosen, size, window))
-        elif (chosen >= 0).sum() != 1:
-            raise NotCovered
-    if len(live) > 2:
-        raise NotCovered
+        else:
+            require((chosen >= 0).sum() == 1, "an axis of one position that a layer reads more than once")
+    require(len(live) <= 2, "a layer of more than two axes of positions")
     live = [_Places(np.zeros((1, 1), int), 1, _TRIVIAL)] * (2 - len(live)) + live
     return (live[0], live[1]), (live[0].size, live[1].size)
 
 
 def _own_axes(grid: Grid, windows: Any) -> tuple[Axis, Axis]:
-    return _fitted([np.arange(s) for s in grid], grid, windows) or _refuse()
-
-
-def _refuse() -> Any:
-    raise NotCovered
+    axes = _fitted([np.arange(s) for s in grid], grid, windows)
+    require(axes, "a window that reads irregular places")
+    assert axes is not None
+    return axes
 
 
 def _fitted(maps: Sequence[np.ndarray], grid: Grid, windows: Any) -> tuple[Axis, Axis] | None:
@@ -342,8 +334,8 @@ def _table(owner: Layer | None, term: Term) -> np.ndarray:
     for index, axis in zip(term.index, term.base.axes, strict=True):
         if axis.size == 1:
             continue
-        if not set(index.dims) <= set(contracted if axis.independent else apart):
-            raise NotCovered  # units paired with themselves alone, or positions contracted: flattening
+        met = "values that are flattened: positions that a layer contracts, or units that it does not"
+        require(set(index.dims) <= set(contracted if axis.independent else apart), met)
         if not axis.independent:
             place = place * axis.size + over(term, index, apart)
     count = math.prod(term.sizes[d] for d in positions)

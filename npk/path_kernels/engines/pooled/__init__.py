@@ -1,7 +1,7 @@
 """Convolutions with global pooling on a GPU: one fused kernel for blocks of pairs of images."""
 
 from npk.path_kernels.engines.pooled.chain import GapChain as GapChain
-from npk.path_kernels.engines.pooled.chain import gap_chain as gap_chain
+from npk.path_kernels.engines.pooled.chain import covers as covers
 from npk.path_kernels.engines.pooled.gpu import fused as fused
 from npk.path_kernels.engines.pooled.gpu import kernel as kernel
 from npk.path_kernels.engines.pooled.gpu import usable as usable
@@ -11,8 +11,8 @@ from npk.path_kernels.engines.pooled.pallas import layout as layout
 __all__ = [
     "GapChain",
     "Layout",
+    "covers",
     "fused",
-    "gap_chain",
     "kernel",
     "layout",
     "usable",

@@ -7,8 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from npk.path_kernels.engines import covering, require
 from npk.paths import Factor, Form, Layer, Leaf, Source, Term, over, parts_of
 from npk.programs import is_traced
+
+_BIAS = "a bias under other gates than its layer, or shared by channels"
+_GATES = "between two layers more, or other, than one gate a unit"
+_PART = "pooling that is not over all positions of the image: strides, or pooling of a part"
+_POOLED = "pooling of other values than gated ones, each counted alike"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,24 +51,12 @@ class GapChain:
     dense: tuple[Dense, ...]
 
 
-def gap_chain(form: Form, normalize: bool) -> GapChain | None:
-    """The chain of a network under hard gates, or None where the network is not one."""
+@covering
+def covers(form: Form, normalize: bool) -> GapChain:
+    """The chain of a network under hard gates, or why it is none."""
     (x,) = form.program.x
-    if len(x.shape) != 4 or min(x.shape[1:3]) < 2:
-        return None
-    try:
-        return _Reading(x.shape[1:], form.gate_shapes, normalize).chain(form.state)
-    except _NotAChain:
-        return None  # the general path says what was met
-
-
-class _NotAChain(Exception):
-    """The network has another form."""
-
-
-def _require(condition: Any) -> None:
-    if not condition:
-        raise _NotAChain
+    require(len(x.shape) == 4 and min(x.shape[1:3]) > 1, "no images [height, width, channels]")
+    return _Reading(x.shape[1:], form.gate_shapes, normalize).chain(form.state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,16 +70,17 @@ class _Reading:
     def chain(self, state: Sequence[Term]) -> GapChain:
         term, biases = _parts(state)
         for one in (term, *biases):
-            _require(one.g.is_one)
+            require(one.g.is_one, "the output is gated or scaled")
         dense, last, pooled = self.dense(term, float(len(biases)))
         convolutions, paddings = self.convolutions(*last)
         met = sorted([c.gate for c in convolutions] + [d.gate for d in dense if d.gate is not None])
-        _require(len(set(paddings)) == 1 and met == list(range(len(self.gates))))
+        require(len(set(paddings)) == 1, "convolutions of which some wrap around and some do not")
+        require(met == list(range(len(self.gates))), "gates that are used twice or not at all")
         height, width, channels = self.image
         return GapChain((height, width, channels), paddings[0], tuple(convolutions), pooled, tuple(dense))
 
     def variance(self, layer: Layer) -> float:
-        _require(self.normalize or layer.number is not None)
+        require(self.normalize or layer.number is not None, "weights times a constant that is being traced")
         return 1 / layer.fan_in if self.normalize else float(layer.number or 0) ** 2
 
     def dense(self, term: Term, shift: float) -> tuple[list[Dense], tuple[Term, int, float], float]:
@@ -93,16 +88,22 @@ class _Reading:
         found: list[Dense] = []
         while True:
             layer = term.base
-            _require(isinstance(layer, Layer) and not layer.n_batch and not layer.windows)
+            require(
+                isinstance(layer, Layer) and not layer.n_batch and not layer.windows,
+                "no global pooling before dense layers",
+            )
             assert isinstance(layer, Layer)
-            _require(math.prod(a.size for a in layer.axes if not a.independent) == 1)
+            require(
+                math.prod(a.size for a in layer.axes if not a.independent) == 1, "a dense layer of several positions"
+            )
             term, biases = _parts(layer.inputs)
             if term.summed:
                 found.append(Dense(self.variance(layer), shift, None))
                 gate, pooled = self.pooling(term, biases)
                 return found[::-1], (term, gate, float(len(biases))), pooled
             _, gate = _core(term.g)
-            _require(gate.op == "gate" and term.binary and all(_alike(b, term) for b in biases))
+            plain = gate.op == "gate" and term.binary and all(_alike(b, term) for b in biases)
+            require(plain, _GATES)
             found.append(Dense(self.variance(layer), shift, gate.how))
             shift = float(len(biases))
 
@@ -110,16 +111,20 @@ class _Reading:
         """The activation that is pooled, and the factor of each position: 1 or 1 / positions."""
         height, width, _ = self.image
         channels = term.shape[-1]
-        _require(term.summed == (height, width) and term.shape == (1, channels))
+        require(
+            term.summed == (height, width) and term.shape == (1, channels),
+            _PART,
+        )
         number, gate = _core(term.g)
         mean = 1 / (height * width)
-        _require(gate.op == "gate" and (number == 1 or math.isclose(number, mean, rel_tol=1e-6)))
-        _require(self.gates[gate.how] == (1, height, width, channels))
+        whole = gate.op == "gate" and (number == 1 or math.isclose(number, mean, rel_tol=1e-6))
+        require(whole and self.gates[gate.how] == (1, height, width, channels), _POOLED)
         held = np.moveaxis(_held(term, gate).reshape(channels, height, width), 0, -1)
-        _require(np.array_equal(held, np.arange(held.size).reshape(held.shape)))
+        require(np.array_equal(held, np.arange(held.size).reshape(held.shape)), _POOLED)
         channel, row, column = np.ix_(*map(np.arange, (channels, height, width)))
-        _require(_reads(term, (channels, height, width), (row, column, channel)))
-        _require(all(_own_channels(b) and _core(b.g) == (number, gate) and b.g.size == channels for b in biases))
+        require(_reads(term, (channels, height, width), (row, column, channel)), _POOLED)
+        alike = all(_own_channels(b) and _core(b.g) == (number, gate) and b.g.size == channels for b in biases)
+        require(alike, _BIAS)
         return gate.how, number
 
     def convolutions(self, term: Term, gate: int, shift: float) -> tuple[list[Convolution], list[bool]]:
@@ -127,24 +132,28 @@ class _Reading:
         found, paddings = [], []
         while True:
             layer = term.base
-            _require(isinstance(layer, Layer) and len(layer.windows) == 2 and layer.n_batch == 1)
+            require(
+                isinstance(layer, Layer) and len(layer.windows) == 2 and layer.n_batch == 1,
+                "a layer that is no convolution",
+            )
             assert isinstance(layer, Layer)
-            _require(layer.axes[0].size == 1 and layer.n_kept == 3)
+            require(layer.axes[0].size == 1 and layer.n_kept == 3, "a convolution with groups")
             found.append(Convolution(_window(layer), self.variance(layer), shift, gate))
             term, biases = _parts(layer.inputs)
-            _require(not term.summed and all(_alike(b, term) for b in biases))
+            require(not term.summed, "pooling between convolutions")
+            require(all(_alike(b, term) for b in biases), _BIAS)
             is_input = isinstance(term.base, Source)
             leaf = _leaf(term.g)
             shape = self.image if is_input else self.gates[leaf.how][1:] if leaf.op == "gate" else ()
-            _require(len(shape) == 3 and leaf.op == ("input" if is_input else "gate"))
+            require(len(shape) == 3 and leaf.op == ("input" if is_input else "gate"), _GATES)
             wrapped = _padding(layer, term, leaf, shape)
-            _require(wrapped is not None)
+            require(wrapped is not None, "a convolution that reads other places than its own neighbours")
             if found[-1].window != (1, 1):
                 paddings.append(bool(wrapped))
             if is_input:
-                _require(not biases)
+                require(not biases, "a shifted input")
                 return found[::-1], paddings or [True]
-            _require(term.binary)
+            require(term.binary, "gates other than 0 and 1")
             gate, shift = leaf.how, float(len(biases))
 
 
@@ -152,14 +161,18 @@ def _parts(terms: Sequence[Term]) -> tuple[Term, list[Term]]:
     """The one term that comes from a layer or the input, and the biases added to it."""
     others = [t for t in terms if not isinstance(t.base, Leaf)]
     biases = [t for t in terms if isinstance(t.base, Leaf)]
-    _require(len(others) == 1 and not any(b.summed for b in biases))
+    require(len(others) == 1, "a layer reads a sum of several values")
+    require(not any(b.summed for b in biases), _BIAS)
     return others[0], biases
 
 
 def _window(layer: Layer) -> tuple[int, int]:
     for w in layer.windows:
         plain = w.stride == w.dilation == w.spread == 1 and w.size % 2 == 1
-        _require(plain and w.low == w.high and w.low in (0, w.size // 2))
+        require(
+            plain and w.low == w.high and w.low in (0, w.size // 2),
+            "a convolution with stride, dilation or an even size",
+        )
     return layer.windows[0].size, layer.windows[1].size
 
 
@@ -213,11 +226,11 @@ def _core(factor: Factor) -> tuple[float, Factor]:
         if factor.op == "times":
             constants = [a for a in factor.args if a.op == "constant" and a.size == 1 and not is_traced(a.how)]
             others = [a for a in factor.args if a not in constants]
-            _require(len(others) == 1)
+            require(len(others) == 1, _GATES)
             number *= float(constants[0].how.reshape(()))
             (factor,) = others
         else:
-            _require(factor.op in ("reshape", "transpose", "sum"))
+            require(factor.op in ("reshape", "transpose", "sum"), _GATES)
             (factor,) = factor.args
     return number, factor
 
@@ -225,7 +238,7 @@ def _core(factor: Factor) -> tuple[float, Factor]:
 def _leaf(factor: Factor) -> Factor:
     """The one leaf that a factor is a selection of."""
     parts = parts_of(factor)
-    _require(len(parts) == 1)
+    require(len(parts) == 1, _GATES)
     return parts[0].leaf
 
 

@@ -30,7 +30,7 @@ def usable(*values: Any) -> bool:
     return len(devices) == 1 and all(device.platform == "gpu" for device in devices)
 
 
-def covers(chain: GapChain, gates: Sequence[Any], dtype: Any) -> bool:
+def fits(chain: GapChain, gates: Sequence[Any], dtype: Any) -> bool:
     """Whether the kernel can compute a chain in a dtype; sums are kept without scales, which must not overflow."""
     if pallas.layout(chain, [g.shape[-1] for g in gates], dtype) is None:
         return False
@@ -46,7 +46,7 @@ def kernel(
     """H [n1, n2] of a chain under gates of 0 and 1, for a pair of batches.
 
     Args:
-        chain: what `covers` accepts.
+        chain: what `fits` accepts.
         one: the batch of the rows.
         two: that of the columns.
         dtype: to compute in.
@@ -102,7 +102,7 @@ def fused(
         plain: the kernel of a batch with itself by the plain rules.
         once: calls a function, and from then on gives its result for this network and shape.
     """
-    if not covers(chain, one[1], dtype):
+    if not fits(chain, one[1], dtype):
         return None
     compute = functools.partial(kernel, chain, dtype=dtype)
     if not once(lambda: agrees(lambda batch: compute(batch, batch), plain, probe(chain, one[1], dtype))):
