@@ -155,15 +155,18 @@ def words_product(
     From one of the n vectors to the next a moves by `along` and b by `across`. Two words a pass.
     """
     for w in range(0, count, 2):
-        x = m if add or w > 0 else unsigned(0)
+        x, both = m if add or w > 0 else unsigned(0), w + 1 < count
+        word = a + unsigned(w)
+        first, second = words[word], words[word + unsigned(1) if both else word]
         for v in range(n):
             i, at = unsigned(v * LANES), b + unsigned(w) * step + unsigned(v) * across
-            word = a + unsigned(w) + unsigned(v) * along
-            if w + 1 < count:
-                first, second = words[word], words[word + unsigned(1)]
+            if along > 0:
+                first, second = words[word], words[word + unsigned(1) if both else word]
+                word += along
+            if both:
                 _two_words(work, m + i, x + i, k + i, table, at, step, first, second, scale)
             else:
-                _one_word(work, m + i, x + i, k + i, table, at, words[word], scale)
+                _one_word(work, m + i, x + i, k + i, table, at, first, scale)
 
 
 @compiled
