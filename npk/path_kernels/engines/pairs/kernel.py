@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from npk.path_kernels.engines import dense
-from npk.path_kernels.engines.pairs import loops, program, ring_program
+from npk.path_kernels.engines.pairs import program, ring_program
 from npk.path_kernels.engines.pairs.plan import PairPlan
-from npk.path_kernels.engines.pairs.writing import Code, Table
+from npk.path_kernels.engines.pairs.writing import REALS, WORDS, Code, Table
 from npk.programs import block_of, cores, cuts
 
 _BLOCK_BYTES = 1 << 28  # tables of one side's block
@@ -142,7 +142,7 @@ def kernel(plan: PairPlan, values: Values, one: PairSide, two: PairSide | None, 
     kinds = [_kind(a, b) for a, b in zip(one.words, right.words, strict=True)]
     channels = _channels(plan, one, kinds)
     both_scales = zip(one.scales, right.scales, kinds, strict=True)
-    scales = [a * b if kind == loops.WORDS else 1.0 for a, b, kind in both_scales]
+    scales = [a * b if kind == WORDS else 1.0 for a, b, kind in both_scales]
     sizes, h = list(zip(kinds, channels, strict=True)), dense.aligned((one.n, right.n), dtype)
     parts = ring_program.ring(plan)
     if parts is not None and ring_program.packed_tail(parts, kinds):
@@ -180,17 +180,17 @@ def _row_words(batch: PairSide, slot: int | None) -> dense.Words:
 
 
 def _kind(one: Any, two: Any) -> int:
-    return loops.REALS if one is None or two is None else loops.WORDS
+    return REALS if one is None or two is None else WORDS
 
 
 def _channels(plan: PairPlan, one: PairSide, kinds: Sequence[int]) -> list[int]:
     """Words or channels a position of every slot."""
     sides = zip(kinds, plan.slots, one.words, strict=True)
-    return [slot.channels if kind == loops.REALS or w is None else w.shape[2] for kind, slot, w in sides]
+    return [slot.channels if kind == REALS or w is None else w.shape[2] for kind, slot, w in sides]
 
 
 def _blocks(code: Code, n: int, number: int, dtype: Any) -> list[slice]:
-    bits, reals = (code.sizes[kind][number] for kind in (loops.WORDS, loops.REALS))
+    bits, reals = (code.sizes[kind][number] for kind in (WORDS, REALS))
     size = max(1, _BLOCK_BYTES // max(1, 8 * bits + np.dtype(dtype).itemsize * reals))
     return cuts(n, size)
 
@@ -200,11 +200,11 @@ def _tables(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tables of samples start..stop as the first (`number` 0) or the second side reads them."""
     n = stop - start
-    words = np.zeros((n, code.sizes[loops.WORDS][number]), np.uint64)
-    reals = np.zeros((n, code.sizes[loops.REALS][number]), dtype)
-    wanted = tuple(t.slot for t in code.tables if t.slot is not None and t.kind == loops.REALS)
+    words = np.zeros((n, code.sizes[WORDS][number]), np.uint64)
+    reals = np.zeros((n, code.sizes[REALS][number]), dtype)
+    wanted = tuple(t.slot for t in code.tables if t.slot is not None and t.kind == REALS)
     for table in code.tables:
-        if table.kind == loops.WORDS:
+        if table.kind == WORDS:
             ones = np.ones((n, table.layout.positions, 1), np.uint64)
             known = ones if table.slot is None else batch.words[table.slot]
             assert known is not None
@@ -234,7 +234,7 @@ def _lay(out: np.ndarray, table: Table, value: np.ndarray, number: int) -> None:
 
 def _run(code: Code, one: Any, two: Any, h: np.ndarray, diagonal: int | None) -> None:
     """Fill h; with `diagonal` only columns j ≥ i + diagonal of row i."""
-    loop = code.loop()
+    loop = code.compiled(h.dtype)
     numbers = code.numbers.astype(h.dtype)
     tasks: queue.SimpleQueue = queue.SimpleQueue()
     for i in range(len(h)):

@@ -10,10 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from npk.path_kernels.engines.pairs import loops
 from npk.path_kernels.engines.pairs.plan import Axis, Filter, Grid, PairPlan, Pool, Step
-from npk.path_kernels.engines.pairs.vectors import LANES
-from npk.path_kernels.engines.pairs.writing import Code, Writer
+from npk.path_kernels.engines.pairs.writing import LANES, Code, Writer, integers
+
+# The kinds of steps and of events.
+PRODUCT, FILTER, POOL = range(3)
+EMIT, COMPUTE = range(2)
+
+STEP = integers(
+    "kind factors n_factors out out_length out_pitch out_height out_width add",
+    "in_length in_pitch in_height in_width row_stride column_stride direct",
+    "vertical n_vertical horizontal n_horizontal wrap_rows wrap_columns",
+    "top bottom left right m m_length n_m front t t_length t_slot n_t",
+    "spare_k spare_o spare_d table table_width places",
+)
 
 
 def _up(size: int) -> int:
@@ -74,7 +84,7 @@ def code(plan: PairPlan, kinds: Sequence[tuple[int, int]], scales: Sequence[floa
     writer = _Writer(plan, kinds, scales)
     for number in range(len(plan.steps)):
         writer.step(number)
-    return writer.code(writer.places[plan.steps[-1].out], loops.pairs)
+    return writer.code(writer.places[plan.steps[-1].out], "loops")
 
 
 class _Writer(Writer):
@@ -89,31 +99,31 @@ class _Writer(Writer):
         step = self.plan.steps[number]
         source, target = self.layouts[step.grid], self.layouts[self.plan.grids[step.out]]
         fields: dict[str, int] = dict(
-            ADD=int(step.add), OUT=self.places[step.out], OUT_LENGTH=target.length, OUT_PITCH=target.pitch,
-            OUT_HEIGHT=target.grid[0], OUT_WIDTH=target.grid[1],
-            IN_LENGTH=source.length, IN_PITCH=source.pitch, IN_HEIGHT=source.grid[0], IN_WIDTH=source.grid[1],
+            add=int(step.add), out=self.places[step.out], out_length=target.length, out_pitch=target.pitch,
+            out_height=target.grid[0], out_width=target.grid[1],
+            in_length=source.length, in_pitch=source.pitch, in_height=source.grid[0], in_width=source.grid[1],
         )  # fmt: skip
         at = self.scratch
         reach = _reach(step, source, target)
-        for name in ("SPARE_K", "SPARE_O", "SPARE_D"):
+        for name in ("spare_k", "spare_o", "spare_d"):
             fields[name] = at
             at += reach
         if isinstance(step, Pool):
-            fields.update(KIND=loops.POOL, **self.pooled(step, source))
+            fields.update(kind=POOL, **self.pooled(step, source))
         elif all(axis.plain for axis in step.axes):
-            fields.update(KIND=loops.PRODUCT)
+            fields.update(kind=PRODUCT)
         else:
             filtered, at = self.filtered(step, source, target, at)
-            fields.update(KIND=loops.FILTER, **filtered)
+            fields.update(kind=FILTER, **filtered)
         self.memory = max(self.memory, at)
-        self.add(loops.STEP_FIELDS, fields, step.factors, self.places, source)
+        self.add(STEP, fields, step.factors, self.places, source)
 
     def pooled(self, step: Pool, layout: Layout) -> dict[str, int]:
         places = np.where(step.table >= 0, layout.places[np.maximum(step.table, 0)], -1)
         return {
-            "TABLE": self.list_of(step.table.reshape(-1).tolist()),
-            "PLACES": self.list_of(places.reshape(-1).tolist()),
-            "TABLE_WIDTH": step.table.shape[1],
+            "table": self.list_of(step.table.reshape(-1).tolist()),
+            "places": self.list_of(places.reshape(-1).tolist()),
+            "table_width": step.table.shape[1],
         }
 
     def filtered(self, step: Filter, source: Layout, target: Layout, at: int) -> tuple[dict[str, int], int]:
@@ -129,15 +139,15 @@ class _Writer(Writer):
         vertical, n_t = _schedule(rows)
         above = rows.before * source.pitch
         fields = {
-            "ROW_STRIDE": rows.stride, "COLUMN_STRIDE": columns.stride,
-            "DIRECT": int(rows.stride == columns.stride == 1 and source.pitch == target.pitch),
-            "HORIZONTAL": self.events(horizontal, m + front, m_length, shifts, 1), "N_HORIZONTAL": len(horizontal),
-            "VERTICAL": self.events(vertical, t, t_slot, rows.shifts, source.pitch, above), "N_VERTICAL": len(vertical),
-            "WRAP_ROWS": int(rows.wrap and rows.before + rows.after > 0),
-            "WRAP_COLUMNS": int(columns.wrap and columns.before + columns.after > 0),
-            "TOP": rows.before, "BOTTOM": rows.after, "LEFT": columns.before, "RIGHT": columns.after,
-            "M": m, "M_LENGTH": m_length, "N_M": n_m, "FRONT": front,
-            "T": t, "T_LENGTH": t_length, "T_SLOT": t_slot, "N_T": n_t,
+            "row_stride": rows.stride, "column_stride": columns.stride,
+            "direct": int(rows.stride == columns.stride == 1 and source.pitch == target.pitch),
+            "horizontal": self.events(horizontal, m + front, m_length, shifts, 1), "n_horizontal": len(horizontal),
+            "vertical": self.events(vertical, t, t_slot, rows.shifts, source.pitch, above), "n_vertical": len(vertical),
+            "wrap_rows": int(rows.wrap and rows.before + rows.after > 0),
+            "wrap_columns": int(columns.wrap and columns.before + columns.after > 0),
+            "top": rows.before, "bottom": rows.after, "left": columns.before, "right": columns.after,
+            "m": m, "m_length": m_length, "n_m": n_m, "front": front,
+            "t": t, "t_length": t_length, "t_slot": t_slot, "n_t": n_t,
         }  # fmt: skip
         return fields, t + n_t * t_slot
 
@@ -145,7 +155,7 @@ class _Writer(Writer):
         """Write a schedule: [COMPUTE, row, place] or [EMIT, output, taps, a place for each tap]."""
         values: list[int] = []
         for kind, index, slot, taps in events:
-            if kind == loops.COMPUTE:
+            if kind == COMPUTE:
                 values += [kind, index, base + slot * length]
             else:
                 places = [base + s * length + offset + shifts[tap] * unit for tap, s in taps]
@@ -181,8 +191,8 @@ def _schedule(axis: Axis) -> tuple[list[tuple[int, int, int, list[tuple[int, int
             if not free:
                 free, count = [count], count + 1
             slots[p] = free.pop()
-            events.append((loops.COMPUTE, p, slots[p], []))
-        events.append((loops.EMIT, o, 0, [(tap, slots[p]) for tap, p in taps]))
+            events.append((COMPUTE, p, slots[p], []))
+        events.append((EMIT, o, 0, [(tap, slots[p]) for tap, p in taps]))
         free += [slots.pop(p) for p in list(slots) if last[p] == o]
     return events, max(count, 1)
 
@@ -231,7 +241,7 @@ def _in_place(step: Step, grid: Grid, layout: Layout, known: dict[Grid, Layout])
         return False
     computed: set[int] = set()
     for kind, index, _, _ in _schedule(step.axes[0])[0]:
-        if kind == loops.COMPUTE:
+        if kind == COMPUTE:
             computed.add(index)
         elif index not in computed:
             return False

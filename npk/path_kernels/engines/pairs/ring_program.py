@@ -6,10 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from npk.path_kernels.engines.pairs import loops, ring_loops
 from npk.path_kernels.engines.pairs.plan import Factor, Filter, Grid, PairPlan, Pool
-from npk.path_kernels.engines.pairs.vectors import LANES
-from npk.path_kernels.engines.pairs.writing import Code, Writer
+from npk.path_kernels.engines.pairs.writing import LANES, WORDS, Code, Writer, integers, record
+
+# A step's integers: its factors, where its node is (-1: the last sum), the shifts of its window's rows and
+# columns and whether they go around, where the masks of the columns are.
+STEP = integers(
+    "factors n_factors out rows n_rows wrap_rows columns n_columns wrap_columns left right masks centre",
+)
+# Integers of the whole program: the grid, the length of a row of a table, places in memory.
+SHAPE = integers("height width rounded table_row spare_k spare_o m t sum places")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +102,7 @@ def code(parts: Ring, kinds: Sequence[tuple[int, int]], scales: Sequence[float])
     writer = _Writer(parts, kinds, scales)
     for step in parts.filters:
         writer.filtered(step)
-    writer.step(parts.last.factors, {"OUT": -1})
+    writer.step(parts.last.factors, {"out": -1})
     return writer.finished()
 
 
@@ -108,9 +114,9 @@ class _Writer(Writer):
         self.fills: list[tuple[int, np.ndarray]] = []
         shifts = [abs(shift) for step in parts.filters for shift in step.axes[1].shifts]
         halo = max(shifts, default=0) * LANES
-        self.spare = {name: self.reserve(self.row) for name in ("SPARE_K", "SPARE_O", "SUM")}
-        self.spare["M"] = self.reserve(self.row + 2 * halo) + halo
-        self.spare["T"] = self.reserve(self.row * parts.grid[0])
+        self.spare = {name: self.reserve(self.row) for name in ("spare_k", "spare_o", "sum")}
+        self.spare["m"] = self.reserve(self.row + 2 * halo) + halo
+        self.spare["t"] = self.reserve(self.row * parts.grid[0])
         self.nodes = self.placed()
 
     def reserve(self, size: int) -> int:
@@ -129,7 +135,7 @@ class _Writer(Writer):
         return places
 
     def step(self, factors: Sequence[Factor], fields: dict[str, int]) -> None:
-        self.add(ring_loops.STEP_FIELDS, fields, factors, self.nodes, self.layout)
+        self.add(STEP, fields, factors, self.nodes, self.layout)
 
     def filtered(self, step: Filter) -> None:
         rows, columns = step.axes
@@ -138,17 +144,17 @@ class _Writer(Writer):
         self.step(
             step.factors,
             {
-                "OUT": self.nodes[step.out],
-                "ROWS": self.list_of(rows.shifts),
-                "N_ROWS": rows.taps,
-                "WRAP_ROWS": int(rows.wrap),
-                "COLUMNS": self.list_of([self.spare["M"] + shift * LANES for shift in taps]),
-                "N_COLUMNS": len(taps),
-                "WRAP_COLUMNS": int(wrap),
-                "LEFT": max(0, -min(columns.shifts)),
-                "RIGHT": max(0, *columns.shifts, 0),
-                "MASKS": 0 if wrap else self.masks(taps),
-                "CENTRE": int(len(taps) < columns.taps),
+                "out": self.nodes[step.out],
+                "rows": self.list_of(rows.shifts),
+                "n_rows": rows.taps,
+                "wrap_rows": int(rows.wrap),
+                "columns": self.list_of([self.spare["m"] + shift * LANES for shift in taps]),
+                "n_columns": len(taps),
+                "wrap_columns": int(wrap),
+                "left": max(0, -min(columns.shifts)),
+                "right": max(0, *columns.shifts, 0),
+                "masks": 0 if wrap else self.masks(taps),
+                "centre": int(len(taps) < columns.taps),
             },
         )
 
@@ -167,11 +173,10 @@ class _Writer(Writer):
     def finished(self) -> Code:
         places = self.list_of([0] * max([1, *(step.axes[0].taps for step in self.parts.filters)]))
         shape = {
-            "HEIGHT": self.parts.grid[0], "WIDTH": self.parts.grid[1], "ROUNDED": self.layout.rounded,
-            "TABLE_ROW": self.layout.row, "PLACES": places, **self.spare,
+            "height": self.parts.grid[0], "width": self.parts.grid[1], "rounded": self.layout.rounded,
+            "table_row": self.layout.row, "places": places, **self.spare,
         }  # fmt: skip
-        result = np.array([shape[name] for name in ring_loops.SHAPE_FIELDS], np.int64)
-        return self.code(result, ring_loops.rings, self.fills)
+        return self.code(record(SHAPE, shape)[()], "ring_loops", self.fills)
 
 
 def tail_layers(parts: Ring, scales: Sequence[float]) -> list[tuple[int | None, float, float]]:
@@ -181,4 +186,4 @@ def tail_layers(parts: Ring, scales: Sequence[float]) -> list[tuple[int | None, 
 
 def packed_tail(parts: Ring, kinds: Sequence[Any]) -> bool:
     """Whether all factors of the tail are bit words."""
-    return all(f.slot is None or kinds[f.slot] == loops.WORDS for f in parts.tail)
+    return all(f.slot is None or kinds[f.slot] == WORDS for f in parts.tail)

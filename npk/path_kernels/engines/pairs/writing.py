@@ -1,14 +1,36 @@
 """What the programs of both compiled loops are made of: tables, factors and lists of integers, as they are written."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from npk.path_kernels.engines.pairs import loops
 from npk.path_kernels.engines.pairs.plan import Factor
-from npk.path_kernels.engines.pairs.vectors import CHANNELS
+
+LANES = 8  # numbers that go through the loops at once
+CHANNELS = 4  # real numbers are multiplied so many channels at a time
+
+# The kinds of tables; what a row of a factor's numbers holds.
+WORDS, REALS = range(2)
+CONSTANT, SCALE = range(2)
+
+
+def integers(*names: str) -> np.dtype:
+    """A record of integers, which the loops read by name."""
+    return np.dtype([(name, np.int64) for text in names for name in text.split()])
+
+
+# Kind, place in the first side's table, in the second's, words or channels, nodes, the row of its constant.
+FACTOR = integers("kind one two count nodes n_nodes row length")
+
+
+def record(kind: np.dtype, fields: dict[str, int]) -> np.ndarray:
+    written = np.zeros((), kind)
+    for name, value in fields.items():
+        written[name] = value
+    return written
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +58,11 @@ class Code:
     tables: tuple[Table, ...]
     sizes: dict[int, tuple[int, int]]  # kind of table → numbers a sample on each side
     fills: tuple[tuple[int, np.ndarray], ...]
-    loop: Callable[[], Any]
+    loop: str  # the module of the compiled loop
+
+    def compiled(self, dtype: Any) -> Callable[..., None]:
+        """The loop for float32 or float64, of a module that imports Numba."""
+        return importlib.import_module(f"npk.path_kernels.engines.pairs.{self.loop}").pairs(dtype)
 
 
 class Writer:
@@ -47,10 +73,10 @@ class Writer:
     ) -> None:
         self.kinds, self.scales, self.row = kinds, scales, row
         self.lists: list[int] = []
-        self.steps: list[list[int]] = []
-        self.factors: list[list[int]] = []
+        self.steps: list[np.ndarray] = []
+        self.factors: list[tuple[int, ...]] = []
         self.numbers: list[list[float]] = []
-        self.sizes = {kind: (0, 0) for kind in (loops.WORDS, loops.REALS)}
+        self.sizes = {kind: (0, 0) for kind in (WORDS, REALS)}
         self.tables: dict[Any, Table] = {}
         constants = sorted({factor.constant for factor in factors})
         self.constants = {constant: row * (1 + i) for i, constant in enumerate(constants)}
@@ -64,35 +90,29 @@ class Writer:
         """The table of a slot, which is laid out at its first use; of ones, one for each grid."""
         key = layout.grid if slot is None else slot
         if key not in self.tables:
-            kind, count = (loops.WORDS, 1) if slot is None else self.kinds[slot]
-            count = count if kind == loops.WORDS else -(-count // CHANNELS) * CHANNELS
+            kind, count = (WORDS, 1) if slot is None else self.kinds[slot]
+            count = count if kind == WORDS else -(-count // CHANNELS) * CHANNELS
             one, two = self.sizes[kind]
             self.tables[key] = Table(slot, layout, kind, count, one, two)
             self.sizes[kind] = (one + layout.positions * count, two + layout.length * count)
         return self.tables[key]
 
     def add(
-        self,
-        names: Sequence[str],
-        fields: dict[str, int],
-        factors: Sequence[Factor],
-        places: dict[int, int],
-        layout: Any,
+        self, kind: np.dtype, fields: dict[str, int], factors: Sequence[Factor], places: dict[int, int], layout: Any
     ) -> None:
-        """Write a step, the names of whose integers are `names`; its factors read the nodes at `places`."""
-        written = dict.fromkeys(names, 0) | fields | {"FACTORS": len(self.factors), "N_FACTORS": len(factors)}
-        self.steps.append([written[name] for name in names])
+        """Write a step, a record of `kind`, zero where `fields` has nothing; its factors read the nodes at `places`."""
+        self.steps.append(record(kind, fields | {"factors": len(self.factors), "n_factors": len(factors)}))
         for factor in factors:
             known, nodes = self.table(factor.slot, layout), self.list_of([places[node] for node in factor.nodes])
-            place = [known.kind, known.one, known.two, known.count]
-            self.factors.append([*place, nodes, len(factor.nodes), self.constants[factor.constant], self.row])
+            place = known.kind, known.one, known.two, known.count
+            self.factors.append((*place, nodes, len(factor.nodes), self.constants[factor.constant], self.row))
             scale = 1.0 if factor.slot is None else self.scales[factor.slot]
             self.numbers.append([factor.constant, factor.scale * scale])
 
-    def code(self, result: Any, loop: Callable[[], Any], fills: Sequence[tuple[int, np.ndarray]] = ()) -> Code:
+    def code(self, result: Any, loop: str, fills: Sequence[tuple[int, np.ndarray]] = ()) -> Code:
         return Code(
-            np.array(self.steps, np.int64),
-            np.array(self.factors, np.int64),
+            np.array(self.steps),
+            np.array(self.factors, FACTOR),
             np.array(self.numbers, np.float64),
             np.array(self.lists, np.int64),
             self.memory,
