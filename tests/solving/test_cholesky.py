@@ -51,9 +51,9 @@ def test_what_is_not_finite_is_no_factor(place, number):
 
 
 def test_no_square_is_larger_than_lapack_survives(monkeypatch):
-    """OpenBLAS 0.3.30 alone writes beyond its memory at some 16,000 rows, with two threads; at half of them it does not.
+    """OpenBLAS 0.3.30 alone writes beyond its memory at some 16,000 rows, with two threads, and not at half of them.
 
-    One row more than are factored whole, and the solution.
+    Of one row more than are factored whole.
     """
     n, rows, found = cholesky._WHOLE + 1, [], scipy.linalg.get_lapack_funcs
 
