@@ -37,6 +37,6 @@ def test_the_wheel_holds_every_file_and_runs_a_study(tmp_path):
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
     where = run(python, "-c", "import npk; print(npk.__file__)")
     assert Path(where.strip()) == site / "npk" / "__init__.py"
-    small = "--width 8 --depth 3 --epochs 2 --samples 20".split()
+    small = "--width 8 --depth 3 --epochs 1 --samples 20 --test-samples 20 --no-regimes".split()
     run(tmp_path / "env" / "bin" / "npk", "study", *small, "--out", tmp_path / "run")
     assert "<svg" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

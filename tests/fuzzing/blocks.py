@@ -220,6 +220,22 @@ def joined(w: Writer, v: Value) -> Value:
     return w.step(code, run, tuple(parts), like)
 
 
+def turns(w: Writer, v: Value) -> Value:
+    """Layers over two axes in turn, each with what is the same for its units, and a sum over those of the first."""
+    if len(v.shape) == 1:
+        v = w.move(v, f"{v.name}[..., None]", v.batch, chain=True)
+    first, second = (int(a) for a in w.rng.permutation(len(v.shape))[:2])
+    for axis, width in ((first, w.integer(2, 3)), (second, w.integer(1, 2))):
+        v = layers.contraction(w, v, [axis], [], width, keep=True)
+        if w.chance(0.8):
+            v = layers.alike_along(w, v, axis)
+        if w.chance(0.9) and not v.bent:
+            v = activation(w, v)
+        if w.chance(0.1):
+            v = layers.alike_along(w, v, axis)
+    return pooling.add_up(w, v, [first]) if w.chance(0.9) else v
+
+
 def move_same(w: Writer, v: Value) -> Value:
     return moving.move(w, v, same=True)
 
@@ -239,7 +255,7 @@ BLOCKS = [
     (layers.dense, 4), (layers.convolution, 3), (layers.bias, 2), (layers.constant_layer, 0.5),
     (layers.spread_and_summed, 0.5), (activation, 5), (norm, 2), (residual, 2), (mixed, 1), (joined, 1), (number, 1),
     (moving.move, 3), (moving.reshape, 3), (pooling.add_up, 1), (pooling.maximum, 1), (pooling.centred, 0.7),
-    (scanned, 0.5), (given, 0.5),
+    (turns, 3), (scanned, 0.5), (given, 0.5),
 ]  # fmt: skip
 # What the widths of layers are drawn from.
 WIDTHS = (1, 2, 3)

@@ -3,10 +3,14 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from oracles import dictionary as paths
 from writing import Reader, Value, Weight, Writer
+
+# How often what a layer makes has a bias or weights that are the same for all of its units.
+ALIKE = 0.15
 
 
 def arranged(units: np.ndarray, labels: list, wanted: list) -> np.ndarray:
@@ -48,6 +52,8 @@ def contraction(
         v, shape=tuple(size[label] for label in sample), batch=order.index("N"), paths=v.paths * fan_in, bent=False
     )
     out = w.step(code, run, v, like, reads=(weight.leaf,))
+    if n is not None and w.chance(ALIKE):
+        out = alike_along(w, out, sample.index("z"))
     if keep is False or (keep is None and w.chance(0.4)):
         return out
     wanted = [*axes[: min(contracted)], "z", *axes[min(contracted) :]]
@@ -204,15 +210,17 @@ def convolution(w: Writer, v: Value) -> Value:
         paths=v.paths * fan_in,
         bent=False,
     )
-    return w.step(code, run, v, like, reads=(weight.leaf,))
+    made = w.step(code, run, v, like, reads=(weight.leaf,))
+    return alike_along(w, made, [x for x in out if x != "N"].index("C")) if w.chance(ALIKE) else made
 
 
 # ------------------------------------------------------------------------ elementwise, by parameters
 
 
-def _spread(w: Writer, v: Value) -> tuple[tuple[int, ...], list[int], str]:
+def _spread(w: Writer, v: Value, among: Sequence[int] | None = None) -> tuple[tuple[int, ...], list[int], str]:
     """The shape of a parameter for some axes of v, these axes, and the text that lays it out along all."""
-    axes = w.some(range(len(v.shape))) if w.chance(0.9) else []
+    among = range(len(v.shape)) if among is None else among
+    axes = w.some(among) if among and w.chance(0.9) else []
     shape = tuple(v.shape[a] for a in axes)
     laid = [1] * v.rank
     for a in axes:
@@ -232,8 +240,9 @@ def _spread(w: Writer, v: Value) -> tuple[tuple[int, ...], list[int], str]:
     )
 
 
-def bias(w: Writer, v: Value) -> Value:
-    shape, axes, layout = _spread(w, v)
+def bias(w: Writer, v: Value, among: Sequence[int] | None = None) -> Value:
+    """Added for some axes, of those `among` which they are drawn."""
+    shape, axes, layout = _spread(w, v, among)
     weight = w.weight(shape, repeats=0.05)
     text = layout.format(weight.text)
     sign, code = w.one(
@@ -256,8 +265,9 @@ def bias(w: Writer, v: Value) -> Value:
     return w.step(code, run, v, dataclasses.replace(v, paths=v.paths + 1, bent=False), chain=True, reads=(weight.leaf,))
 
 
-def elementwise(w: Writer, v: Value) -> Value:
-    shape, axes, layout = _spread(w, v)
+def elementwise(w: Writer, v: Value, among: Sequence[int] | None = None) -> Value:
+    """Weights for some axes, of those `among` which they are drawn."""
+    shape, axes, layout = _spread(w, v, among)
     weight = w.weight(shape)
     text = layout.format(weight.text)
     code = w.one(f"{v.name} * {text}", f"{text} * {v.name}")
@@ -280,6 +290,14 @@ def elementwise(w: Writer, v: Value) -> Value:
 
     like = dataclasses.replace(v, bent=False)
     return w.step(code, run, v, like, chain=not plain, maybe=plain, reads=(weight.leaf,))
+
+
+def alike_along(w: Writer, v: Value, axis: int) -> Value:
+    """Biases or weights of positions, or one for all: the same number for every unit along an axis."""
+    others = [a for a in range(len(v.shape)) if a != axis]
+    for step in w.one((bias,), (bias,), (bias,), (bias,), (elementwise,), (bias, elementwise), (elementwise, bias)):
+        v = step(w, v, others)
+    return v
 
 
 def spread_and_summed(w: Writer, v: Value) -> Value:

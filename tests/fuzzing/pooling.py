@@ -66,12 +66,12 @@ def maximum(w: Writer, v: Value) -> Value:
     return w.step(code, run, v, like, gates=(gate,))
 
 
-def add_up(w: Writer, v: Value) -> Value:
-    """Sums and means over axes, and over windows."""
+def add_up(w: Writer, v: Value, over: list[int] | None = None) -> Value:
+    """Sums and means over axes, those given or some, and over windows."""
     rank = len(v.shape)
     mean = w.chance(0.5)
-    if w.chance(0.6):
-        axes = w.some(range(rank))
+    if over or w.chance(0.6):
+        axes = over or w.some(range(rank))
         kept = [a for a in range(rank) if a not in axes]
         full = tuple(v.axis(a) for a in axes)
         keep = w.chance(0.3)

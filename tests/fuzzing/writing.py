@@ -336,7 +336,7 @@ class Writer:
         if not isinstance(places, np.ndarray):  # the element of an array without axes
             places = np.array([None, places], object)[1:].reshape(())
         text = text.format(f"p[{leaf!r}]")
-        number = self.one(1.0, 1.0, 1.0, 2.0, -1.0, 0.5)
+        number = 1.0 if self.chance(0.8) else self.one(2.0, -1.0, 0.5)
         written = {1.0: text, -1.0: f"(-{text})", 2.0: f"(2.0 * {text})", 0.5: f"({text} / 2.0)"}[number]
         return Weight(written, places, number, leaf)
 

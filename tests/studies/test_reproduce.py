@@ -18,12 +18,23 @@ from npk.training import Network, Regime, RegimeConfig, train_regime
 pytestmark = pytest.mark.standard_dtypes
 
 
-@pytest.fixture
-def digits_table(monkeypatch):
-    """The table of fully connected networks, on the digits, one epoch."""
+SCALE = Scale(share=0.2, epochs=1, seeds=2)
+
+
+@pytest.fixture(scope="module")
+def digits_table():
+    """The table of fully connected networks, on the digits."""
     table = dataclasses.replace(TABLES["fc-mnist"], dataset="digits", width=16)
-    monkeypatch.setitem(TABLES, "fc-mnist", table)
-    return "fc-mnist"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TABLES, "fc-mnist", table)
+        yield "fc-mnist"
+
+
+@pytest.fixture(scope="module")
+def finished(digits_table, tmp_path_factory):
+    """All rows of it, a fifth of the samples, one epoch, two seeds."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    return folder, studies.reproduce(digits_table, folder, SCALE)
 
 
 def test_every_published_figure_is_in_its_table():
@@ -39,14 +50,14 @@ def test_every_published_figure_is_in_its_table():
         assert all(Regime.RELU in regimes[:i] for i, r in enumerate(regimes) if r == Regime.FL)
 
 
-def test_a_run_says_what_is_smaller_and_how_it_was_selected(digits_table, tmp_path):
-    result = studies.reproduce(digits_table, tmp_path, Scale(share=0.2, epochs=1, seeds=2))
+def test_a_run_says_what_is_smaller_and_how_it_was_selected(finished):
+    folder, result = finished
     assert [row["label"] for row in result["rows"]] == ["ReLU", "FR-II", "FR-DI", "DL", "FL"]
     assert result["not as published"][0].startswith("0.2 of the epochs") and "1 epochs" in result["not as published"]
     assert "validation" in result["selection"]
     for row in result["rows"]:
         assert row["dataset"] == "Digits" and row["epochs"] == 1 and row["seeds"] == [0, 1]
-    assert json.loads((tmp_path / "fc-mnist.json").read_text()) == result
+    assert json.loads((folder / "fc-mnist.json").read_text()) == result
     assert table_rows(result)[0][2] == "98.14 ± 0.07"
 
 
@@ -72,21 +83,18 @@ def test_the_figures_of_a_row_are_those_of_its_run_alone(digits_table, tmp_path,
     assert row["training samples"] == len(data.x_train) == 263
 
 
-def test_an_interrupted_run_goes_on_where_it_stood(digits_table, tmp_path):
-    scale = Scale(share=0.2, epochs=1, seeds=1)
-    whole = studies.reproduce(digits_table, tmp_path / "whole", scale)
-
+def test_an_interrupted_run_goes_on_where_it_stood(digits_table, finished, tmp_path):
     def stop(share, text):
         if text.startswith("FL:"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        studies.reproduce(digits_table, tmp_path / "cut", scale, progress=stop)
+        studies.reproduce(digits_table, tmp_path / "cut", SCALE, progress=stop)
     kept = json.loads((tmp_path / "cut" / "fc-mnist.json").read_text())
     assert len(kept["rows"]) == 4
-    assert studies.reproduce(digits_table, tmp_path / "cut", scale)["rows"] == whole["rows"]
+    assert studies.reproduce(digits_table, tmp_path / "cut", SCALE)["rows"] == finished[1]["rows"]
     with pytest.raises(ValueError, match="holds another run"):
-        studies.reproduce(digits_table, tmp_path / "cut", Scale(share=0.3, epochs=1, seeds=1))
+        studies.reproduce(digits_table, tmp_path / "cut", dataclasses.replace(SCALE, share=0.3))
 
 
 def test_tables_in_one_folder_train_what_they_share_once(digits_table, tmp_path, monkeypatch):
@@ -105,7 +113,9 @@ def test_tables_in_one_folder_train_what_they_share_once(digits_table, tmp_path,
     assert other["rows"] == second["rows"]
 
 
-def test_images_can_be_pooled_and_it_is_said(digits_table, tmp_path):
+def test_images_can_be_pooled_and_it_is_said(digits_table, tmp_path, monkeypatch):
+    table = TABLES[digits_table]
+    monkeypatch.setitem(TABLES, digits_table, dataclasses.replace(table, rows=table.rows[:1]))
     data = reproduction._data("digits", Scale(pool=2), None)
     whole = reproduction._data("digits", Scale(), None)
     expected = [[whole.x_test[5, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean() for j in range(4)] for i in range(4)]
@@ -134,7 +144,7 @@ def test_one_data_set_of_a_table_keeps_its_published_figures(tmp_path):
 
 
 def test_the_command_prints_published_beside_ours(tmp_path):
-    options = ["--scale", "0.01", "--seeds", "1", "--out", str(tmp_path)]
+    options = ["--scale", "0.01", "--seeds", "1", "--dataset", "cob_odt_20", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, ["reproduce", "cob-odt", *options], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     assert "97.40" in done.output and "Not as published: 0.01 of the epochs" in done.output

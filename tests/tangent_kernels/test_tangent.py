@@ -124,6 +124,10 @@ def parts(f, params, x):
     return value, whole - value
 
 
+# Beside the split of two batches and the diagonal every second model is asked in turn; one of them everything.
+EVERY_QUESTION = ("mlp",)
+
+
 @pytest.mark.standard_dtypes
 @pytest.mark.parametrize("name", MODELS)
 def test_split_is_that_of_the_jacobian(name, x64):
@@ -133,22 +137,27 @@ def test_split_is_that_of_the_jacobian(name, x64):
     (v1, v2), (f1, f2) = ((part[:3], part[3:]) for part in parts(f, params, x))
     total = gram(v1 + f1, v2 + f2)
     expected = {"value": gram(v1, v2), "feature": gram(f1, f2), "cross": gram(v1, f2) + gram(f1, v2), "total": total}
+    own, cross = gram(v1 + f1, v1 + f1), traced(gram(v1, f1) + gram(f1, v1))
     scale = np.abs(traced(total)).max()
     split = npk.split_ntk(f, allow=SOFTMAX)
-    ours, full = split(params, x[:3], x[3:]), split(params, x[:3], x[3:], outputs="full")
+    ours = split(params, x[:3], x[3:])
     for part, kernel in expected.items():
         close(getattr(ours, part), traced(kernel), scale)
-        close(getattr(full, part), kernel, scale)
         close(sum(getattr(block, part) for block in ours.blocks.values()), traced(kernel), scale)
-    close(npk.ntk(f)(params, x[:3], x[3:]), traced(total), scale)
-
-    own = gram(v1 + f1, v1 + f1)
-    close(npk.ntk(f)(params, x[:3]), traced(own), scale)
     close(npk.ntk_diagonal(f)(params, x[:3]), np.diag(traced(own)), scale)
-    close(npk.ntk_trace(f)(params, x[:3]), np.trace(traced(own)), 3 * scale)
-    cross = traced(gram(v1, f1) + gram(f1, v1))
-    close(split(params, x[:3]).cross, cross, scale)
-    close(npk.split_ntk_diagonal(f, allow=SOFTMAX)(params, x[:3]).cross, np.diag(cross), scale)
+
+    turn = list(MODELS).index(name) % 2
+    if turn == 0 or name in EVERY_QUESTION:
+        full = split(params, x[:3], x[3:], outputs="full")
+        for part, kernel in expected.items():
+            close(getattr(full, part), kernel, scale)
+        close(npk.ntk(f)(params, x[:3]), traced(own), scale)
+    if turn == 1 or name in EVERY_QUESTION:
+        close(npk.ntk(f)(params, x[:3], x[3:]), traced(total), scale)
+        close(split(params, x[:3]).cross, cross, scale)
+        close(npk.split_ntk_diagonal(f, allow=SOFTMAX)(params, x[:3]).cross, np.diag(cross), scale)
+    if name in EVERY_QUESTION:  # a sum over the diagonal
+        close(npk.ntk_trace(f)(params, x[:3]), np.trace(traced(own)), 3 * scale)
 
 
 def test_control_flow_stays_exact(x64):

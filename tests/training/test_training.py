@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,8 +73,15 @@ def test_steps_are_those_of_plain_optax():
 
 
 def test_batch_statistics_move_and_get_no_gradient():
-    net = networks.ResNet(depth=8, width=2, outputs=2)
-    x = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32)
+    class Normalised(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            for width in (4, 3):
+                x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(width, (3, 3))(x)))
+            return nn.Dense(2)(x.mean((1, 2)))
+
+    net = Normalised()
+    x = np.random.default_rng(0).normal(size=(16, 5, 5, 1)).astype(np.float32)
     y = np.arange(16, dtype=np.int32) % 2
     variables = jax.jit(net.init)(jax.random.key(0), x[:1])
 
