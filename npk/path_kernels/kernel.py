@@ -110,8 +110,9 @@ def path_kernel(
     convolutions with pooling, of which all P² pairs of positions count, by a compiled loop that keeps them in
     the cache. Its cost a pair of samples is P² times the number of layers times the number of 64-channel words
     (soft gates: of channels). It takes any padding, stride, dilation, pooling and residual sums; groups,
-    networks that flatten, and values that are traced take the plain rules. A few seconds of compilation are
-    repaid from some thousand pairs of 16×16 images or some hundred of 32×32; below that the plain rules run.
+    networks that flatten, and values that are traced take the plain rules. The loop is compiled once on a
+    machine, some ten seconds, and kept on disk (where that can be written); it is taken where it is expected to save
+    half a second: from some hundred pairs of 16×16 images and four layers on.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.

@@ -34,7 +34,7 @@ class Thresholds:
     """
 
     packed_pairs: float = 1 << 20
-    paired_seconds: float = 4.0
+    paired_seconds: float = 0.5
     numpy_work: float = 1 << 22
     whole_terms: float = 8
 
