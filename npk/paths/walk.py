@@ -240,6 +240,11 @@ class Walk:
         kind = self.origin(atom)
         return kind is not None and kind.from_params
 
+    def is_known(self, atom: Atom) -> bool:
+        """Whether a value is made of constants alone."""
+        kind = self.origin(atom)
+        return kind is not None and not kind.from_params
+
     def is_declared(self, atom: Atom) -> bool:
         """Whether a value is made of parameters that were declared to be fixed numbers."""
         origin = self.origin(atom)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.paths import sums, terms
+from npk.paths.rules import maps
 from npk.paths.terms import Term
 from npk.paths.walk import State, Walk, Window
 from npk.programs import Equation, is_traced, now
@@ -169,6 +170,8 @@ POSITIONWISE: dict[str, Callable[[Walk, Equation, list[State]], State]] = {
     "stack": _stack,
     "reduce_sum": _reduce_sum,
     "reduce_window_sum": _reduce_window_sum,
+    "cumsum": maps.cumulative_sum,
+    "scatter-add": maps.scatter_add,
 }
 
 # Those of several results.

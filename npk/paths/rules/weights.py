@@ -7,6 +7,7 @@ import numpy as np
 
 from npk.paths import terms
 from npk.paths.factors import Factor, ones
+from npk.paths.rules import maps
 from npk.paths.terms import Axis, Term
 from npk.paths.walk import Layer, State, Walk, Window, elements
 from npk.programs import Atom, Equation
@@ -17,10 +18,6 @@ def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
     if origin is None:
         raise walk.refuse(
             equation, "a product of two values that both depend on x (numbers times weights are values, too)."
-        )
-    if not origin.from_params:
-        raise walk.refuse(
-            equation, "a linear map with constant coefficients mixes channels without weights; make them parameters."
         )
     if not walk.is_leaf(atom):
         raise walk.refuse(
@@ -86,17 +83,21 @@ def dot_general(walk: Walk, equation: Equation) -> State:
     if not data_first:
         lhs, rhs = rhs, lhs
         lhs_contract, rhs_contract, lhs_batch, rhs_batch = rhs_contract, lhs_contract, rhs_batch, lhs_batch
-    weight = _the_weight(walk, equation, rhs)
-    x_rank, w_rank = len(lhs.shape), len(weight.shape)
-    x_free = [a for a in range(x_rank) if a not in (*lhs_contract, *lhs_batch)]
-    w_free = [a for a in range(w_rank) if a not in (*rhs_contract, *rhs_batch)]
-    state = [terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.state(lhs) or []]
-    weight = terms.transpose(weight, (*rhs_batch, *rhs_contract, *w_free))
-    out = _layer(walk, equation, state, weight, len(lhs_batch), len(x_free), constant=walk.constant_of(rhs))
+    x_free = [a for a in range(len(lhs.shape)) if a not in (*lhs_contract, *lhs_batch)]
+    w_free = [a for a in range(len(rhs.shape)) if a not in (*rhs_contract, *rhs_batch)]
     n_b, n_x, n_w = len(lhs_batch), len(x_free), len(w_free)
+    state = [terms.transpose(t, (*lhs_batch, *x_free, *lhs_contract)) for t in walk.state(lhs) or []]
+    order = (*rhs_batch, *rhs_contract, *w_free)
+    if walk.is_known(rhs):
+        out = maps.product(state, walk.factor(rhs).transpose(order), n_b, n_x, n_w)
+    else:
+        weight = terms.transpose(_the_weight(walk, equation, rhs), order)
+        out = [_layer(walk, equation, state, weight, n_b, n_x, constant=walk.constant_of(rhs))]
     if not data_first:
-        out = terms.transpose(out, (*range(n_b), *range(n_b + n_x, n_b + n_x + n_w), *range(n_b, n_b + n_x)))
-    return [out]
+        out = [
+            terms.transpose(t, (*range(n_b), *range(n_b + n_x, n_b + n_x + n_w), *range(n_b, n_b + n_x))) for t in out
+        ]
+    return out
 
 
 def convolution(walk: Walk, equation: Equation) -> State:
@@ -106,12 +107,11 @@ def convolution(walk: Walk, equation: Equation) -> State:
     p = equation.params
     if p["batch_group_count"] != 1:
         raise walk.refuse(equation, "a convolution with batch groups.")
-    weight = _the_weight(walk, equation, rhs)
     numbers, groups = p["dimension_numbers"], p["feature_group_count"]
     (batch, feature, *spatial) = numbers.lhs_spec
     (k_out, k_in, *k_spatial) = numbers.rhs_spec
     windows = [
-        Window(weight.shape[k], *rest)
+        Window(rhs.shape[k], *rest)
         for k, *rest in zip(
             k_spatial,
             p["window_strides"],
@@ -130,16 +130,24 @@ def convolution(walk: Walk, equation: Equation) -> State:
         return terms.transpose(term, (0, *range(2, len(term.shape)), 1))
 
     state = [arranged(t) for t in walk.state(lhs) or []]
-    weight = terms.transpose(weight, (k_out, *k_spatial, k_in))
-    out_channels, *rest = weight.shape
-    weight = terms.reshape(weight, (groups, out_channels // groups, *rest))
-    weight = terms.transpose(weight, (0, *range(2, len(weight.shape)), 1))
-    out = _layer(walk, equation, state, weight, 1, len(spatial) + 1, windows, walk.constant_of(rhs))
-    # [group, spatial.., batch, channels] -> [batch, feature, spatial..] -> the order asked for
-    rank = len(out.shape)
-    out = terms.transpose(out, (rank - 2, 0, rank - 1, *range(1, rank - 2)))
-    out = terms.reshape(out, (out.shape[0], out_channels, *out.shape[3:]))
-    return [terms.transpose(out, np.argsort(numbers.out_spec).tolist())]
+    out_channels, by_channel = rhs.shape[k_out], (k_out, *k_spatial, k_in)
+    grouped = (groups, out_channels // groups, *(rhs.shape[a] for a in by_channel[1:]))
+    last = (0, *range(2, len(grouped)), 1)
+    if walk.is_known(rhs):
+        factor = walk.factor(rhs).transpose(by_channel).reshape(grouped).transpose(last)
+        out = maps.convolution(state, factor, windows)
+    else:
+        weight = terms.reshape(terms.transpose(_the_weight(walk, equation, rhs), by_channel), grouped)
+        weight = terms.transpose(weight, last)
+        out = [_layer(walk, equation, state, weight, 1, len(spatial) + 1, windows, walk.constant_of(rhs))]
+
+    def restored(term: Term) -> Term:  # [group, spatial.., batch, channels] -> [batch, feature, spatial..] -> as asked
+        rank = len(term.shape)
+        term = terms.transpose(term, (rank - 2, 0, rank - 1, *range(1, rank - 2)))
+        term = terms.reshape(term, (term.shape[0], out_channels, *term.shape[3:]))
+        return terms.transpose(term, np.argsort(numbers.out_spec).tolist())
+
+    return [restored(t) for t in out]
 
 
 def elementwise(walk: Walk, equation: Equation, state: State, weight: Term, atom: Atom) -> State:
