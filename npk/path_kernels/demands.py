@@ -5,13 +5,14 @@ asked for at pairs of places only where a later sum needs them.
 """
 
 import collections
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from npk.paths import Base, Index, Layer, Leaf, Source, Term, Window, index_values, support
+from npk.paths import Base, Factor, Index, Layer, Leaf, Source, Term, Window, index_values, ones, support
 
 # What becomes of a dim of a term: read at the same place on both sides and summed ("contract") or kept
 # ("same"), or read at pairs of places and kept ("pair") or summed ("sum").
@@ -177,6 +178,27 @@ def uses(demands: Demands) -> dict[tuple[Layer, tuple[bool, ...]], int]:
     return collections.Counter(key for groups in (demands.output, *demands.layers.values()) for key in _asked(groups))
 
 
+class Mixing(NamedTuple):
+    """The factor of a term in two: what meets the channels that are contracted, and matrices over places alone."""
+
+    within: Factor
+    matrices: list[Factor]
+
+
+def mixing(term: Term, roles: Sequence[Role]) -> Mixing:
+    """Matrices are multiplied after the overlap, from either side: Σ A[p, q] K[q, q'] A'[p', q'], never p·q·p'·q'."""
+
+    def is_matrix(part: Factor) -> bool:
+        apart = {role for role, size in zip(roles, part.shape, strict=True) if size > 1}
+        return "contract" not in apart and "sum" in apart and len(apart) > 1
+
+    parts = term.g.parts()
+    matrices = [part for part in parts if is_matrix(part)]
+    if not matrices:
+        return Mixing(term.g, [])
+    return Mixing(functools.reduce(Factor.times, [p for p in parts if not is_matrix(p)], ones(len(roles))), matrices)
+
+
 class Size(NamedTuple):
     """What a pair of samples takes: the most numbers at a time, multiplications (about); and numbers of factors."""
 
@@ -196,12 +218,29 @@ def size_of(demands: Demands) -> Size:
 
 def size_of_term(term: Term, roles: Sequence[Role]) -> Size:
     """What a term takes, with the windows that its base was summed over."""
-    letters = Letters(roles)
-    kept = {a: term.sizes[d] for d, r in enumerate(roles) for a in letters.kept(d, r)}
+    letters, (within, matrices) = Letters(roles), mixing(term, roles)
+    sizes = {a: term.sizes[d] for d, r in enumerate(roles) for a in letters.both(d, r)}
+    kept = {a for d, r in enumerate(roles) for a in letters.kept(d, r)}
+    read = set(kept) if not matrices else set()
     for number, (index, axis, apart) in enumerate(zip(term.index, term.base.axes, apart_axes(term, roles))):
         if axis.size > 1 and (number < places_of(term.base) or (axis.independent and apart)):
-            kept |= {a: term.sizes[d] for d in index.dims for a in letters.both(d, roles[d])}
-    known = {a: s for d, s in enumerate(term.g.shape) for a in letters.both(d, roles[d]) if s > 1}
+            read |= {a for d in index.dims for a in letters.both(d, roles[d])}
+    known = {a for d, s in enumerate(within.shape) for a in letters.both(d, roles[d]) if s > 1}
+    sides = [
+        {a for d, s in enumerate(m.shape) if s > 1 for a in letters.side([d], roles, side)}
+        for m in matrices
+        for side in (1, 2)
+    ]
+
+    def product(names: set[str]) -> int:
+        return math.prod(sizes[a] for a in names)
+
+    outside = read | {a for a in known if a in kept or any(a in own for own in sides)}
+    elements, operations = product(outside), product(known | read)
+    for number, own in enumerate(sides):
+        operations += product(outside | own)
+        later = set().union(*sides[number + 1 :])
+        outside = {a for a in outside | own if a in kept or a in later}
+        elements = max(elements, product(outside))
     taps = max((w.size for w in term.base.windows), default=1) if isinstance(term.base, Layer) else 1
-    elements = math.prod(kept.values())
-    return Size(elements, math.prod((known | kept).values()) + 2 * taps * elements, term.g.size)
+    return Size(elements, operations + 2 * taps * elements, term.g.size)

@@ -21,6 +21,7 @@ from npk.path_kernels.demands import (
     Letters,
     Role,
     ending_of,
+    mixing,
     paired_axes,
     places_of,
     size_of_term,
@@ -153,6 +154,9 @@ class CompiledMoments(HostMoments):
         return self.sum_of(groups, ending_of(layer, paired), variance)
 
     def are_small(self, groups: Sequence[Group]) -> bool:
+        """Whether NumPy takes them: also all that matrices over places are multiplied into, one by one."""
+        if any(mixing(group.term, group.roles).matrices for group in groups):
+            return True
         return self.n1 * self.n2 * sum(self.kind(group).operations for group in groups) <= _SMALL
 
     def sum_of(self, groups: Sequence[Group], ending: Ending | None = None, variance: Any = None) -> Any:
@@ -195,7 +199,7 @@ class CompiledMoments(HostMoments):
         term, options = group.term, (tuple(group.roles), self.diagonal, self.dtype)
         found = self.known_before.get((term, *options))
         if found is None:
-            bare = term.replace(base=Base(term.base.axes), g=ones(0))  # a program must not keep the network
+            bare = term.replace(base=Base(term.base.axes), g=ones(len(term.sizes)))  # a program must not keep the network
             own = paired_axes(term, group.roles), size_of_term(term, group.roles).operations
             found = self.known_before[term, *options] = _Kind((term.structure, *options), bare, *options, *own)
         return found

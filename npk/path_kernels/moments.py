@@ -27,9 +27,10 @@ from npk.path_kernels.demands import (
     demands_of,
     ending_of,
     groups_of,
+    mixing,
     paired_axes,
 )
-from npk.paths import OWN_FEATURES, Base, Index, Layer, Numbers, Term, Window, index_values
+from npk.paths import OWN_FEATURES, Base, Factor, Index, Layer, Numbers, Term, Window, index_values
 from npk.programs import UnsupportedOperation, is_traced
 
 _map = jax.tree_util.tree_map
@@ -128,8 +129,10 @@ class SecondMoments:
         letters = Letters(roles)
         k, k_letters, masks = self.gathered(term, roles, letters, more)
         kept = [a for d, r in enumerate(roles) for a in letters.kept(d, r)]
+        within, matrices = mixing(term, roles)
+        masks += [operand for matrix in matrices for operand in self.of_sides(matrix, roles, letters)]
         outside = set(kept) | set(k_letters) | {a for _, m in masks for a in m}
-        overlap, o_letters, read = self.overlap(term, roles, letters, outside)
+        overlap, o_letters, read = self.overlap(term, within, roles, letters, outside)
         # A letter in no operand: the summand is constant along it.
         absent = [(a, d) for d, r in enumerate(roles) if r in ("contract", "sum") for a in letters.both(d, r)]
         factor = math.prod(term.sizes[d] for a, d in absent if a not in read | outside)
@@ -198,14 +201,22 @@ class SecondMoments:
         equal = np.broadcast_to(left == right, [sizes[a] for a in names])
         return self.xp.asarray(equal, self.dtype), names
 
+    def of_sides(
+        self, factor: Factor, roles: Sequence[Role], letters: "Letters"
+    ) -> tuple[tuple[Any, list[str]], tuple[Any, list[str]]]:
+        """The numbers of a factor on either side, with their letters."""
+        dims, batches = range(len(roles)), ("N", "N" if self.diagonal else "M")
+        one, two = (
+            _squeeze(numbers.of(factor), [batch, *letters.side(dims, roles, side)])
+            for side, numbers, batch in zip((1, 2), self.sides, batches, strict=True)
+        )
+        return one, two
+
     def overlap(
-        self, term: Term, roles: Sequence[Role], letters: "Letters", outside: set[str]
+        self, term: Term, within: Factor, roles: Sequence[Role], letters: "Letters", outside: set[str]
     ) -> tuple[Any, list[str], set[str]]:
         """Σ g1·g2 over the dims that nothing else depends on: one matrix product (and the letters it read)."""
-        dims = range(len(roles))
-        operands = []
-        for side, numbers, batch in zip((1, 2), self.sides, ("N", "N" if self.diagonal else "M"), strict=True):
-            operands.append(_squeeze(numbers.of(term.g), [batch, *letters.side(dims, roles, side)]))
+        operands = self.of_sides(within, roles, letters)
         present = [a for _, names in operands for a in names]
         out = [a for a in dict.fromkeys(present) if a in ("N", "M") or a in outside]
         result = self.multiplied(operands, out, self.binary and term.binary)

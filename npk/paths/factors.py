@@ -99,6 +99,24 @@ class Factor:
     def sum(self, axis: int) -> "Factor":
         return Factor("sum", (self,), axis, (*self.shape[:axis], *self.shape[axis + 1 :]))
 
+    def parts(self) -> list["Factor"]:
+        """What it is the product of, each of its rank, as far as that is seen."""
+        if self.op == "times":
+            return [part for arg in self.args for part in arg.parts()]
+        parts = self.args[0].parts() if self.op in ("take", "transpose", "reshape") else []
+        if len(parts) < 2:
+            return [self]
+        if self.op == "transpose":
+            return [part.transpose(self.how) for part in parts]
+        if self.op == "take":
+            axis, chosen = self.how
+            return [part if part.shape[axis] == 1 else part.take(axis, chosen) for part in parts]
+        before, after = ([d for d, s in enumerate(f.shape) if s > 1] for f in (self.args[0], self))
+        if [self.args[0].shape[d] for d in before] != [self.shape[d] for d in after]:
+            return [self]
+        to = dict(zip(after, before, strict=True))
+        return [part.reshape([part.shape[to[d]] if d in to else 1 for d in range(len(self.shape))]) for part in parts]
+
     def leaves(self) -> dict[bytes, "Factor"]:
         """What it is made of in the end."""
         found: dict[bytes, Factor] = {}

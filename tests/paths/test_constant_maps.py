@@ -10,6 +10,8 @@ from draws import normal
 from tolerances import assert_close
 
 import npk
+from npk.path_kernels.demands import demands_of, size_of
+from npk.paths import form_of
 
 relu = jax.nn.relu
 BLUR = jnp.asarray([[1.0, 2.0, 1.0]]).T @ jnp.asarray([[1.0, 3.0]])
@@ -120,3 +122,30 @@ def test_the_output_is_an_inner_product_over_paths(name, x64):
     phi, v = npk.npf(f)(p, x), npk.npv(f)(p, x)
     assert_close(jnp.einsum("np,pk->nk", phi, v), f(p, x))
     assert_close(phi @ phi.T, npk.path_kernel(f)(p, x, normalize=False))
+
+
+def test_matrices_over_positions_take_no_more_than_pairs_of_them():
+    """(A K) A'ᵀ holds P² numbers a pair of samples, however the axes are laid out."""
+    size = 7
+    a = np.arange(1.0, size * size + 1, dtype=np.float32).reshape(size, size)
+    params = {"u": normal(2, 4), "w": normal(4, 4, seed=1), "v": normal(4, 1, seed=2)}
+
+    def f(p, x, spelling):
+        x = relu(x @ p["u"])
+        x = jnp.einsum(spelling, a, x)
+        x = x if spelling.endswith("npc") else jnp.moveaxis(x, 1, 2)
+        return relu(x @ p["w"]).mean(1) @ p["v"]
+
+    x = normal(3, size, 2, seed=3)
+    for spelling in ("pq,nqc->npc", "pq,nqc->ncp"):
+        form = form_of(lambda p, x, spelling=spelling: f(p, x, spelling), params, x)
+        assert size_of(demands_of(form.state)).elements == size**2
+
+
+def test_adding_at_places_that_parameters_choose_is_refused():
+    def f(p, x):
+        return (jnp.zeros((len(x), 4)).at[:, p["at"]].add(x @ p["u"])) @ p["v"]
+
+    params = {"u": normal(2, 2), "v": normal(4, 1), "at": jnp.array([1, 3])}
+    with pytest.raises(npk.UnsupportedOperation, match="adding at places that depend on x or on parameters"):
+        npk.path_kernel(f)(params, normal(3, 2))
