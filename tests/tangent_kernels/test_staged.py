@@ -118,6 +118,7 @@ def test_stages_give_the_split_of_one_program_block_by_block():
     assert_same(split(params, X, Y), jax.jit(split)(params, X, Y))
     own = split(params, X)
     assert_same(own, split(params, X, X))
+    assert_same(split(params, X, outputs="full"), split(params, X, X, outputs="full"))
     assert_same(npk.split_ntk_diagonal(f)(params, X), jax.tree.map(jnp.diagonal, own))
 
 
