@@ -199,7 +199,9 @@ class CompiledMoments(HostMoments):
         term, options = group.term, (tuple(group.roles), self.diagonal, self.dtype)
         found = self.known_before.get((term, *options))
         if found is None:
-            bare = term.replace(base=Base(term.base.axes), g=ones(len(term.sizes)))  # a program must not keep the network
+            bare = term.replace(
+                base=Base(term.base.axes), g=ones(len(term.sizes))
+            )  # a program must not keep the network
             own = paired_axes(term, group.roles), size_of_term(term, group.roles).operations
             found = self.known_before[term, *options] = _Kind((term.structure, *options), bare, *options, *own)
         return found

@@ -4,7 +4,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from npk.programs.program import Atom, Const, Equation, Program, Var
@@ -134,7 +133,8 @@ def _own_derivative(equation: Equation) -> Hashable:
         out, pull = jax.vjp(lambda *values: equation.bind(*values), *inputs)
         return out, [g for g in pull(list(cotangents)) if g.dtype != jax.dtypes.float0]
 
-    if not all(jnp.issubdtype(v.dtype, jnp.inexact) for v in equation.outputs):
-        return _Itself(equation)
     read, made = ([jax.ShapeDtypeStruct(a.shape, a.dtype) for a in own] for own in (equation.inputs, equation.outputs))
-    return spelled(trace(both, read, made))
+    try:
+        return spelled(trace(both, read, made))
+    except Exception:  # of whatever kind: it has no derivative, and may need none
+        return _Itself(equation)

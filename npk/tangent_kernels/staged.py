@@ -32,7 +32,8 @@ class _Stage:
 def staged(plan: DerivativePlan) -> "Staged | None":
     """A plan in stages; None where few of them are alike, or a leaf is read in several."""
     layers = {use.equation for use in plan.uses.products}
-    if len(layers) < _ALIKE or any(isinstance(a, Const) and is_traced(a.value) for e in plan.places for a in e.inputs):
+    read = (a for equation in plan.program.equations for a in equation.inputs)
+    if len(layers) < _ALIKE or any(isinstance(a, Const) and is_traced(a.value) for a in read):
         return None
     programs = stages_of(plan.program, lambda e: e in layers)
     stages = [stage for program in programs if (stage := _stage(plan, program)) is not None]

@@ -132,6 +132,31 @@ def test_some_leaves_alone_and_half_precision():
     np.testing.assert_allclose(kernel, everything, rtol=0.1)
 
 
+def test_a_network_over_traced_numbers_is_of_no_stage():
+    f, params = CHAINS["dense"]
+
+    def scaled(number):
+        return npk.ntk(lambda params, x: number * f(params, x))(params, X)
+
+    assert_close(jax.jit(scaled)(3.0), 9 * npk.ntk(f)(params, X))
+
+
+def test_what_has_no_derivative_may_stand_beside_the_way():
+    """As long as nothing is differentiated through it."""
+
+    @jax.custom_vjp
+    def opaque(x):
+        return jnp.sign(x)
+
+    def refuse(*_):
+        raise ValueError("no derivative")
+
+    opaque.defvjp(refuse, refuse)
+    f, params = CHAINS["dense"]
+    expected = npk.ntk(lambda params, x: f(params, x * jnp.sign(x)))(params, X)
+    assert_close(npk.ntk(lambda params, x: f(params, x * jax.lax.stop_gradient(opaque(x))))(params, X), expected)
+
+
 def test_a_leaf_that_several_layers_read_is_of_no_stage():
     def tied(w, x):
         for _ in range(8):
