@@ -108,8 +108,8 @@ class Choice:
     def rules(self, x: Any) -> str:
         """How the plain rules compute a kernel."""
         (_, size), form = self.network.demands(self.params, (x[:, None], ())), self.network.form(self.params, x)
-        how = "compiled as a whole"
+        how = "compiled as one program"
         if here(form, self.params, x) and host.repays(size, self.many, self.thresholds):
             small = host.is_small(size, self.many, self.thresholds)
-            how = "by NumPy" if small else "by a program for each kind of term"
-        return f"covers every network that the path rules cover; computed {how}"
+            how = "computed by NumPy" if small else "computed by a program for each kind of term"
+        return f"covers every network that the path rules cover; {how}"

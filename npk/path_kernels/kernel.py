@@ -42,9 +42,6 @@ Batch = tuple[Any, Gates]
 # cache, which position pairs gain most from; an accelerator wants its products large.
 _CPU_BLOCK, _BLOCK = 1 << 18, 1 << 22
 
-# Samples whose gates are looked at to say which engine runs.
-_ASKED = 8
-
 
 def kernel_dtype(x: Any, normalize: bool) -> Any:
     """The dtype of a kernel of inputs x: for counts the widest there is."""
@@ -131,7 +128,7 @@ def path_kernel(
         ValueError: inputs are empty, not finite, of integer dtype or do not match; gates do not match f's
             activations; gates of one side only; `fixed` names nothing; H leaves the range of the dtype; path counts
             (hard gates, whole numbers for x) that the dtype cannot hold exactly: from 2^24 on in float32. Under `jit`,
-            where nothing can be raised, a kernel with such a count is NaN.
+            where nothing can be raised, a kernel with such a count is NaN. Thresholds that are none.
         UnsupportedOperation: f has operations outside the rules, or a weight is used twice; all are named.
 
     Example:
@@ -143,6 +140,8 @@ def path_kernel(
 
     Source: Lakshminarayanan & Singh 2020, sections 2 and 5 (H = Σ ⊙ Λ for dense networks); 2021, sections 4-5.
     """
+    if not isinstance(thresholds, Thresholds | None):
+        raise ValueError(f"thresholds must be npk.path_kernels.Thresholds, got {type(thresholds).__name__}.")
     return remembered(_kernel_of, f, option_of(fixed, "fixed"), thresholds or Thresholds())
 
 
@@ -299,12 +298,19 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         bytes_each = sum(g.size * g.dtype.itemsize for g in gates)
         return timed(lambda a, b: of_many(pairs_of_all, params, a, b, None, None, normalize), x1, x2, bytes_each)
 
-    def asked(params: PyTree, x1: Any, x2: Any | None = None, *, normalize: bool = True) -> tuple[Engine, ...]:
-        check_pair(x1, x2, floating=True)
-        check_finite(params, "params")
-        many = len(x1) * len(x1 if x2 is None else x2)
-        binary = network.has_binary_gates(params, x1) or is_binary(network.own_gates(params, x1[:_ASKED]))
-        return Choice(network, thresholds, params, many, normalize).engines(x1, binary)
+    def asked(
+        params: PyTree,
+        x1: Any,
+        x2: Any | None = None,
+        *,
+        gates1: Gates | None = None,
+        gates2: Gates | None = None,
+        normalize: bool = True,
+    ) -> tuple[Engine, ...]:
+        one, two = network.sides(params, x1, x2, gates1, gates2)
+        binary = (gates1 is None and network.has_binary_gates(params, x1)) or is_binary((*one[1], *two[1]))
+        many = one[0].shape[0] * two[0].shape[0]
+        return Choice(network, thresholds, params, many, normalize).engines(one[0], binary)
 
     kernel.estimate, kernel.engines = estimate, asked  # type: ignore[attr-defined]
     return kernel

@@ -1,7 +1,7 @@
 """From where on which form of the path kernel is the faster one, as measured on one machine."""
 
 import dataclasses
-import math
+import numbers
 
 from npk.programs import shown
 
@@ -40,5 +40,5 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value:
                 raise ValueError(f"{name} must be a number, got {value!r}.")

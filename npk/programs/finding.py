@@ -175,7 +175,10 @@ class _Finder:
         lines = []
         for number, equation in enumerate(inside):
             read = tuple(
-                places.get(a) or ("number", self.scalar(a), str(a.dtype)) for a in equation.inputs if a is not root
+                # By its text: 0.0 and -0.0 are equal.
+                places.get(a) or ("number", repr(self.scalar(a)), str(a.dtype))
+                for a in equation.inputs
+                if a is not root
             )
             at = tuple(i for i, a in enumerate(equation.inputs) if a is root)
             lines.append((equation.name, at, read, repr(sorted(equation.params.items()))))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from npk.programs.program import Atom, Const, Equation, Program, Var
@@ -89,6 +90,8 @@ def spelled(program: Program, mark: Mark = lambda _: None) -> tuple[Hashable, ..
 
 
 def _constant(const: Const) -> Hashable:
+    if jnp.issubdtype(const.dtype, jax.dtypes.extended):  # a random key
+        return _Itself(const.value)
     value = np.asarray(const.value)
     return str(value.dtype), value.shape, value.tobytes()
 
@@ -133,6 +136,8 @@ def _own_derivative(equation: Equation) -> Hashable:
         out, pull = jax.vjp(lambda *values: equation.bind(*values), *inputs)
         return out, [g for g in pull(list(cotangents)) if g.dtype != jax.dtypes.float0]
 
+    if equation.params.get("symbolic_zeros"):  # its rule may ask what is constant, which differs from place to place
+        return _Itself(equation)
     read, made = ([jax.ShapeDtypeStruct(a.shape, a.dtype) for a in own] for own in (equation.inputs, equation.outputs))
     try:
         return spelled(trace(both, read, made))

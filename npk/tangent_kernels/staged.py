@@ -5,6 +5,7 @@ runs it back, with what its uses add to the kernel. Both are compiled once for a
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def staged(plan: DerivativePlan) -> "Staged | None":
 
 
 def _stage(plan: DerivativePlan, program: Program) -> _Stage | None:
-    """The plan of a stage; None where a bias is not added in the stage of its layer."""
+    """The plan of a stage; None where a bias is added in another, or nothing that changes is handed on."""
     leaves = tuple(n for n, v in enumerate(plan.program.params) if v in program.params)
     own = {leaf: n for n, leaf in enumerate(leaves)}
     equations = set(program.equations)
@@ -65,6 +66,8 @@ def _stage(plan: DerivativePlan, program: Program) -> _Stage | None:
     counted = {*read_leaves, *(leaf for use in products for leaf in (use.leaf, use.bias) if leaf is not None)}
     blocks = {leaf: plan.blocks[leaves[leaf]] for leaf in sorted(counted)}
     moving = frozenset(v for v in program.x if v in plan.moved)
+    if plan.moved.isdisjoint(program.outputs):
+        return None
     found = dataclasses.replace(
         plan, program=program, uses=Uses(products, reads, read_leaves), blocks=blocks, moving=moving
     )
@@ -79,33 +82,33 @@ def _stage(plan: DerivativePlan, program: Program) -> _Stage | None:
     return _Stage(found, Kind(found, spelled(program, mark)), leaves)
 
 
+def _forward(plan: DerivativePlan, leaves: Sequence[Any], xs: Sequence[Any]) -> list[Any]:
+    """What a stage makes of what it reads, [n, ...]."""
+
+    def single(*xs: Any) -> list[Any]:
+        return evaluate(plan.program, [*leaves, *xs], lambda equation, values: apply(equation, values, False))
+
+    return jax.vmap(single)(*xs)
+
+
+def _back(plan: DerivativePlan, full: bool, diagonal: bool, leaves: Sequence[Any], sides: Sequence[Any]) -> Any:
+    """For one batch or two the cotangents that reach what the stage read, and what its leaves add to the kernel."""
+    found = [pulled_apart(plan, leaves, xs, seeds) for xs, seeds in sides]
+    (one, _), *others = found
+    two = others[0][0] if others else None
+    return [back for _, back in found], dict(parts_of(plan, one, two, full, diagonal))
+
+
 class Staged:
     """A plan in stages, and their programs, for `most` samples a side."""
 
     def __init__(self, plan: DerivativePlan, stages: Sequence[_Stage]):
         self.plan, self.stages, self.most = plan, stages, block_size(plan)
         self.last = {v: n for n, stage in enumerate(stages) for v in stage.plan.program.x}
-        self.forward = jax.jit(self._forward, static_argnums=0)
-        self.back = jax.jit(self._back, static_argnums=(0, 1, 2))
-
-    @staticmethod
-    def _forward(kind: Kind, leaves: Sequence[Any], xs: Sequence[Any]) -> list[Any]:
-        """What a stage makes of what it reads, [n, ...]."""
-        program: Program = kind.one.program
-
-        def single(*xs: Any) -> list[Any]:
-            return evaluate(program, [*leaves, *xs], lambda equation, values: apply(equation, values, False))
-
-        return jax.vmap(single)(*xs)
-
-    @staticmethod
-    def _back(kind: Kind, full: bool, diagonal: bool, leaves: Sequence[Any], sides: Sequence[Any]) -> Any:
-        """For one batch or two the cotangents that reach what the stage read, and what its leaves add to the kernel."""
-        plan: DerivativePlan = kind.one
-        found = [pulled_apart(plan, leaves, xs, seeds) for xs, seeds in sides]
-        (one, _), *others = found
-        two = others[0][0] if others else None
-        return [back for _, back in found], dict(parts_of(plan, one, two, full, diagonal))
+        # A function for each kind, and no static argument: JAX keeps those for good.
+        kinds = {stage.kind: stage.kind.one for stage in stages}
+        self.forward = {kind: jax.jit(functools.partial(_forward, one)) for kind, one in kinds.items()}
+        self.back = {kind: jax.jit(functools.partial(_back, one), static_argnums=(0, 1)) for kind, one in kinds.items()}
 
     def pieces(
         self, leaves: Sequence[Any], x1: Any, x2: Any | None, full: bool, diagonal: bool = False
@@ -119,7 +122,7 @@ class Staged:
                 moved = [v for v in program.outputs if v in stage.plan.moved]
                 sides.append((read.pop(), [[own.pop(v) for v in moved] for own in cotangents]))
             own = [leaves[n] for n in stage.leaves]
-            backs, parts = self.back(stage.kind, full, diagonal, own, sides)
+            backs, parts = self.back[stage.kind](full, diagonal, own, sides)
             for (_, cotangents), back in zip(runs, backs, strict=True):
                 for reached, new in zip(cotangents, back, strict=True):
                     for v, b in zip([v for v in program.x if v in stage.plan.moving], new, strict=True):
@@ -136,7 +139,7 @@ class Staged:
         for number, stage in enumerate(self.stages):
             own = stage.plan.program
             read.append([values[v] for v in own.x])
-            made = self.forward(stage.kind, [leaves[n] for n in stage.leaves], read[-1])
+            made = self.forward[stage.kind]([leaves[n] for n in stage.leaves], read[-1])
             values.update(zip(own.outputs, made, strict=True))
             values = {v: a for v, a in values.items() if self.last.get(v, 0) > number}
         return read, [{end: seeds_of(self.plan, len(x))} for _ in self.plan.fixed]

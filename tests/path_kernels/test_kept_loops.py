@@ -39,7 +39,8 @@ def test_a_second_process_compiles_nothing(before):
 OUTER = """
 import numba
 import kept_inner
-from npk.path_kernels.engines.dense import kept
+from npk.path_kernels.engines.dense import kept, source_of
+SOURCE = source_of(__spec__)
 FACTOR = 2
 
 def outer(x: float) -> float:
@@ -49,7 +50,9 @@ def made():
     return kept(outer, numba.float64(numba.float64), kept_inner)
 """
 INNER = """
-from npk.path_kernels.engines.dense import compiled
+from npk.path_kernels.engines.dense import compiled, source_of
+
+SOURCE = source_of(__spec__)
 
 @compiled
 def plus(x: float) -> float:
@@ -65,12 +68,13 @@ def made(tmp_path, monkeypatch):
     (tmp_path / "kept_inner.py").write_text(INNER)
     (tmp_path / "kept_outer.py").write_text(OUTER)
 
-    def again(**numbers):
+    def again(between=lambda: None, **numbers):
         for name in ("kept_inner", "kept_outer"):
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
         module = importlib.import_module("kept_outer")
         vars(module).update(numbers)
+        between()
         return module.made()
 
     yield again
@@ -90,6 +94,14 @@ def test_what_a_function_depends_on_is_noticed(made, tmp_path):
     assert not was_found(changed) and changed(3.0) == 26
     (tmp_path / "kept_inner.py").write_text(INNER)
     assert was_found(made()) and made()(3.0) == 7
+
+
+def test_a_source_that_changes_under_a_running_process_is_not_taken_for_its_own(made, tmp_path):
+    """As an upgrade does: what the process has imported is compiled, and must not be found for the new source."""
+    inner = tmp_path / "kept_inner.py"
+    assert made(lambda: inner.write_text(INNER.replace("x + 1", "x + 20")))(3.0) == 7
+    changed = made()
+    assert not was_found(changed) and changed(3.0) == 26
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])

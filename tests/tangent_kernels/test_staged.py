@@ -189,10 +189,52 @@ def test_a_deeper_network_compiles_no_more():
     assert programs(9) == programs(18) <= 8
 
 
-def test_programs_do_not_keep_the_network():
-    f, params = deep(6, jax.nn.relu)
+def test_programs_keep_neither_the_network_nor_the_numbers_it_closes_over():
+    made, params = deep(6, jax.nn.relu)
+    held = jnp.full((1, 4), 2.0)
+
+    def f(params, x):
+        return made(params, x * held)
+
     npk.ntk(f)(params, X)
-    gone = weakref.ref(f)
-    del f
+    gone = weakref.ref(f), weakref.ref(held)
+    del f, held
     gc.collect()
-    assert gone() is None
+    assert [ref() for ref in gone] == [None, None]
+
+
+def masked(p, x):
+    """Nothing that changes is handed on after the first layers: they gate, and do not move, the others."""
+    return CHAINS["dense"][0](p[1], x * jax.lax.stop_gradient(CHAINS["dense"][0](p[0], x)).sum(-1, keepdims=True))
+
+
+def test_layers_that_hand_on_nothing_that_changes():
+    params = CHAINS["dense"][1], CHAINS["dense"][1]
+    j = jacobian(lambda p, x: masked((params[0], p), x), params[1], X)
+    assert_close(npk.ntk(masked)(params, X), np.einsum("nkp,mkp->nm", j, j), factor=2)
+    g, own = CHAINS["dense"]
+
+    def deep_gated(p, x):
+        return npk.gated(g)(p["value"], x, npk.gates(g)(p["feature"], x))
+
+    split = npk.split_ntk(deep_gated)({"feature": own, "value": own}, X)
+    assert_same(split.total, jax.jit(lambda p: npk.split_ntk(deep_gated)(p, X).total)({"feature": own, "value": own}))
+
+
+def test_a_function_that_closes_over_a_random_key():
+    f, params = CHAINS["dense"]
+    key = jax.random.key(0)
+    noise = jax.random.key_data(key).sum().astype(np.float32)
+    kernel = npk.ntk(lambda p, x: f(p, x) * jax.random.key_data(key).sum().astype(x.dtype))(params, X)
+    assert_close(kernel, noise**2 * npk.ntk(f)(params, X))
+
+
+def zeros_alike(zero):
+    """q·σ(q)·c, c = atan2(±0, -1) = ±π."""
+    return lambda q: q * jax.nn.sigmoid(q) * jnp.arctan2(jnp.full_like(q, zero), -jnp.ones_like(q))
+
+
+def test_plus_and_minus_zero_are_not_taken_for_one_another():
+    f, params = deep(10, zeros_alike(0.0), zeros_alike(-0.0))
+    j = jacobian(f, params, X)
+    assert_close(npk.split_ntk(f)(params, X).total, np.einsum("nkp,mkp->nm", j, j), factor=10)

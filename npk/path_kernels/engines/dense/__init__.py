@@ -9,6 +9,7 @@ from npk.path_kernels.engines.dense.compiling import available as available
 from npk.path_kernels.engines.dense.compiling import compiled as compiled
 from npk.path_kernels.engines.dense.compiling import inlined as inlined
 from npk.path_kernels.engines.dense.compiling import kept as kept
+from npk.path_kernels.engines.dense.compiling import source_of as source_of
 from npk.path_kernels.engines.dense.packed import Words as Words
 from npk.path_kernels.engines.dense.packed import aligned as aligned
 from npk.path_kernels.engines.dense.packed import multiply_overlaps as multiply_overlaps
@@ -28,4 +29,5 @@ __all__ = [
     "multiply_overlaps",
     "pack",
     "side",
+    "source_of",
 ]

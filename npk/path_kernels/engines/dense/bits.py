@@ -8,7 +8,9 @@ import numba
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from npk.path_kernels.engines.dense.compiling import kept
+from npk.path_kernels.engines.dense.compiling import kept, source_of
+
+SOURCE = source_of(__spec__)
 
 _COLUMNS = 1024  # whose words stay in the cache for all rows of a task
 _place = numba.uint64  # none counts from the end: with signed places the loops are not vectorized

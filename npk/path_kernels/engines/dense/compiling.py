@@ -59,20 +59,27 @@ def kept(function: Callable[..., Any], signature: Any, *modules: types.ModuleTyp
         return numba.njit(signature, **_OPTIONS)(function)
 
 
+def source_of(spec: Any) -> str | None:
+    """The source of a module, asked for while it is imported: that of its functions, whatever the file is later."""
+    return spec.loader.get_source(spec.name)
+
+
 def _digest(function: types.FunctionType, signature: Any, modules: tuple[types.ModuleType, ...]) -> str:
     """Of all that machine code depends on. Numba names its files by it.
 
     Numba itself asks for less, only whether the function's own file was changed, and takes one code for another where
-    two processes write different ones to one name at once. Sources are read as they are now, so a module of compiled
-    functions is to be imported when it is used; numbers that it has of other modules are taken as they are here.
+    two processes write different ones to one name at once. Every module of compiled functions has its `SOURCE`; numbers
+    that it has of other modules are taken as they are here.
     """
     import numba
     from llvmlite import binding
 
-    read = (sys.modules[function.__module__], *modules)
+    read: tuple[Any, ...] = (sys.modules[function.__module__], *modules)
+    sources = [module.SOURCE for module in read]
+    if None in sources:
+        raise ValueError("a module without source: nothing tells whether its functions have changed.")
     numbers = [(name, n) for module in read for name, n in sorted(vars(module).items()) if isinstance(n, int)]
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     machine = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
-    sources = [inspect.getsource(module) for module in read]
     known = (numba.__version__, machine, _OPTIONS, signature, cells, numbers, sources)
     return hashlib.blake2b(repr(known).encode(), digest_size=12).hexdigest()

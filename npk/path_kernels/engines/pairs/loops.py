@@ -10,10 +10,12 @@ from typing import Any
 
 import numba
 
-from npk.path_kernels.engines.dense import compiled, kept
+from npk.path_kernels.engines.dense import compiled, kept, source_of
 from npk.path_kernels.engines.pairs import vectors
 from npk.path_kernels.engines.pairs.program import COMPUTE, FILTER, POOL, STEP
 from npk.path_kernels.engines.pairs.vectors import LANES, factors_product, fill_constants, total, unsigned
+
+SOURCE = source_of(__spec__)
 
 
 @functools.cache

@@ -11,10 +11,12 @@ from typing import Any
 
 import numba
 
-from npk.path_kernels.engines.dense import compiled, inlined, kept
+from npk.path_kernels.engines.dense import compiled, inlined, kept, source_of
 from npk.path_kernels.engines.pairs import vectors
 from npk.path_kernels.engines.pairs.ring_program import SHAPE, STEP
 from npk.path_kernels.engines.pairs.vectors import LANES, factors_product, fill_constants, masked, total, unsigned
+
+SOURCE = source_of(__spec__)
 
 
 @functools.cache

@@ -16,8 +16,10 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from npk.path_kernels.engines.dense import compiled, inlined
+from npk.path_kernels.engines.dense import compiled, inlined, source_of
 from npk.path_kernels.engines.pairs.writing import CHANNELS, CONSTANT, FACTOR, LANES, SCALE, WORDS
+
+SOURCE = source_of(__spec__)
 
 unsigned = numba.uint64
 
