@@ -301,9 +301,9 @@ def test_half_precision_is_computed_in_single():
     assert_close(kernel, npk.infinite.nngp(f)(p, x.astype(jnp.float32)))
 
 
-@pytest.mark.slow
 def test_single_precision_is_that_of_double():
-    network = NETWORKS["circular, biases"]
+    """Of networks of every kind: `TestNeuralTangents`."""
+    network = deep(1, bias=True)
     f, x = architectures.function(network), normal(4, *network.input)
     for transform in KERNELS.values():
         single = transform(f, **STD)(parameters(network), x)

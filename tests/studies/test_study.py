@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,9 @@ import pytest
 from tolerances import assert_close
 
 import npk
-from npk import networks, solving
+from npk import networks, plots, solving
 from npk.data import load
-from npk.studies import StudyConfig, read_study, run_study
+from npk.studies import StudyConfig, read_study, run_study, study_regimes
 from npk.studies.pages.study_page import write_report
 from npk.studies.run_folder import digest
 from npk.studies.study_regimes import compared
@@ -57,6 +59,33 @@ def interrupt_at(stage):
             raise Interrupted
 
     return progress
+
+
+def noted(monkeypatch, module, train):
+    """What the module asks of `train_regime`, and what `train` has made of it."""
+    runs = []
+
+    def noting(*given, source):
+        runs.append((given, train(*given, source=source)))
+        return runs[-1][1]
+
+    monkeypatch.setattr(module, "train_regime", noting)
+    return runs
+
+
+def saved_alone(monkeypatch, *names):
+    """Of the figures that are drawn only these are saved, with empty files for the others: that is most of the time."""
+    save = plots.save
+
+    def saved(figure, stem):
+        if stem.name in names:
+            return save(figure, stem)
+        paths = stem.with_suffix(".png"), stem.with_suffix(".svg")
+        for path in paths:
+            path.write_text("<svg></svg>")
+        return paths
+
+    monkeypatch.setattr(plots, "save", saved)
 
 
 def test_the_run_folder_holds_every_stage(finished):
@@ -144,26 +173,28 @@ def test_training_teaches_the_network_and_the_gates_flip(finished):
     assert flips[0] == 0.0 < flips[1] < flips[-1]
 
 
-@pytest.mark.parametrize("stage", [0, 2])
-def test_resuming_gives_the_bits_of_an_uninterrupted_run(finished, tmp_path, stage):
-    folder, result = finished
-    with pytest.raises(Interrupted):
-        run_study(TINY, tmp_path / "run", progress=interrupt_at(stage))
-    assert len(read_study(tmp_path / "run")["stages"]) == stage
-    resumed = run_study(TINY, tmp_path / "run", resume=True)
+def test_a_study_interrupted_twice_keeps_what_it_has_and_ends_in_the_bits_of_an_uninterrupted_one(
+    finished, tmp_path, monkeypatch
+):
+    """Before the first stage, of which there is no report, and before the third, of which there is one."""
+    (folder, result), run = finished, tmp_path / "run"
+    for stage in (0, 2):
+        with pytest.raises(Interrupted):
+            run_study(TINY, run, resume=stage > 0, progress=interrupt_at(stage))
+        assert len(read_study(run)["stages"]) == stage
+        if stage == 0:
+            with pytest.raises(ValueError, match="no stage of the study .* is finished"):
+                write_report(run)
+    saved_alone(monkeypatch)
+    assert "Unfinished: 2 of 4 stages" in write_report(run).read_text(encoding="utf-8")
+    kept = [run / "parameters.npz", *(run / "kernels" / f"stage-{stage}.npz" for stage in (0, 1))]
+    before = [path.stat().st_mtime_ns for path in kept]
+    resumed = run_study(TINY, run, resume=True)
+    assert [path.stat().st_mtime_ns for path in kept] == before, "what was finished is not done again"
     assert without_times(resumed) == without_times(result)
-    expected, found = arrays_of(folder), arrays_of(tmp_path / "run")
+    expected, found = arrays_of(folder), arrays_of(run)
     assert expected.keys() == found.keys()
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
-
-
-def test_resuming_keeps_what_was_finished(tmp_path):
-    with pytest.raises(Interrupted):
-        run_study(TINY, tmp_path / "run", progress=interrupt_at(1))
-    first = tmp_path / "run" / "kernels" / "stage-0.npz"
-    before = first.stat().st_mtime_ns
-    run_study(TINY, tmp_path / "run", resume=True)
-    assert first.stat().st_mtime_ns == before
 
 
 def test_an_interruption_within_a_write_leaves_the_old_file(tmp_path):
@@ -229,16 +260,49 @@ def test_configurations_out_of_range(changes, message):
         StudyConfig(**changes)
 
 
+def in_a_row(key, shape, dtype=float):
+    """Normal weights: of four small axes a generator takes long to compile."""
+    return jax.random.normal(key, (np.prod(shape),), dtype).reshape(shape) / 3
+
+
+class Normalised(nn.Module):
+    """What the networks with batch norm have, no more than once: of "SAME" and circular convolutions, and a skip."""
+
+    activation: Any
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        def normalised(x, **options):
+            x = nn.Conv(3, (3, 3), kernel_init=in_a_row, **options)(x)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+
+        x = self.activation(normalised(x, strides=2))
+        x = self.activation(x + normalised(x, padding="CIRCULAR"))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "network", [{"network": "c4gap-circular", "width": 4}, {"network": "resnet-bn", "width": 4, "depth": 8}]
-)
-def test_convolutional_networks_and_batch_norm_are_studied_too(tmp_path, network):
-    config = StudyConfig(**network, epochs=1, samples=20, test_samples=10, stages=2, regimes=False)
+def test_convolutional_networks_and_batch_norm_are_studied_too(tmp_path, monkeypatch):
+    built = []
+
+    def build(name, *, outputs, activation, **options):
+        built.append((name, outputs, options))
+        return Normalised(activation)
+
+    monkeypatch.setattr("npk.networks.build", build)
+    config = StudyConfig(
+        network="resnet-bn", width=4, depth=8, epochs=1, samples=20, test_samples=10, stages=2, regimes=False
+    )
     result = run_study(config, tmp_path / "run")
+    assert built == [("resnet-bn", 10, {"width": 4, "depth": 8, "use_bias": False})] * 2
     last = result["stages"][-1]
     assert np.isfinite(list(last["alignment"].values())).all()
     assert sum(last["share"].values()) == pytest.approx(1.0, abs=1e-5)
+    with np.load(tmp_path / "run" / "parameters.npz") as arrays:
+        statistics = [name for name in arrays if name.startswith("stage-0/batch_stats")]
+        assert len(statistics) == 4
+        assert not any(np.array_equal(arrays[name], arrays[name.replace("0", "1", 1)]) for name in statistics)
+    saved_alone(monkeypatch)
     assert write_report(tmp_path / "run").is_file()
 
 
@@ -290,19 +354,16 @@ def test_the_report_is_one_page_that_needs_nothing_else(finished):
         assert {f"{figure}.png", f"{figure}.svg"} <= names
 
 
-def test_the_report_can_be_written_of_an_unfinished_study(tmp_path):
-    with pytest.raises(Interrupted):
-        run_study(TINY, tmp_path / "run", progress=interrupt_at(2))
-    assert "Unfinished: 2 of 4 stages" in write_report(tmp_path / "run").read_text(encoding="utf-8")
-
-
-def test_a_report_speaks_of_points_where_there_are_no_images_and_shows_what_it_is_told_as_text(finished, tmp_path):
+def test_a_report_speaks_of_points_where_there_are_no_images_and_shows_what_it_is_told_as_text(
+    finished, tmp_path, monkeypatch
+):
     folder, told = finished[0], "<b>a & 'b'</b>"
     shutil.copytree(folder, tmp_path / "run")
     result = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     result["data"] |= {"shape": [64], "title": told, "source": told + "!"}
     result["network"]["kind"] = result["config"]["dataset"] = result["machine"]["device"] = told
     (tmp_path / "run" / "study.json").write_text(json.dumps(result), encoding="utf-8")
+    saved_alone(monkeypatch)
     page = re.sub(r"<svg.*?</svg>", "", write_report(tmp_path / "run").read_text(encoding="utf-8"), flags=re.DOTALL)
     words = re.findall("image|pixel|point|coordinate", page)
     assert "coordinate" in words and not {"image", "pixel"} & set(words)
@@ -312,27 +373,24 @@ def test_a_report_speaks_of_points_where_there_are_no_images_and_shows_what_it_i
 def test_a_report_of_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no study"):
         write_report(tmp_path)
-    with pytest.raises(Interrupted):
-        run_study(TINY, tmp_path / "run", progress=interrupt_at(0))
-    with pytest.raises(ValueError, match="no stage of the study .* is finished"):
-        write_report(tmp_path / "run")
 
 
-def test_the_row_of_a_stage_is_of_the_gates_of_that_stage():
-    """FL-1 of three stages, beside the same values trained under the gates of its parameters, given by name."""
+def test_the_row_of_a_stage_is_of_the_gates_of_that_stage(monkeypatch):
+    """FL-1 of three stages, beside the values that it has trained, under the gates of its parameters."""
     model, whole = networks.MLP(width=8, depth=3, outputs=10, use_bias=False), load("digits")
     data = dataclasses.replace(whole, x_train=whole.x_train[:128], y_train=whole.y_train[:128])
     stages = [model.init(jax.random.key(number), data.x_train[:1]) for number in range(3)]
     network, options = Network(model.apply, model.init), {"epochs": 1, "batch_size": 64, "learning_rate": 0.05}
-    said = []
+    runs, said = noted(monkeypatch, study_regimes, train_regime), []
     row = next(compared(network, stages, data, 3, options, 3, lambda number, text: said.append((number, text))))
     assert said == [(3, "regime FL-1")]
-    one = jax.tree.map(lambda a: a[None], stages[1])
-    source = RegimeRun(RegimeConfig("ReLU"), (3,), np.zeros(1), *[np.zeros((1, 1))] * 4, one)
-    run = train_regime(network, RegimeConfig("FL", **options), data, (3,), source=source)
-    values = jax.tree.map(lambda a: a[0], run.params["value"])
+    [(given, run)] = runs
+    assert given == (network, RegimeConfig("FL", stage=1, **options), data, (3,))
+    feature, values = (jax.tree.map(lambda a: a[0], run.params[side]) for side in ("feature", "value"))
+    assert all(map(np.array_equal, jax.tree.leaves(feature), jax.tree.leaves(stages[1])))
+    gates, gated = jax.jit(npk.gates(model.apply)), jax.jit(npk.gated(model.apply))
     accuracy = [
-        solving.accuracy(npk.gated(model.apply)(values, x, npk.gates(model.apply)(stages[1], x)), y)
+        solving.accuracy(gated(values, x, gates(stages[1], x)), y)
         for x, y in ((data.x_test, data.y_test), (data.x_train, data.y_train))
     ]
     expected = dict(zip(("test_accuracy", "train_accuracy"), map(pytest.approx, accuracy), strict=True))
@@ -340,8 +398,17 @@ def test_the_row_of_a_stage_is_of_the_gates_of_that_stage():
 
 
 @pytest.mark.slow
-def test_regimes_stand_beside_the_network_and_are_continued(tmp_path):
-    config = dataclasses.replace(TINY, stages=2, epochs=2, regimes=True)
+def test_regimes_stand_beside_the_network_and_are_continued(tmp_path, monkeypatch):
+    """Two of them are trained: one that is trained beside, and the one whose gates are of another network."""
+    config = dataclasses.replace(TINY, depth=2, stages=2, epochs=2, regimes=True)
+
+    def trained(network, config, data, seeds, source):
+        if config.regime in ("FR-II", "DLGN-SF"):
+            return train_regime(network, config, data, seeds, source=source)
+        accuracies = [np.full((2, 1), number / 100 + len(config.label) / 1000) for number in (1, 50, 60, 70)]
+        return RegimeRun(config, seeds, np.arange(2.0), *accuracies, source.params)
+
+    runs = noted(monkeypatch, study_regimes, trained)
 
     def stop(fraction, text):
         if text == "regime DL":
@@ -354,10 +421,18 @@ def test_regimes_stand_beside_the_network_and_are_continued(tmp_path):
     study = run_study(config, tmp_path, resume=True)
     assert study["regimes"][:4] == kept
     assert [row["label"] for row in study["regimes"][4:]] == ["DL", "DLGN", "DLGN-SF"]
-    model = networks.MLP(width=12, depth=3, outputs=10, use_bias=False)
+    options = {"epochs": 2, "batch_size": 64, "learning_rate": 0.01, "beta": 4.0}
+    asked = [("FR-II", None), ("FR-DI", None), ("FL", 0), ("FL", 1), ("DL", None), ("DLGN", None), ("DLGN-SF", None)]
+    assert [given[1] for given, _ in runs] == [RegimeConfig(name, stage=stage, **options) for name, stage in asked]
+    assert {given[3] for given, _ in runs} == {(0,)}
+    for row, (_, run) in zip(study["regimes"], runs, strict=True):
+        accuracies = {"test_accuracy": run.test[-1, 0], "train_accuracy": run.train[-1, 0]}
+        assert row == {"label": run.config.label, "regime": run.config.regime, **accuracies}
+    model = networks.MLP(width=12, depth=2, outputs=10, use_bias=False)
     regime = RegimeConfig("FR-II", epochs=2, batch_size=64, learning_rate=0.01)
     alone = train_regime(Network(model.apply, model.init), regime, load("digits"), (0,))
     accuracies = {"test_accuracy": alone.test[-1, 0], "train_accuracy": alone.train[-1, 0]}
     assert kept[0] == {"label": "FR-II", "regime": "FR-II", **accuracies}
+    saved_alone(monkeypatch, "regimes")
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "Are the gates enough?" in page and (tmp_path / "figures" / "regimes.png").exists()

@@ -19,14 +19,13 @@ pytestmark = pytest.mark.standard_dtypes
 CONFIG = RegimeConfig("DL", epochs=12)
 KILLED = """
 import sys
-from npk import networks
+from small_runs import network
 from npk.data import load, with_validation
-from npk.training import Network, RegimeConfig, train_regime
-model = networks.MLP(width=12, depth=4, outputs=10)
+from npk.training import RegimeConfig, train_regime
 data = with_validation(load("digits"), 200)
 config = RegimeConfig("DL", epochs=12)
 say = lambda share, text: print(f"{share:.3f}", flush=True)
-train_regime(Network(model.apply, model.init), config, data, (0, 1), checkpoints=sys.argv[1], on_record=say)
+train_regime(network(), config, data, (0, 1), checkpoints=sys.argv[1], on_record=say)
 """
 
 
@@ -34,7 +33,8 @@ train_regime(Network(model.apply, model.init), config, data, (0, 1), checkpoints
 def test_a_run_killed_at_any_moment_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, data):
     """Killed three times in a process of its own, and continued here."""
     whole = train_regime(network(), CONFIG, data, (0, 1), checkpoints=tmp_path / "whole")
-    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     for kill_at, delay in ((3, 0.0), (6, 0.02), (9, 0.05)):  # at a record, and in the middle of what follows
         command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
