@@ -160,11 +160,13 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
             return moment(one, one if two is None else two)[0]
         return in_blocks(lambda a, b: moment(a, b)[0], one, two, side, lambda block: block)
 
-    made_of_params = jax.jit(lambda params, form: tuple(form.fixed(params).values()), static_argnums=1)
+    makers: dict[Form, Callable[[PyTree], Any]] = {}  # no static argument: JAX keeps those for good
 
     def fixed_of(params: PyTree, form: Form) -> dict[Any, Any]:
         """`Form.fixed`, as numbers of NumPy."""
-        values = made_of_params(params, form) if form.fixed_variables else ()
+        if form not in makers:
+            makers[form] = jax.jit(lambda params: tuple(form.fixed(params).values()))
+        values = makers[form](params) if form.fixed_variables else ()
         return dict(zip(form.fixed_variables, map(np.asarray, values), strict=True))
 
     def compute(params: PyTree, one: Any, two: Any, *, normalize: bool, binary: bool, dtype: Any) -> Any:

@@ -137,6 +137,22 @@ def test_programs_do_not_keep_the_network():
     assert form() is None
 
 
+def test_programs_do_not_keep_the_numbers_that_the_network_closes_over():
+    held = jnp.full((1, 4), 2.0)
+
+    def f(p, x):
+        q = (x * held) @ p["w"]
+        return jax.nn.relu((q - p["mean"][None]) / jnp.sqrt(p["var"][None] + 1e-5)) @ p["v"]
+
+    ones = np.ones(4, np.float32)
+    params = {"w": np.eye(4, dtype=np.float32), "mean": ones, "var": ones, "v": np.ones((4, 1), np.float32)}
+    npk.path_kernel(f)(params, np.ones((3, 4), np.float32))
+    gone = weakref.ref(held)
+    del f, held
+    gc.collect()
+    assert gone() is None
+
+
 @pytest.mark.parametrize("name", REGISTRY)
 def test_elements_of_one_label_are_one_number_and_others_are_not(name, x64):
     form, params, one, _ = batches(name, True)
