@@ -188,11 +188,14 @@ class Mixing(NamedTuple):
 def mixing(term: Term, roles: Sequence[Role]) -> Mixing:
     """Matrices are multiplied after the overlap, from either side: Σ A[p, q] K[q, q'] A'[p', q'], never p·q·p'·q'."""
 
+    if not any(role == "sum" and size > 1 for role, size in zip(roles, term.g.shape, strict=True)):
+        return Mixing(term.g, [])
+
     def is_matrix(part: Factor) -> bool:
         apart = {role for role, size in zip(roles, part.shape, strict=True) if size > 1}
         return "contract" not in apart and "sum" in apart and len(apart) > 1
 
-    parts = term.g.parts()
+    parts = term.g.parts
     matrices = [part for part in parts if is_matrix(part)]
     if not matrices:
         return Mixing(term.g, [])

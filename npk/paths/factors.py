@@ -5,6 +5,7 @@ A factor is an expression over gates, the input, constants and fixed numbers of 
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -99,11 +100,12 @@ class Factor:
     def sum(self, axis: int) -> "Factor":
         return Factor("sum", (self,), axis, (*self.shape[:axis], *self.shape[axis + 1 :]))
 
+    @functools.cached_property
     def parts(self) -> list["Factor"]:
         """What it is the product of, each of its rank, as far as that is seen."""
         if self.op == "times":
-            return [part for arg in self.args for part in arg.parts()]
-        parts = self.args[0].parts() if self.op in ("take", "transpose", "reshape") else []
+            return [part for arg in self.args for part in arg.parts]
+        parts = self.args[0].parts if self.op in ("take", "transpose", "reshape") else []
         if len(parts) < 2:
             return [self]
         if self.op == "transpose":
