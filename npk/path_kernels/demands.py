@@ -187,7 +187,6 @@ class Mixing(NamedTuple):
 
 def mixing(term: Term, roles: Sequence[Role]) -> Mixing:
     """Matrices are multiplied after the overlap, from either side: Σ A[p, q] K[q, q'] A'[p', q'], never p·q·p'·q'."""
-
     if not any(role == "sum" and size > 1 for role, size in zip(roles, term.g.shape, strict=True)):
         return Mixing(term.g, [])
 
