@@ -255,6 +255,7 @@ BLOCKS = [
     (layers.dense, 4), (layers.convolution, 3), (layers.bias, 2), (layers.constant_layer, 0.5),
     (layers.spread_and_summed, 0.5), (activation, 5), (norm, 2), (residual, 2), (mixed, 1), (joined, 1), (number, 1),
     (moving.move, 3), (moving.reshape, 3), (pooling.add_up, 1), (pooling.maximum, 1), (pooling.centred, 0.7),
+    (pooling.multiplied, 1.2),
     (turns, 3), (scanned, 0.5), (given, 0.5),
 ]  # fmt: skip
 # What the widths of layers are drawn from.

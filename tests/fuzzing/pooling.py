@@ -151,3 +151,44 @@ def centred(w: Writer, v: Value) -> Value:
         return out
 
     return w.step(code, run, v, dataclasses.replace(v, paths=v.paths * count))
+
+
+def multiplied(w: Writer, v: Value) -> Value:
+    """By a constant matrix along an axis, in some spelling; or cumulative sums, or sums into places."""
+    axis = w.integer(0, len(v.shape) - 1)
+    size, full, rank = v.shape[axis], v.axis(axis), v.rank
+    kind = w.one("matrix", "matrix", "matrix", "cumulative", "places")
+    if kind == "cumulative":
+        reverse = w.chance(0.4)
+        matrix = np.triu(np.ones((size, size))) if reverse else np.tril(np.ones((size, size)))
+        code = w.one(f"jnp.cumsum({v.name}, {full})", f"lax.cumsum({v.name}, {full})")
+        code = f"lax.cumsum({v.name}, {full}, reverse=True)" if reverse else code
+    elif kind == "places":
+        count = w.integer(1, 3)
+        places = w.rng.integers(0, count + 1, size)  # beyond the last one nothing is added
+        matrix = (places == np.arange(count)[:, None]).astype(float)
+        moved = f"jnp.moveaxis({v.name}, {full}, 0)"
+        code = f"jnp.moveaxis(jax.ops.segment_sum({moved}, np.array({places.tolist()}), {count}), 0, {full})"
+    else:
+        count = w.integer(1, 3)
+        matrix = w.numbers(count, size) * (w.rng.random((count, size)) < 0.8)
+        letters = "abcdef"[:rank]
+        made = letters.replace(letters[full], "z")
+        constant = w.constant(matrix)
+        code = w.one(
+            f"jnp.einsum('z{letters[full]},{letters}->{made}', {constant}, {v.name})",
+            f"jnp.einsum('{letters},z{letters[full]}->{made}', {v.name}, {constant})",
+            f"jnp.moveaxis(jnp.tensordot({v.name}, {constant}, ({full}, 1)), -1, {full})",
+            f"jnp.moveaxis(jnp.moveaxis({v.name}, {full}, -1) @ {constant}.T, -1, {full})",
+        )
+    shape = (*v.shape[:axis], len(matrix), *v.shape[axis + 1 :])
+
+    def run(reader: Reader, units: np.ndarray) -> np.ndarray:
+        out = np.empty(shape, object)
+        for place in np.ndindex(*shape):
+            read = [(*place[:axis], i, *place[axis + 1 :]) for i in range(size)]
+            row = zip(read, matrix[place[axis]], strict=True)
+            out[place] = reader.plus(*(paths.times(units[at], number) for at, number in row if number))
+        return out
+
+    return w.step(code, run, v, dataclasses.replace(v, shape=shape, paths=v.paths * size))
