@@ -6,6 +6,7 @@ runs it back, with what its uses add to the kernel. Both are compiled once for a
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from npk.tangent_kernels.uses import Uses
 
 # One program, fused, is faster on warm calls: stages repay where each program serves so many of them in the mean.
 _ALIKE = 2
+# Of a sample, cotangents that a stage must hand on in the mean: fewer take less time than calling its programs.
+_NUMBERS = 1 << 11
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +34,7 @@ class _Stage:
 
 
 def staged(plan: DerivativePlan) -> "Staged | None":
-    """A plan in stages; None where few of them are alike, or a leaf is read in several."""
+    """A plan in stages; None where few of them are alike, or hand on little, or a leaf is read in several."""
     layers = {use.equation for use in plan.uses.products}
     read = (a for equation in plan.program.equations for a in equation.inputs)
     if len(layers) < _ALIKE or any(isinstance(a, Const) and is_traced(a.value) for a in read):
@@ -40,6 +43,9 @@ def staged(plan: DerivativePlan) -> "Staged | None":
     stages = [stage for program in programs if (stage := _stage(plan, program)) is not None]
     counted = [stage.leaves[leaf] for stage in stages for leaf in stage.plan.blocks]
     if len(stages) < len(programs) or len(set(counted)) < len(counted):
+        return None
+    handed = sum(math.prod(v.shape) for program in programs for v in program.outputs)
+    if handed * plan.program.outputs[0].shape[-1] * plan.modes < _NUMBERS * len(programs):
         return None
     kinds: dict[Kind, Kind] = {}
     alike = [dataclasses.replace(stage, kind=kinds.setdefault(stage.kind, stage.kind)) for stage in stages]

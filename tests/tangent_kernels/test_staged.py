@@ -18,6 +18,12 @@ from npk.tangent_kernels.staged import staged
 X, Y = normal(3, 4), normal(2, 4, seed=1)
 
 
+@pytest.fixture(autouse=True)
+def however_small(monkeypatch):
+    """Small networks too are computed stage by stage."""
+    monkeypatch.setattr("npk.tangent_kernels.staged._NUMBERS", 0)
+
+
 def deep(layers: int, *activations, width: int = 5):
     """Layers of equal width with biases, each followed by one of the activations in turn, and their parameters."""
     sizes = [4, *[width] * layers, 2]
@@ -238,3 +244,10 @@ def test_plus_and_minus_zero_are_not_taken_for_one_another():
     f, params = deep(10, zeros_alike(0.0), zeros_alike(-0.0))
     j = jacobian(f, params, X)
     assert_close(npk.split_ntk(f)(params, X).total, np.einsum("nkp,mkp->nm", j, j), factor=10)
+
+
+def test_small_networks_stay_one_program(monkeypatch):
+    """Whose calls take less time than those of many programs would."""
+    monkeypatch.undo()
+    f, params = CHAINS["dense"]
+    assert staged(plan_of(f, params, X, False, (), None)) is None
