@@ -1,6 +1,7 @@
 """What parameters, inputs and f must be for a tangent kernel to mean something, and which parameters count."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -75,13 +76,14 @@ def _listed(paths: list[str], positions: frozenset[int], most: int = 5) -> str:
 
 
 class Checks:
-    """What every call is checked for; what depends on shapes alone is checked once for each."""
+    """What every call is checked for; what depends on shapes alone is checked, and `find` is asked, once for each."""
 
-    def __init__(self, f: Function, wrt: Selection):
-        self.f, self.wrt = f, wrt
+    def __init__(self, f: Function, wrt: Selection, find: Callable[[PyTree, Any], Any] = lambda params, x: None):
+        self.f, self.wrt, self.find = f, wrt, find
         self.once = Once()
 
-    def __call__(self, params: PyTree, x1: Any, x2: Any | None, outputs: str = "trace") -> None:
+    def __call__(self, params: PyTree, x1: Any, x2: Any | None, outputs: str = "trace") -> Any:
+        """What was found for these shapes; None of traced values."""
         if outputs not in ("trace", "full"):
             raise ValueError(
                 f"outputs must be 'trace' (summed over outputs) or 'full' ([N1, N2, K, K]), got {outputs!r}."
@@ -89,9 +91,8 @@ class Checks:
         check_arrays(params, "params")
         check_pair(x1, x2, finite=False)
         if concrete(params, x1):
-            self.once((params, x1), "checked", lambda: self.check(params, x1))
-        else:
-            self.check(params, x1)
+            return self.once((params, x1), "checked", lambda: (self.check(params, x1), self.find(params, x1))[1])
+        return self.check(params, x1)
 
     def count(self, params: PyTree) -> None:
         """That something counts; which statistics do not is said once."""

@@ -17,7 +17,6 @@ from jaxtyping import Array, Float, PyTree
 
 from npk.gating import Function
 from npk.programs import (
-    Once,
     Selection,
     check_finite,
     check_pair,
@@ -117,22 +116,19 @@ def _shape(plan: DerivativePlan, n: tuple[int, ...], full: bool) -> tuple[int, .
     return (*n, k, k) if full else n
 
 
-def _staging(f: Function, split: bool, wrt: Selection, allow: Sequence[str]) -> Callable[..., Staged | None]:
-    """(params, x1, x2) → how their kernel is computed stage by stage; None for one program."""
-    once = Once()
+def _stages_of(f: Function, split: bool, wrt: Selection, allow: Sequence[str]) -> Callable[[PyTree, Any], Any]:
+    """(params, x) → how kernels of such shapes are computed stage by stage; None for one program."""
 
     def find(params: PyTree, x: Any) -> Staged | None:
-        return staged(plan_of(f, params, x, split, allow, wrt))
+        on_cpu = jax.default_backend() == "cpu"
+        return staged(plan_of(f, params, x, split, allow, wrt)) if on_cpu else None
 
-    def staging(params: PyTree, x1: Any, x2: Any | None = None) -> Staged | None:
-        if jax.default_backend() != "cpu" or not on_host(params, x1, x2):
-            return None
-        sample = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
-        found = once((params, sample), "stages", lambda: find(params, x1))
-        most = max(len(x) for x in (x1, x2) if x is not None)
-        return None if found is None or most > found.most else found
+    return find
 
-    return staging
+
+def _serve(stages: Staged | None, params: PyTree, *xs: Any) -> bool:
+    """Whether stages compute a kernel of these numbers."""
+    return stages is not None and max(len(x) for x in xs if x is not None) <= stages.most and on_host(params, *xs)
 
 
 # -------------------------------------------------------------------------------------------- public
@@ -148,7 +144,7 @@ def _kernel(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = ())
         shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
         return _sums(plan, pieces, shape, split, x1, x2)
 
-    check, staging = Checks(f, wrt), _staging(f, split, wrt, allow)
+    check = Checks(f, wrt, _stages_of(f, split, wrt, allow))
 
     def staged_sums(stages: Staged, params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
         pieces = stages.pieces(jax.tree_util.tree_leaves(params), x1, x2, full)
@@ -157,9 +153,8 @@ def _kernel(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = ())
 
     def kernel(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> Any:
         params, x1, x2 = unsharded((params, x1, x2))
-        check(params, x1, x2, outputs)
-        stages = staging(params, x1, x2)
-        run = compute if stages is None else functools.partial(staged_sums, stages)
+        stages = check(params, x1, x2, outputs)
+        run = functools.partial(staged_sums, stages) if _serve(stages, params, x1, x2) else compute
         found = run(params, x1, x2, outputs == "full")
         _require_finite(found, params, x1, x2)
         return found.split() if split else found.whole[0]
@@ -176,7 +171,7 @@ def _diagonal(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = (
         pieces = diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
         return _sums(plan, pieces, (x.shape[0],), split, x)
 
-    check, staging = Checks(f, wrt), _staging(f, split, wrt, allow)
+    check = Checks(f, wrt, _stages_of(f, split, wrt, allow))
 
     def staged_sums(stages: Staged, params: PyTree, x: Any) -> _Sums:
         pieces = stages.pieces(jax.tree_util.tree_leaves(params), x, None, False, diagonal=True)
@@ -184,9 +179,8 @@ def _diagonal(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = (
 
     def diagonal(params: PyTree, x: Any) -> Any:
         params, x = unsharded((params, x))
-        check(params, x, None)
-        stages = staging(params, x)
-        found = compute(params, x) if stages is None else staged_sums(stages, params, x)
+        stages = check(params, x, None)
+        found = staged_sums(stages, params, x) if _serve(stages, params, x) else compute(params, x)
         _require_finite(found, params, x)
         return found.split() if split else found.whole[0]
 
