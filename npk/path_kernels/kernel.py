@@ -109,7 +109,7 @@ def path_kernel(
     (soft gates: of channels). It takes any padding, stride, dilation, pooling and residual sums; groups,
     networks that flatten, and values that are traced take the plain rules. The loop is compiled once on a
     machine, some ten seconds, and kept on disk (where that can be written); it is taken where it is expected to save
-    half a second: from some hundred pairs of 16×16 images and four layers on.
+    half a second: from some 700 pairs of 16×16 images and four layers on.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.

@@ -36,7 +36,7 @@ class Activation:
     @property
     def spelled(self) -> Hashable:
         """What tells one from another: two that are spelled alike compute alike."""
-        return self.kind, self.slopes, self.form
+        return self.kind, repr(self.slopes), self.form  # by their text: 0.0 and -0.0 are equal
 
 
 @dataclasses.dataclass(frozen=True)

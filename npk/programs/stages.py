@@ -113,7 +113,7 @@ def _hashable(value: Any) -> Hashable:
         hash(value)
     except TypeError:
         return _Itself(value)
-    return type(value), value
+    return type(value), repr(value) if isinstance(value, float) else value  # 0.0 and -0.0 are equal
 
 
 class _Itself:

@@ -40,12 +40,12 @@ def staged(plan: DerivativePlan) -> "Staged | None":
     if len(layers) < _ALIKE or any(isinstance(a, Const) and is_traced(a.value) for a in read):
         return None
     programs = stages_of(plan.program, lambda e: e in layers)
+    handed = sum(math.prod(v.shape) for program in programs for v in program.outputs)
+    if handed * plan.program.outputs[0].shape[-1] * plan.modes < _NUMBERS * len(programs):
+        return None
     stages = [stage for program in programs if (stage := _stage(plan, program)) is not None]
     counted = [stage.leaves[leaf] for stage in stages for leaf in stage.plan.blocks]
     if len(stages) < len(programs) or len(set(counted)) < len(counted):
-        return None
-    handed = sum(math.prod(v.shape) for program in programs for v in program.outputs)
-    if handed * plan.program.outputs[0].shape[-1] * plan.modes < _NUMBERS * len(programs):
         return None
     kinds: dict[Kind, Kind] = {}
     alike = [dataclasses.replace(stage, kind=kinds.setdefault(stage.kind, stage.kind)) for stage in stages]

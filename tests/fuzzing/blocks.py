@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import activations
+import by_unit
 import layers
 import moving
 import numpy as np
@@ -40,7 +41,7 @@ def scanned(w: Writer, v: Value) -> Value:
     """Layers of one width, one after another, by `lax.scan`."""
     width, length = v.shape[-1], 2
     if v.batch == v.rank - 1 or v.bent:
-        return layers.bias(w, v)
+        return by_unit.bias(w, v)
     first, shift = w.weight((length, width, width), 0.0), w.weight((length, 1), 0.0)
     below = w.chance(0.3)
     act = "jnp.minimum(u, 0.0)" if below else "jax.nn.relu(u)"
@@ -166,11 +167,11 @@ def branch(w: Writer, v: Value) -> Value:
     if w.chance(0.6):
         u = layers.contraction(w, u, [a], [], inner, keep=True)
         if w.chance(0.4):
-            u = w.one(layers.bias, layers.root, layers.elementwise)(w, u)
+            u = w.one(by_unit.bias, by_unit.root, by_unit.elementwise)(w, u)
         u = activation(w, u) if not u.bent else u
     u = layers.contraction(w, u, [a], [], v.shape[a], keep=True)
     if w.chance(0.3):
-        u = w.one(layers.bias, layers.root)(w, u)
+        u = w.one(by_unit.bias, by_unit.root)(w, u)
     return u
 
 
@@ -228,11 +229,11 @@ def turns(w: Writer, v: Value) -> Value:
     for axis, width in ((first, w.integer(2, 3)), (second, w.integer(1, 2))):
         v = layers.contraction(w, v, [axis], [], width, keep=True)
         if w.chance(0.8):
-            v = layers.alike_along(w, v, axis)
+            v = by_unit.alike_along(w, v, axis)
         if w.chance(0.9) and not v.bent:
             v = activation(w, v)
         if w.chance(0.1):
-            v = layers.alike_along(w, v, axis)
+            v = by_unit.alike_along(w, v, axis)
     return pooling.add_up(w, v, [first]) if w.chance(0.9) else v
 
 
@@ -247,12 +248,12 @@ def itself(w: Writer, v: Value) -> Value:
 def norm(w: Writer, v: Value) -> Value:
     """A chain of elementwise operations by parameters and numbers, with or without a root."""
     for _ in range(w.integer(1, 3)):
-        v = w.one(layers.bias, layers.elementwise, number, layers.root, moving.reshape)(w, v)
+        v = w.one(by_unit.bias, by_unit.elementwise, number, by_unit.root, moving.reshape)(w, v)
     return v
 
 
 BLOCKS = [
-    (layers.dense, 4), (layers.convolution, 3), (layers.bias, 2), (layers.constant_layer, 0.5),
+    (layers.dense, 4), (layers.convolution, 3), (by_unit.bias, 2), (by_unit.constant_layer, 0.5),
     (layers.spread_and_summed, 0.5), (activation, 5), (norm, 2), (residual, 2), (mixed, 1), (joined, 1), (number, 1),
     (moving.move, 3), (moving.reshape, 3), (pooling.add_up, 1), (pooling.maximum, 1), (pooling.centred, 0.7),
     (pooling.multiplied, 1.2),
@@ -270,7 +271,7 @@ def block(w: Writer, v: Value) -> Value:
     if drawn is layers.convolution and not 2 <= len(v.shape) <= 3:
         return layers.dense(w, v, w.one(*WIDTHS))
     if drawn in (activation, pooling.maximum, given) and v.bent:
-        return layers.bias(w, v)
+        return by_unit.bias(w, v)
     return drawn(w, v)
 
 
@@ -290,9 +291,9 @@ def head(w: Writer, v: Value) -> Value:
     if v.batch:
         v = w.move(v, f"{v.name}.T", 0, chain=True)
     if w.chance(0.3):
-        v = layers.bias(w, v)
+        v = by_unit.bias(w, v)
     if w.chance(0.1):
-        v = w.one(layers.root, layers.elementwise)(w, v)
+        v = w.one(by_unit.root, by_unit.elementwise)(w, v)
     if w.chance(0.1):
         k = w.integer(0, v.shape[0] - 1)
         v = w.move(v, f"{v.name}[:, {k}:{k + 1}]", 0)

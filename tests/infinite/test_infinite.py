@@ -29,6 +29,7 @@ import npk
 import npk.infinite
 from npk.infinite import moments
 from npk.infinite.loader.loading import load
+from npk.programs import x64 as in_double
 
 PATHS = [(regime, constant) for regime in wide.REGIMES for constant in (False, True)]
 
@@ -65,7 +66,7 @@ def check_against_neural_tangents(name):
     network, f = NETWORKS[name], function(name)
     stax = load().stax
     peer = in_stax(network.layers, stax, stax.Gelu if name == "gelu" else stax.Relu)[2]
-    with jax.enable_x64(True):
+    with in_double(True):
         both = normal(10, *network.input)
         x1, x2 = both[:5], both[5:]  # of one size, which of all programs asks for the fewest
         with jax.numpy_rank_promotion("allow"):
@@ -279,7 +280,7 @@ def test_smooth_activations_are_integrals_over_the_plane(name, x64):
 @pytest.mark.slow
 def test_gelu_has_its_closed_form_in_every_precision(monkeypatch):
     f, p, x = function("gelu"), parameters(NETWORKS["gelu"]), normal(4, 7)
-    with jax.enable_x64(True):
+    with in_double(True):
         exact = npk.infinite.ntk(f)(parameters(NETWORKS["gelu"], jnp.float64), jnp.asarray(x, jnp.float64))
     monkeypatch.setattr(moments, "smooth", None)  # the series
     f = architectures.afresh(f)
@@ -307,5 +308,5 @@ def test_single_precision_is_that_of_double():
     f, x = architectures.function(network), normal(4, *network.input)
     for transform in KERNELS.values():
         single = transform(f, **STD)(parameters(network), x)
-        with jax.enable_x64(True):
+        with in_double(True):
             assert_close(single, transform(f, **STD)(parameters(network), jnp.asarray(x, jnp.float64)))

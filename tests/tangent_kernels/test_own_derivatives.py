@@ -5,19 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal
+from surrogates import surrogate
 
 import npk
 
 P = {"w": normal(4, 5), "v": normal(5, 2, seed=1)}
 X = normal(3, 4, seed=2)
-
-
-@jax.custom_jvp
-def surrogate(q):
-    return jnp.maximum(q, 0)
-
-
-surrogate.defjvp(lambda primals, tangents: (surrogate(*primals), 7 * tangents[0]))
 
 
 @jax.custom_vjp

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal, variables
+from surrogates import clipped, surrogate
 from tolerances import assert_close
 
 import npk
@@ -38,22 +39,6 @@ def deep(layers: int, *activations, width: int = 5):
         return x @ params[-1]["w"] + params[-1]["b"][None]
 
     return f, params
-
-
-@jax.custom_jvp
-def surrogate(q):
-    return jnp.maximum(q, 0)
-
-
-surrogate.defjvp(lambda primals, tangents: (surrogate(*primals), 3 * tangents[0]))
-
-
-@jax.custom_vjp
-def clipped(q):
-    return jnp.maximum(q, 0)
-
-
-clipped.defvjp(lambda q: (jnp.maximum(q, 0), q), lambda q, g: (g * jnp.where(q > 0, 0.5, 0.25),))
 
 
 class Residual(nn.Module):

@@ -1,0 +1,23 @@
+"""A study that takes a moment, and figures that are not drawn to files."""
+
+from npk import plots
+from npk.studies import StudyConfig
+
+TINY = StudyConfig(
+    width=12, depth=3, epochs=4, learning_rate=0.01, samples=40, test_samples=30, stages=4, regimes=False
+)
+
+
+def saved_alone(monkeypatch, *names):
+    """Of the figures that are drawn only these are saved, with empty files for the others: that is most of the time."""
+    save = plots.save
+
+    def saved(figure, stem):
+        if stem.name in names:
+            return save(figure, stem)
+        paths = stem.with_suffix(".png"), stem.with_suffix(".svg")
+        for path in paths:
+            path.write_text("<svg></svg>")
+        return paths
+
+    monkeypatch.setattr(plots, "save", saved)

@@ -1,0 +1,93 @@
+"""The regimes beside a study: what is trained of each, and what the study says of them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from small_studies import TINY, saved_alone
+
+import npk
+from npk import networks, solving
+from npk.data import load
+from npk.studies import read_study, run_study, study_regimes
+from npk.studies.pages.study_page import write_report
+from npk.studies.study_regimes import compared
+from npk.training import Network, RegimeConfig, RegimeRun, train_regime
+
+pytestmark = pytest.mark.standard_dtypes
+
+
+def noted(monkeypatch, module, train):
+    """What the module asks of `train_regime`, and what `train` has made of it."""
+    runs = []
+
+    def noting(*given, source):
+        runs.append((given, train(*given, source=source)))
+        return runs[-1][1]
+
+    monkeypatch.setattr(module, "train_regime", noting)
+    return runs
+
+
+def test_the_row_of_a_stage_is_of_the_gates_of_that_stage(monkeypatch):
+    """FL-1 of three stages, beside the values that it has trained, under the gates of its parameters."""
+    model, whole = networks.MLP(width=8, depth=3, outputs=10, use_bias=False), load("digits")
+    data = dataclasses.replace(whole, x_train=whole.x_train[:128], y_train=whole.y_train[:128])
+    stages = [model.init(jax.random.key(number), data.x_train[:1]) for number in range(3)]
+    network, options = Network(model.apply, model.init), {"epochs": 1, "batch_size": 64, "learning_rate": 0.05}
+    runs, said = noted(monkeypatch, study_regimes, train_regime), []
+    row = next(compared(network, stages, data, 3, options, 3, lambda number, text: said.append((number, text))))
+    assert said == [(3, "regime FL-1")]
+    [(given, run)] = runs
+    assert given == (network, RegimeConfig("FL", stage=1, **options), data, (3,))
+    feature, values = (jax.tree.map(lambda a: a[0], run.params[side]) for side in ("feature", "value"))
+    assert all(map(np.array_equal, jax.tree.leaves(feature), jax.tree.leaves(stages[1])))
+    gates, gated = jax.jit(npk.gates(model.apply)), jax.jit(npk.gated(model.apply))
+    accuracy = [
+        solving.accuracy(gated(values, x, gates(stages[1], x)), y)
+        for x, y in ((data.x_test, data.y_test), (data.x_train, data.y_train))
+    ]
+    expected = dict(zip(("test_accuracy", "train_accuracy"), map(pytest.approx, accuracy), strict=True))
+    assert row == {"label": "FL-1", "regime": "FL", **expected}
+
+
+@pytest.mark.slow
+def test_regimes_stand_beside_the_network_and_are_continued(tmp_path, monkeypatch):
+    """Two of them are trained: one that is trained beside, and the one whose gates are of another network."""
+    config = dataclasses.replace(TINY, depth=2, stages=2, epochs=2, regimes=True)
+
+    def trained(network, config, data, seeds, source):
+        if config.regime in ("FR-II", "DLGN-SF"):
+            return train_regime(network, config, data, seeds, source=source)
+        accuracies = [np.full((2, 1), number / 100 + len(config.label) / 1000) for number in (1, 50, 60, 70)]
+        return RegimeRun(config, seeds, np.arange(2.0), *accuracies, source.params)
+
+    runs = noted(monkeypatch, study_regimes, trained)
+
+    def stop(fraction, text):
+        if text == "regime DL":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, tmp_path, progress=stop)
+    kept = read_study(tmp_path)["regimes"]
+    assert [row["label"] for row in kept] == ["FR-II", "FR-DI", "FL-0", "FL-1"]
+    study = run_study(config, tmp_path, resume=True)
+    assert study["regimes"][:4] == kept
+    assert [row["label"] for row in study["regimes"][4:]] == ["DL", "DLGN", "DLGN-SF"]
+    options = {"epochs": 2, "batch_size": 64, "learning_rate": 0.01, "beta": 4.0}
+    asked = [("FR-II", None), ("FR-DI", None), ("FL", 0), ("FL", 1), ("DL", None), ("DLGN", None), ("DLGN-SF", None)]
+    assert [given[1] for given, _ in runs] == [RegimeConfig(name, stage=stage, **options) for name, stage in asked]
+    assert {given[3] for given, _ in runs} == {(0,)}
+    for row, (_, run) in zip(study["regimes"], runs, strict=True):
+        accuracies = {"test_accuracy": run.test[-1, 0], "train_accuracy": run.train[-1, 0]}
+        assert row == {"label": run.config.label, "regime": run.config.regime, **accuracies}
+    model = networks.MLP(width=12, depth=2, outputs=10, use_bias=False)
+    regime = RegimeConfig("FR-II", epochs=2, batch_size=64, learning_rate=0.01)
+    alone = train_regime(Network(model.apply, model.init), regime, load("digits"), (0,))
+    accuracies = {"test_accuracy": alone.test[-1, 0], "train_accuracy": alone.train[-1, 0]}
+    assert kept[0] == {"label": "FR-II", "regime": "FR-II", **accuracies}
+    saved_alone(monkeypatch, "regimes")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Are the gates enough?" in page and (tmp_path / "figures" / "regimes.png").exists()
