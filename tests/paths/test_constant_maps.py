@@ -47,6 +47,20 @@ def images(f):
     return lambda p, x: f(relu(x @ p["u"])).mean((1, 2)) @ p["v"]
 
 
+def convolved(kernel, groups=1, stride=1, spread=1, dilation=1, padding="VALID"):
+    """Along one axis of positions, in every way that windows have."""
+
+    def f(x):
+        options = {"lhs_dilation": (spread,), "rhs_dilation": (dilation,), "feature_group_count": groups}
+        numbers = ("NHC", "HIO", "NHC")
+        return jax.lax.conv_general_dilated(
+            x, constant(kernel, x), (stride,), padding, dimension_numbers=numbers, **options
+        )
+
+    return f
+
+
+KERNEL = np.arange(12.0).reshape(3, 2, 2) % 5 - 2
 MAPS = {
     "a matrix over positions": (positions(lambda x: jnp.einsum("pq,nqc->npc", constant(GRAPH, x), x)), (3, 2), 2, 2),
     "after a value, and before it": (
@@ -74,6 +88,15 @@ MAPS = {
         2,
         2,
     ),
+    "a matrix for each position": (
+        positions(lambda x: jnp.einsum("npc,pcd->npd", x, constant(KERNEL, x))),
+        (3, 2),
+        2,
+        2,
+    ),
+    "groups": (positions(convolved(KERNEL[:2, :1].repeat(2, 2), groups=2)), (3, 1), 2, 4),
+    "transposed": (positions(convolved(KERNEL, spread=2, padding=[(2, 1)])), (3, 1), 2, 2),
+    "stride and dilation": (positions(convolved(KERNEL, stride=2, dilation=2, padding=[(2, 2)])), (4, 1), 2, 2),
     "resized": (images(lambda x: jax.image.resize(x, (len(x), 5, 3, x.shape[-1]), "linear")), (3, 2, 1), 2, 2),
 }
 
@@ -140,6 +163,36 @@ def test_matrices_over_positions_take_no_more_than_pairs_of_them():
     for spelling in ("pq,nqc->npc", "pq,nqc->ncp"):
         form = form_of(lambda p, x, spelling=spelling: f(p, x, spelling), params, x)
         assert size_of(demands_of(form.state)).elements == size**2
+
+
+def test_a_declared_matrix_is_a_constant_one(x64):
+    def f(p, x):
+        return relu(jnp.einsum("pq,nqc->npc", p["a"], relu(x @ p["u"]))).sum(1) @ p["v"]
+
+    x, weights = normal(3, 3, 2, seed=2), {"u": normal(2, 2), "v": normal(2, 1, seed=1)}
+    params = {**weights, "a": jnp.asarray(GRAPH)}
+    gates = npk.gates(f)(params, x)
+    expected = by_signs(lambda w, x: f({**w, "a": params["a"]}, x), weights, x, gates)
+    assert_close(npk.path_kernel(f, fixed="a")(params, x, normalize=False), expected)
+
+
+def test_the_limit_of_a_map_between_weights_and_activation(x64):
+    """E[relu(a) relu(b)] = |a||b| (sin θ + (π - θ) cos θ) / 2π of every pair of places, in closed form."""
+    x = normal(3, 3, 2, seed=2)
+    params = {"u": jnp.ones((2, 4)), "v": jnp.ones((4, 1))}
+    f = lambda p, x: relu(jnp.einsum("pq,nqc->npc", constant(GRAPH, x), x @ p["u"])).mean(1) @ p["v"]  # noqa: E731
+    z = (GRAPH @ np.asarray(x, float)).reshape(9, 2)
+    sigma = z @ z.T / 2 * 2  # variance 2 / fan-in
+    norm = np.sqrt(np.diag(sigma))
+    theta = np.arccos(np.clip(sigma / norm[:, None] / norm, -1, 1))
+    joint = norm[:, None] * norm * (np.sin(theta) + (np.pi - theta) * np.cos(theta)) / (2 * np.pi)
+    np.testing.assert_allclose(npk.infinite.nngp(f)(params, x), 2 * joint.reshape(3, 3, 3, 3).mean((1, 3)), rtol=1e-7)
+
+
+def test_complex_numbers_are_refused_with_what_to_write():
+    f = lambda p, x: relu(jnp.fft.fft(x @ p["u"], axis=1).real).sum(1) @ p["v"]  # noqa: E731
+    with pytest.raises(npk.UnsupportedOperation, match="multiply by the real and the imaginary part of its matrix"):
+        npk.path_kernel(f)({"u": normal(2, 2), "v": normal(2, 1)}, normal(3, 4, 2))
 
 
 def test_adding_at_places_that_parameters_choose_is_refused():
