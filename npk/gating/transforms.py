@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from npk.programs import (
+    DECLARED,
     GATED,
     IDENTITY,
     Activation,
@@ -157,12 +158,15 @@ def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 _identity_activation = _named(IDENTITY, lambda q: jnp.multiply(q, jnp.ones((), q.dtype)))
 _gated_product = _named(GATED, lambda q, gate: jnp.multiply(q, gate))
+_declared_gate = _named(DECLARED, lambda gate: jnp.multiply(gate, jnp.ones((), gate.dtype)))
 
 
 def _with_given(activation: Activation, q: Any, gate: Any) -> Any:
     """q·G for a gate from outside; marked when traced, so that the gate can be told from a value."""
     if not (is_traced(q) or is_traced(gate)):
         return activation.apply(q, gate)
+    if activation.alone:
+        return _declared_gate(gate)
     if activation.windows is None:
         return _gated_product(q, gate)
     return jnp.sum(_gated_product(activation.windows(q, 0), gate), -1)

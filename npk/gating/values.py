@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from npk.gating.transforms import Function, activations
 from npk.programs import (
     Chosen,
+    Equation,
     Once,
     Place,
     Program,
@@ -88,8 +89,14 @@ def _declared(program: Program, fixed: Chosen) -> Program:
 
 def _values_of(program: Program) -> Program:
     """A program without what makes the gates that are given to it."""
-    values = [e if e.activation is None else dataclasses.replace(e, inputs=e.inputs[:1]) for e in program.equations]
-    return dataclasses.replace(program, equations=tuple(values)).pruned()
+
+
+    def alone(equation: Equation) -> Equation:
+        if equation.activation is None:
+            return equation
+        return dataclasses.replace(equation, inputs=() if equation.activation.alone else equation.inputs[:1])
+
+    return dataclasses.replace(program, equations=tuple(map(alone, program.equations))).pruned()
 
 
 def per_sample(gate: Any, one: tuple[int, ...], n: int, place: Place | None = None, rows: slice = slice(None)) -> Any:

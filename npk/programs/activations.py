@@ -23,20 +23,22 @@ class Activation:
     """a(q) = q·γ(q): `gate(q)` is γ(q), and `apply(q, G)` is q·G (a sum over the window for pooling).
 
     A product that `gated` made with a gate from outside is an activation too ("given"): its equation reads
-    q and G, and `gate(q, G)` is G.
+    q and G, and `gate(q, G)` is G. A gate that stands `alone`, to be multiplied where the program does so, is the
+    output of an equation that reads what it is made of: `gate` of that (itself, or 1/σ), and `apply` is the gate.
     """
 
-    kind: str  # "hard", "soft", "identity", "pool" or "given"
+    kind: str  # "hard", "soft", "identity", "pool", "given"; alone: "scale", "pattern", "product" or "declared"
     gate: Callable[..., Any]
     apply: Callable[[Any, Any], Any] = jnp.multiply
     windows: Callable[[Any, Any], Any] | None = None  # pooling only: (q, fill) -> [..., window]
     slopes: tuple[float, float] | None = None  # hard only: below zero and above
     form: Hashable = None  # equal for the same function, where the other fields do not tell
+    alone: bool = False
 
     @property
     def spelled(self) -> Hashable:
         """What tells one from another: two that are spelled alike compute alike."""
-        return self.kind, repr(self.slopes), self.form  # by their text: 0.0 and -0.0 are equal
+        return self.kind, repr(self.slopes), self.form, self.alone  # by their text: 0.0 and -0.0 are equal
 
 
 @dataclasses.dataclass(frozen=True)

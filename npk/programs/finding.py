@@ -12,7 +12,7 @@ and max-pooling, whose gate selects. Whatever is nonlinear in another way stays 
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,10 +29,12 @@ from npk.programs.activations import (
     slope_at_zero,
 )
 from npk.programs.affine import Affine, affine_step
-from npk.programs.linearity import ELEMENTWISE, POOLS, Values, is_elementwise, is_float, only_stopped
+from npk.programs.cutting import Cutting
+from npk.programs.linearity import DECLARED, ELEMENTWISE, POOLS, is_declared, is_elementwise, is_float, only_stopped
 from npk.programs.program import Atom, Equation, Program, UnsupportedOperation, Var
 from npk.programs.provenance import Provenance
-from npk.programs.tracing import flatten, is_custom, scaling, sub_jaxpr
+from npk.programs.streams import Stream
+from npk.programs.tracing import flatten, is_custom, sub_jaxpr, written
 
 # What makes a factor of q a gate rather than a polynomial of q.
 _GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min select_n tanh".split())
@@ -189,7 +191,7 @@ class _Finder:
         name = equation.name
         if name in ("jit", "pjit") and equation.params.get("name") == IDENTITY:
             self.add(equation, self.data_inputs(equation), Activation("identity", jnp.ones_like))
-        elif _is_mark(equation) and len({a.shape for a in (*equation.inputs, *equation.outputs)}) == 1:
+        elif _is_mark(equation) and not is_declared(equation) and len({a.shape for a in (*equation.inputs, *equation.outputs)}) == 1:
             self.found[equation] = Activation("given", lambda q, gate: gate)
             self.operands[equation] = equation.inputs
         elif name in POOLS and equation.outputs[0] in self.data and not only_stopped(self.known, equation.outputs[0]):
@@ -271,8 +273,13 @@ def is_linear_inside(eqn: Any) -> bool:
     return True
 
 
-def with_activations(program: Program) -> Program:
-    """The same program with every activation written as one equation (`Equation.activation` set).
+def with_activations(program: Program, kinds: Collection[str] | None = None, declared: Sequence[str] = ()) -> Program:
+    """The same program with every gate found: an activation is one equation, other gates are cut off.
+
+    Args:
+        program: any.
+        kinds: of gates (`KINDS`), None for all; others stay in f, as what is 1/σ of a whole batch does.
+        declared: parts of source lines whose values are gates.
 
     Raises:
         UnsupportedOperation: an activation lies inside a `cond` or `while`, where it cannot be replaced.
@@ -280,23 +287,33 @@ def with_activations(program: Program) -> Program:
     finder = _Finder(program)
     for equation in program.equations:
         finder.look(equation)
-    values = Values(finder.known, {e: finder.operands[e] for e in finder.found}, finder.pending | finder.opaque)
+    operands = {e: finder.operands[e] for e in finder.found}
+    stream = Stream(finder.known, operands, finder.pending | finder.opaque, declared, is_linear_inside)
+    cutting = Cutting(stream, kinds)
     equations: list[Equation] = []
-    activations = finder.found.keys() & set(values.passed)
+    passed = stream.passed()
+    on_the_way = frozenset(passed)
     for equation in program.equations:
-        if equation in activations:
-            operands, activation = finder.operands[equation], finder.found[equation]
-            equations += _with_gate(equation, operands, activation)
+        if equation in on_the_way and equation in finder.found and _wanted(finder.found[equation], kinds):
+            equations += _with_gate(equation, finder.operands[equation], finder.found[equation])
             continue
-        elif equation.name in ("cond", "while") and contains_activation(equation):
+        if equation in on_the_way and (equation in stream.products or equation in stream.regrouped):
+            equations += cutting.of(equation)
+            continue
+        if equation.name in ("cond", "while") and contains_activation(equation):
             raise UnsupportedOperation(
                 f"an activation inside `{equation.name}` has no gate of its own (at {equation.source}). Compute both "
                 "branches and select, or use lax.scan with a fixed length."
             )
         equations.append(equation)
     found = dataclasses.replace(program, equations=tuple(equations)).pruned()
-    bent = values.nonlinear([e for e in values.passed if e in found.equations], is_linear_inside)
-    return dataclasses.replace(found, nonlinear=bent, scales=tuple(e for e in values.norms if e not in bent))
+    bent = tuple(e for e in passed if stream.bends(e))
+    return dataclasses.replace(found, nonlinear=bent, kept=tuple(cutting.kept))
+
+
+def _wanted(activation: Activation, kinds: Collection[str] | None) -> bool:
+    kind = "choice" if activation.kind == "pool" else "activation"
+    return kinds is None or kind in kinds or activation.kind == "given"
 
 
 def _with_gate(equation: Equation, operands: tuple[Atom, ...], activation: Activation) -> list[Equation]:
@@ -309,7 +326,7 @@ def _with_gate(equation: Equation, operands: tuple[Atom, ...], activation: Activ
     unit = Activation("hard", gate, slopes=(below / number, above / number))
     (out,) = equation.outputs
     inner = Var(out.aval)
-    times = scaling(inner, number, out, equation)
+    times, _ = written(lambda v: v * jnp.asarray(number, v.dtype), [inner], equation, out)
     return [dataclasses.replace(equation, inputs=operands, outputs=(inner,), activation=unit), *times]
 
 
@@ -355,4 +372,4 @@ def opens_all(eqn: Any) -> bool:
 
 
 def _is_mark(eqn: Any) -> bool:
-    return eqn.primitive.name in ("jit", "pjit") and eqn.params.get("name") in (IDENTITY, GATED)
+    return eqn.primitive.name in ("jit", "pjit") and eqn.params.get("name") in (IDENTITY, GATED, DECLARED)

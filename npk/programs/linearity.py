@@ -1,6 +1,6 @@
-"""What values pass through besides activations: what is linear there, a normalisation's 1/σ, and what is neither."""
+"""Which operations are linear in what they read, and which roots are a normalisation's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from npk.programs.program import Atom, Const, Equation, Program, UnsupportedOper
 from npk.programs.provenance import Provenance
 from npk.programs.tracing import is_custom, sub_jaxpr
 
+# The name of a call that npk leaves in a traced function: its value is a gate.
+DECLARED = "npk_declared_gate"
 # What acts on every element by itself.
 ELEMENTWISE = frozenset(
     """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type cos cosh
@@ -18,113 +20,44 @@ ELEMENTWISE = frozenset(
     reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor""".split()
 )
 _ROOTS = frozenset(("rsqrt", "sqrt"))
-_PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
+PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
+# What puts every element, as it is, in other places.
+MOVES = frozenset(
+    "broadcast_in_dim concatenate expand_dims gather reshape rev slice split squeeze stack transpose unstack".split()
+)
 # What is linear in its first operand; what else it reads must not depend on x.
-_CHOOSING = frozenset("dynamic_slice gather pad".split())
-_LINEAR = frozenset(
+CHOOSING = frozenset("dynamic_slice gather pad".split())
+LINEAR = frozenset(
     """broadcast_in_dim complex concatenate conj copy cumsum expand_dims fft imag real reduce_sum
     reduce_window_sum reshape rev sharding_constraint slice split squeeze stack tile
     transpose unstack""".split()
 )
 # Where an operation that is linear in values reads the places they go to.
-_PLACES = {
+PLACES = {
     "dynamic_update_slice": slice(2, None),
     **dict.fromkeys(("scatter", "scatter-add", "scatter_add"), slice(1, 2)),
 }
 POOLS = frozenset(("reduce_max", "reduce_window_max"))
 
 
-class Values:
-    """The way of the values of a program, from x to its (first) output.
+def scales_of(known: Provenance) -> set[Var]:
+    """What is made of a normalisation's root alone, with numbers and parameters: 1/σ.
 
-    What only makes gates that are given to others (a feature network) is not on it, nor is what ends under a root: a
-    normalisation's variance, clipped at zero.
-
-    Attributes:
-        passed: the equations on the way, in order.
-        norms: the roots at which it ends.
+    The root is of what was summed over positions, channels or samples.
     """
-
-    def __init__(self, known: Provenance, operands: Mapping[Equation, Sequence[Atom]], bent: set[Var]):
-        """Given the operands of what are activations, and the elementwise values that are neither those nor affine."""
-        self.known, self.program, self.bent = known, known.program, bent
-        roots = self.roots_of_sums()
-        self.scales = self.scales_of(roots)
-        needed = {a for a in self.program.outputs[:1] if isinstance(a, Var)}
-        passed, norms = [], []
-        for equation in reversed(self.program.equations):
-            if not needed.intersection(equation.outputs):
-                continue
-            if equation in roots:
-                norms.append(equation)
-                continue
-            passed.append(equation)
-            inputs = operands[equation][:1] if equation in operands else equation.inputs
-            needed.update(a for a in inputs if isinstance(a, Var))
-        self.passed, self.norms = passed[::-1], norms[::-1]
-
-    def data_inputs(self, equation: Equation) -> list[Var]:
-        return [a for a in equation.inputs if isinstance(a, Var) and a in self.known.data]
-
-    def roots_of_sums(self) -> set[Equation]:
-        """The roots that are a normalisation's σ: of what was summed over positions, channels or samples."""
-        summed: set[Var] = set()
-        found = set()
-        for equation in self.program.equations:
-            data = self.data_inputs(equation)
-            spread = equation.name in ELEMENTWISE or equation.name in ("broadcast_in_dim", "reshape", "squeeze")
-            if data and spread and summed.issuperset(data):
-                summed.update(equation.outputs)
-                found.update([equation] if _is_root(equation) else [])
-            elif data and (equation.name.startswith("reduce_") or (equation.name in _PRODUCTS and len(data) > 1)):
-                summed.update(equation.outputs)
-        return found
-
-    def scales_of(self, roots: set[Equation]) -> dict[Var, Equation]:
-        """Values made of a root alone, with numbers and parameters: a normalisation's 1/σ; and the root of each."""
-        found: dict[Var, Equation] = {}
-        for equation in self.program.equations:
-            data = self.data_inputs(equation)
-            plain = equation.name in ELEMENTWISE or equation.name in ("broadcast_in_dim", "reshape", "squeeze")
-            if equation in roots:
-                found.update(dict.fromkeys(equation.outputs, equation))
-            elif data and plain and all(a in found for a in data):
-                found.update(dict.fromkeys(equation.outputs, found[data[0]]))
-        return found
-
-    def nonlinear(self, equations: Sequence[Equation], is_linear_inside: Callable[[Any], bool]) -> tuple[Equation, ...]:
-        """Those that are not linear in the values and scales that they read; of what reads a scale, its root."""
-        found = []
-        for equation in equations:
-            if self.bends(equation, is_linear_inside):
-                found.append(next((self.scales[a] for a in self.data_inputs(equation) if a in self.scales), equation))
-        found += [self.scales[a] for a in self.program.outputs[:1] if isinstance(a, Var) and a in self.scales]
-        return tuple(dict.fromkeys(found))
-
-    def bends(self, equation: Equation, is_linear_inside: Callable[[Any], bool]) -> bool:
-        """Whether an equation is not linear in the values that it reads; one of them may meet its scale."""
-        data = self.data_inputs(equation)
-        if not any(map(is_float, self.program.x)):  # an input of integers looks up, or masks
-            data = [a for a in data if is_float(a)]
-        values = [a for a in data if a not in self.scales]
-        if not data or all(v in self.scales for v in equation.outputs):
-            return False
-        if len(values) < len(data):  # one value times, or divided by, its scale
-            divided = equation.name == "div" and equation.inputs[0] in values
-            return len(values) != 1 or not (divided or equation.name == "mul")
-        if equation.name in ELEMENTWISE:
-            return not self.bent.isdisjoint(equation.outputs)
-        if equation.name in _PLACES:
-            return not set(data).isdisjoint(equation.inputs[_PLACES[equation.name]])
-        if equation.name in _CHOOSING:
-            return equation.inputs[0] not in data or len(data) > 1
-        if equation.name in _PRODUCTS:
-            return len(data) > 1
-        if equation.name in POOLS:
-            return not only_stopped(self.known, equation.outputs[0])
-        if is_custom(equation) or equation.name in ("cond", "scan", "while"):
-            return equation.name == "while" or not is_linear_inside(equation)
-        return equation.name not in _LINEAR
+    summed: set[Var] = set()
+    found: set[Var] = set()
+    for equation in known.program.equations:
+        data = [a for a in equation.inputs if isinstance(a, Var) and a in known.data]
+        spread = equation.name in ELEMENTWISE or equation.name in ("broadcast_in_dim", "reshape", "squeeze")
+        if data and spread and found.issuperset(data):
+            found.update(equation.outputs)
+        if data and spread and summed.issuperset(data):
+            summed.update(equation.outputs)
+            found.update(equation.outputs if _is_root(equation) else ())
+        elif data and (equation.name.startswith("reduce_") or (equation.name in PRODUCTS and len(data) > 1)):
+            summed.update(equation.outputs)
+    return found
 
 
 def only_stopped(known: Provenance, var: Var) -> bool:
@@ -165,6 +98,11 @@ def is_elementwise(equation: Any) -> bool:
 
 def is_float(var: Atom) -> bool:
     return jnp.issubdtype(var.dtype, jnp.floating)
+
+
+def is_declared(equation: Equation) -> bool:
+    """Whether an equation is the mark of what was declared, or given from outside, to be a gate."""
+    return equation.primitive.name in ("jit", "pjit") and equation.params.get("name") == DECLARED
 
 
 def is_allowed(equation: Equation, allow: Sequence[str]) -> bool:

@@ -179,8 +179,8 @@ class Program:
     `params` and `x` name the input variables by role; `param_paths` names the leaves of `params`
     (keys joined by "/"); `out_tree` rebuilds the function's result. Of the program of one sample, `gate_places` say
     where each gate of a batch holds its samples (`samples.Place`); with its activations found, `nonlinear` are the
-    equations on the way of the values that are no activation and not linear either, `scales` the roots that are a
-    normalisation's 1/σ, which stay. `fixed` are the numbers of the
+    equations on the way of the values that are no gate and not linear either, `kept` those that make gates which
+    stay in f. `fixed` are the numbers of the
     parameters that were declared to be fixed numbers; None where nothing was declared.
     """
 
@@ -192,7 +192,7 @@ class Program:
     out_tree: Any
     gate_places: tuple[Any, ...] = ()
     nonlinear: tuple[Equation, ...] = ()
-    scales: tuple[Equation, ...] = ()
+    kept: tuple[Equation, ...] = ()
     fixed: frozenset[int] | None = None
 
     @property

@@ -58,7 +58,8 @@ class Provenance:
 
     def __init__(self, program: Program):
         self.program = program
-        self.data = program.reached_from(program.x)
+        alone = [v for e in program.equations if e.activation is not None and e.activation.alone for v in e.outputs]
+        self.data = program.reached_from((*program.x, *alone))
         self.origins = {
             var: Origin(fixed=frozenset((n,))) if n in (program.fixed or ()) else Origin(frozenset((n,)), piece=True)
             for n, var in enumerate(program.params)
@@ -72,6 +73,8 @@ class Provenance:
             self._note(equation)
 
     def _note(self, equation: Equation) -> None:
+        if equation.outputs and equation.outputs[0] in self.data:
+            return
         found = [self.origin(a) for a in equation.inputs]
         known = [o for o in found if o is not None]
         if len(known) < len(found):

@@ -182,11 +182,19 @@ def flatten(
     )
 
 
-def scaling(var: Var, number: float, out: Var, at: Equation) -> list[Equation]:
-    """The equations of `out` = number · `var`, placed where another equation is."""
+def written(
+    function: Callable[..., Any], atoms: Sequence[Atom], at: Equation, out: Var | None = None
+) -> tuple[list[Equation], Atom]:
+    """The equations of a function of some values, placed where another equation is, and what it returns.
+
+    With `out` that is the variable of the result.
+    """
     flattener = _Flattener(lambda eqn: True, caller=at.source_info)
-    (result,) = flattener.call(lambda v: v * jnp.asarray(number, v.dtype), var)
-    return [dataclasses.replace(e, outputs=(out,)) if result in e.outputs else e for e in flattener.equations]
+    (result,) = flattener.call(function, *atoms)
+    equations = [dataclasses.replace(e, module=at.module) for e in flattener.equations]
+    if out is None:
+        return equations, result
+    return [dataclasses.replace(e, outputs=(out,)) if result in e.outputs else e for e in equations], out
 
 
 def path_name(path: Sequence[Any]) -> str:

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 
 from npk.gating import Function
 from npk.programs import (
+    Atom,
     Equation,
     Program,
     Selection,
@@ -134,22 +135,25 @@ def _check_real(program: Program, parameters: Sequence[Var]) -> None:
 def _before_gates(program: Program) -> frozenset[Var]:
     found: set[Var] = set()
     for equation in reversed(program.equations):
-        kind = equation.activation and equation.activation.kind
         inputs = equation.inputs if found.intersection(equation.outputs) else ()
-        gates = equation.inputs[:1] if kind == "soft" else equation.inputs[1:] if kind == "given" else ()
-        found.update(a for a in (*inputs, *gates) if isinstance(a, Var))
+        found.update(a for a in (*inputs, *_gate_of(equation)) if isinstance(a, Var))
     return frozenset(found)
+
+
+def _gate_of(equation: Equation) -> Sequence[Atom]:
+    """What a smooth gate is made of."""
+    activation = equation.activation
+    if activation is None:
+        return ()
+    if activation.alone or activation.kind == "soft":
+        return equation.inputs[:1]
+    return equation.inputs[1:] if activation.kind == "given" else ()
 
 
 def _has_soft_gates(program: Program, parameters: Sequence[Var]) -> bool:
     """Whether any gate changes smoothly with the parameters that count."""
     smooth = program.reached_from(parameters, _passes_derivative)
-
-    def is_soft(equation: Equation) -> bool:
-        kind = equation.activation.kind
-        return kind in ("soft", "given") and equation.inputs[0 if kind == "soft" else 1] in smooth
-
-    return any(e.activation is not None and is_soft(e) for e in program.equations)
+    return any(a in smooth for e in program.equations for a in _gate_of(e))
 
 
 def _passes_derivative(equation: Equation) -> bool:
