@@ -176,7 +176,8 @@ def gate_shapes(program: Program) -> list[Any]:
     """Shape and dtype of every gate of a program."""
     avals = []
     for equation in activations(program):
-        q = jax.ShapeDtypeStruct(equation.inputs[0].shape, equation.inputs[0].dtype)
+        q = equation.outputs[0] if equation.activation.alone else equation.inputs[0]
+        q = jax.ShapeDtypeStruct(q.shape, q.dtype)
         given = equation.activation.kind == "given"
         avals.append(q if given else jax.eval_shape(equation.activation.gate, q))
     return avals

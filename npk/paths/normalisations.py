@@ -18,7 +18,7 @@ def normalising(program: Program, origins: dict[Var, Origin]) -> set[Equation]:
     """The equations of normalisations: what parameters they read are fixed numbers."""
     readers = program.consumers()
     making = _of_scales(program, origins)
-    scales: set[Atom] = {v for e in (*program.scales, *making) for v in e.outputs}
+    scales: set[Atom] = {v for e in making for v in e.outputs}
     chain = {e: link for e in program.equations if (link := _link(e, origins, scales)) is not None}
 
     def holds_power(equation: Equation) -> bool:
@@ -48,8 +48,8 @@ def normalising(program: Program, origins: dict[Var, Origin]) -> set[Equation]:
 
 def _of_scales(program: Program, origins: dict[Var, Origin]) -> set[Equation]:
     """What is made elementwise of a norm of values (layer norm's 1/σ), of numbers and parameters."""
-    found: set[Atom] = {v for e in program.scales for v in e.outputs}
-    making = set()
+    making = {e for e in program.equations if e.activation is not None and e.activation.kind == "scale"}
+    found: set[Atom] = {v for e in making for v in e.outputs}
     for equation in program.equations:
         known = all(a in found or isinstance(a, Const) or a in origins for a in equation.inputs)
         if known and equation.name in _AFFINE | _MOVES and not found.isdisjoint(equation.inputs):

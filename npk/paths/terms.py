@@ -290,6 +290,17 @@ def scale(term: Term, factor: Factor, binary: bool = False) -> Term:
     return term.replace(g=term.g.times(factor), binary=term.binary and (binary or factor.is_one))
 
 
+def factor_of(term: Term) -> Factor:
+    """The numbers of a known value, of its shape, where any size may be 1."""
+    spread, shape = list(term.g.shape), []
+    for axis in range(len(term.layout)):
+        dims = list(term.dims(axis))
+        if any(term.g.shape[d] > 1 for d in dims):
+            spread = [term.sizes[d] if d in dims else s for d, s in enumerate(spread)]
+        shape.append(math.prod(spread[d] for d in dims))
+    return term.g.broadcast(spread).reshape(shape)
+
+
 def sum_axes(term: Term, axes: Sequence[int]) -> Term:
     """Sum over axes of the value (they disappear)."""
     kept = [a for a in range(len(term.layout)) if a not in axes]

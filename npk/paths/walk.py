@@ -21,6 +21,11 @@ from npk.programs import Atom, Const, Equation, Origin, Program, UnsupportedOper
 
 State = list[Term]
 
+DECLARE = (
+    "Which side is the gate cannot be told: mark it in the model, npk.as_gate(value), or by the line that makes it, "
+    "gate_at=('model.py:12',)."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -99,6 +104,7 @@ class Walk:
     values: dict[Var, Any] = dataclasses.field(default_factory=dict)
     source: Source = dataclasses.field(default_factory=lambda: Source(()))
     states: dict[Var, State] = dataclasses.field(default_factory=dict)
+    given: set[Var] = dataclasses.field(default_factory=set)  # gates that stand alone, and what is made of them
     scalars: dict[Var, Factor] = dataclasses.field(default_factory=dict)
     constants: dict[Var, Factor] = dataclasses.field(default_factory=dict)  # what multiplies a piece, but for declared
     used: dict[int, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
@@ -116,7 +122,10 @@ class Walk:
         return atom.value if isinstance(atom, Const) else self.values[atom]
 
     def factor(self, atom: Atom) -> Factor:
-        """A value that does not depend on x."""
+        """A value that does not depend on x, or depends on it by gates alone."""
+        if atom in self.given:
+            (term,) = self.states[atom]  # type: ignore[index]
+            return terms.factor_of(term)
         if isinstance(atom, Var) and atom not in self.values:
             return Factor("fixed", (), atom, tuple(atom.shape))
         return constant(self.value(atom))
@@ -241,7 +250,9 @@ class Walk:
         return kind is not None and kind.from_params
 
     def is_known(self, atom: Atom) -> bool:
-        """Whether a value is made of constants alone."""
+        """Whether a value is made of constants and gates alone."""
+        if atom in self.given:
+            return True
         kind = self.origin(atom)
         return kind is not None and not kind.from_params
 
@@ -255,7 +266,12 @@ class Walk:
         return self.constants[atom] if self.is_declared(atom) else None  # type: ignore[index]
 
     def is_data(self, atom: Atom) -> bool:
+        """Whether an atom is a value, or a gate that multiplies values."""
         return isinstance(atom, Var) and atom not in self.origins
+
+    def is_value(self, atom: Atom) -> bool:
+        """Whether an atom is a value on the way from x to the output."""
+        return self.is_data(atom) and atom not in self.given
 
     def run(self) -> State:
         """The terms of the output.
@@ -291,6 +307,8 @@ class Walk:
         if not self.poisoned.intersection(a for a in equation.inputs if isinstance(a, Var)):
             try:
                 self.states.update(zip(equation.outputs, self.rule(equation), strict=True))
+                if not any(map(self.is_value, equation.inputs)) and (equation.inputs or equation.activation.alone):
+                    self.given.update(equation.outputs)
                 return
             except UnsupportedOperation as error:
                 self.errors[str(error)] = None

@@ -143,13 +143,8 @@ def _nonlinear(program: Program, allow: Sequence[str]) -> Iterable[Refusal]:
         name = equation.primitive.name
         remedy = f"allow=({name!r},) lets it stand as a part of f"
         yield Refusal(_at(equation), needed, remedy, is_allowed(equation, allow))
-    for equation in program.scales:
-        yield Refusal(
-            f"{_at(equation)} is a normalisation's 1/σ",
-            "path_kernel, npf, sketch",
-            "stays in f, which no path has",
-            True,
-        )
+    for equation in program.kept:
+        yield Refusal(f"{_at(equation)} makes a gate", "path_kernel, npf, sketch", "stays in f, which no path has", True)
 
 
 def _at(equation: Equation) -> str:

@@ -3,7 +3,7 @@
 from npk.paths import sums
 from npk.paths.factors import constant
 from npk.paths.rules.weights import elementwise
-from npk.paths.walk import State, Walk
+from npk.paths.walk import DECLARE, State, Walk
 from npk.programs import Atom, Equation
 
 
@@ -37,11 +37,9 @@ def _addend(walk: Walk, equation: Equation, atom: Atom) -> State:
 
 def multiply(walk: Walk, equation: Equation) -> State:
     a, b = equation.inputs
-    if walk.is_data(a) and walk.is_data(b):
-        raise walk.refuse(
-            equation, "a product of two values that both depend on x; as gates they must be an activation q·γ(q)."
-        )
-    data, factor = (a, b) if walk.is_data(a) else (b, a)
+    if walk.is_value(a) and walk.is_value(b):
+        raise walk.refuse(equation, f"a product of two values that both depend on x. {DECLARE}")
+    data, factor = (b, a) if walk.is_value(b) or not walk.is_data(a) else (a, b)
     if equation.name == "div" and data is b:
         raise walk.refuse(equation, "a division by a value that depends on x.")
     shape = equation.outputs[0].shape

@@ -1,4 +1,4 @@
-"""Gates: every factor of an activation q·γ(q) multiplies the terms of q."""
+"""Gates: that of an activation q·γ(q) multiplies the terms of q; one that stands alone is a known number."""
 
 import math
 
@@ -10,8 +10,10 @@ from npk.programs import Equation
 
 
 def activation(walk: Walk, equation: Equation) -> State:
-    state = walk.data(equation.inputs[0])
     gate = walk.gates.pop(0)
+    if equation.activation.alone:
+        return walk.known(gate.reshape(equation.outputs[0].shape), equation.outputs[0].shape)
+    state = walk.data(equation.inputs[0])
     if equation.activation.windows is None:
         return [terms.scale(t, gate, True) for t in state]
     # max-pooling: lay the window out as a last axis, gate it, sum it away

@@ -9,7 +9,7 @@ from npk.paths import terms
 from npk.paths.factors import Factor, ones
 from npk.paths.rules import maps
 from npk.paths.terms import Axis, Term
-from npk.paths.walk import Layer, State, Walk, Window, elements
+from npk.paths.walk import DECLARE, Layer, State, Walk, Window, elements
 from npk.programs import Atom, Equation
 
 
@@ -17,7 +17,8 @@ def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
     origin = walk.origin(atom)
     if origin is None:
         raise walk.refuse(
-            equation, "a product of two values that both depend on x (numbers times weights are values, too)."
+            equation,
+            f"a product of two values that both depend on x (numbers times weights are values, too). {DECLARE}",
         )
     if not walk.is_leaf(atom):
         raise walk.refuse(
@@ -79,7 +80,7 @@ def _layer(
 def dot_general(walk: Walk, equation: Equation) -> State:
     lhs, rhs = equation.inputs
     (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = equation.params["dimension_numbers"]
-    data_first = walk.is_data(lhs) or not (walk.is_data(rhs) or walk.is_parameter(lhs))
+    data_first = walk.is_value(lhs) or not (walk.is_value(rhs) or walk.is_parameter(lhs))
     if not data_first:
         lhs, rhs = rhs, lhs
         lhs_contract, rhs_contract, lhs_batch, rhs_batch = rhs_contract, lhs_contract, rhs_batch, lhs_batch
@@ -102,7 +103,7 @@ def dot_general(walk: Walk, equation: Equation) -> State:
 
 def convolution(walk: Walk, equation: Equation) -> State:
     lhs, rhs = equation.inputs
-    if walk.is_data(rhs):
+    if walk.is_value(rhs):
         raise walk.refuse(equation, "a convolution whose kernel depends on x.")
     p = equation.params
     if p["batch_group_count"] != 1:
