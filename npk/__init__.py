@@ -27,6 +27,7 @@ import types
 from npk.gating import DGN as DGN
 from npk.gating import DLGN as DLGN
 from npk.gating import DLGN_SF as DLGN_SF
+from npk.gating import as_gate as as_gate
 from npk.gating import gated as gated
 from npk.gating import gates as gates
 from npk.gating import hard_gate as hard_gate

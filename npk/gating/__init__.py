@@ -6,6 +6,8 @@ network under gates from outside, linear in its values; `preactivations(f)` the 
 f is any function of (params, x); no model has to be changed for it.
 """
 
+from npk.gating.declaring import as_gate as as_gate
+from npk.gating.declaring import at_lines as at_lines
 from npk.gating.networks import DGN as DGN
 from npk.gating.networks import DLGN as DLGN
 from npk.gating.networks import DLGN_SF as DLGN_SF
@@ -33,6 +35,7 @@ __all__ = [
     "DLGN",
     "DLGN_SF",
     "Function",
+    "as_gate",
     "gated",
     "gates",
     "hard_gate",

@@ -12,8 +12,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from npk.gating.transforms import Function, activation_program, gate_shapes, gated, gates, linear, preactivations
-from npk.programs import check_key, remembered, transformation, working_dtype
+from npk.gating.declaring import at_lines
+from npk.gating.transforms import (
+    Function,
+    activation_program,
+    activations,
+    gate_shapes,
+    gated,
+    linear,
+    programs_of,
+    result_of,
+    run_with_gates,
+)
+from npk.programs import Wanted, check_key, remembered, transformation, wanted, working_dtype
 
 Gates = tuple[Any, ...]
 
@@ -95,25 +106,24 @@ def permuted(found: Sequence[Any], permute: Sequence[int]) -> Gates:
 
 
 def _gates_from(
-    network: Function, own: bool, beta: float | None, epsilon: float, has_aux: bool, allow: Sequence[str]
+    network: Function, own: bool, beta: float | None, epsilon: float, has_aux: bool, wants: Wanted
 ) -> Callable[..., Any]:
     """(Θ^F, x) → (gates, aux) of a feature network.
 
-    Hard gates are its own, or 1{q > 0}; soft gates replace all but the choices of max-pooling.
+    Hard gates are its own, or 1{q > 0}; soft gates replace those of activations.
     """
-
-    def both(transform: Callable[..., Any], params: PyTree, x: Any) -> tuple[Gates, Any]:
-        found = transform(network, has_aux=has_aux, allow=allow)(params, x)
-        return found if has_aux else (found, None)
+    program_of = programs_of(network, has_aux, wants)
 
     def found(params: PyTree, x: Any) -> tuple[Gates, Any]:
-        q, aux = both(preactivations, params, x)
-        hard = both(gates, params, x)[0] if own else tuple(hard_gate(v) for v in q)
+        program = program_of(params, x)
+        outputs, q, gates = run_with_gates(program, jax.tree_util.tree_leaves((params, x)))
+        aux = result_of(program, outputs, True)[1] if has_aux else None
+        own_gates = gates if own else [hard_gate(v) for v in q]
+        kinds = [e.activation for e in activations(program)]
         if beta is None:
-            return hard, aux
-        return tuple(
-            soft_gate(v, beta, epsilon) if v.shape == h.shape else h for v, h in zip(q, hard, strict=True)
-        ), aux
+            return tuple(own_gates), aux
+        made = zip(q, own_gates, kinds, strict=True)
+        return tuple(g if a.alone or a.kind == "pool" else soft_gate(v, beta, epsilon) for v, g, a in made), aux
 
     return found
 
@@ -124,7 +134,7 @@ def _composed(
     constant_input: bool,
     permute: Any,
     has_aux: bool,
-    allow: Sequence[str],
+    wants: Wanted,
 ) -> Function:
     def network(params: PyTree, x: Any) -> Any:
         if not isinstance(params, dict) or set(params) != {"feature", "value"}:
@@ -133,7 +143,7 @@ def _composed(
         if permute is not None:
             found = permuted(found, permute)
         start = jnp.ones_like(x) if constant_input else x
-        out = gated(f, has_aux=has_aux, allow=allow)(params["value"], start, found)
+        out = gated(f, has_aux=has_aux, allow=wants.allow, kinds=wants.kinds)(params["value"], start, found)
         return (out[0], {"feature": feature_aux, "value": out[1]}) if has_aux else out
 
     return network
@@ -150,10 +160,12 @@ def DGN(  # noqa: N802 (the papers' name)
     permute: Sequence[int] | None = None,
     has_aux: bool = False,
     allow: Sequence[str] = (),
+    kinds: Sequence[str] | None = None,
+    gate_at: Sequence[str] = (),
 ) -> Function:
     """Transform f into a deep gated network: gates of one set of parameters, values of another.
 
-    Hard gates are those of the feature network, 1{q > 0} for ReLU. Soft gates are `soft_gate` of its
+    Hard gates are those of the feature network, of all kinds, 1{q > 0} for ReLU. Soft gates are `soft_gate` of its
     pre-activations, the feature network keeping its own activations between its layers. `path_kernel`,
     `npf` and `npv` of the result are of the value network under these gates, `split_ntk` parts it into K^V
     of Θ^V and K^F of Θ^F; there is no cross term.
@@ -167,7 +179,9 @@ def DGN(  # noqa: N802 (the papers' name)
         permute: layer l of the value network gets the gates of layer permute[l].
         has_aux: f and feature return (logits, aux), as batch norm's training mode does; the result returns
             (logits, {"feature": aux, "value": aux}).
-        allow: as of `gates`, for both networks.
+        allow: as of `gates`, for both networks; kinds that are not wanted stay in both.
+        kinds: as of `gates`.
+        gate_at: as of `gates`.
 
     Returns:
         A function (params, x) → [N, K], params = {"feature": Θ^F, "value": Θ^V}.
@@ -187,7 +201,18 @@ def DGN(  # noqa: N802 (the papers' name)
     Source: Lakshminarayanan & Singh 2020, section 3 (DGN; DL, FR and FL are ways to train it).
     """
     order = None if permute is None else tuple(permute)
-    return remembered(_deep, f, feature or f, False, beta, epsilon, constant_input, order, has_aux, tuple(allow))
+    return remembered(
+        _deep,
+        at_lines(f, gate_at),
+        at_lines(feature or f, gate_at),
+        False,
+        beta,
+        epsilon,
+        constant_input,
+        order,
+        has_aux,
+        wanted(allow, kinds),
+    )
 
 
 @transformation()
@@ -201,6 +226,8 @@ def DLGN(  # noqa: N802
     permute: Sequence[int] | None = None,
     has_aux: bool = False,
     allow: Sequence[str] = (),
+    kinds: Sequence[str] | None = None,
+    gate_at: Sequence[str] = (),
 ) -> Function:
     """Transform f into a deep linearly gated network: the gates come from the deep linear network of f.
 
@@ -213,6 +240,8 @@ def DLGN(  # noqa: N802
         permute: as of `DGN`.
         has_aux: as of `DGN`.
         allow: as of `DGN`.
+        kinds: as of `DGN`.
+        gate_at: as of `DGN`.
 
     Returns:
         A function (params, x) → [N, K], params = {"feature": Θ^F, "value": Θ^V}.
@@ -231,7 +260,18 @@ def DLGN(  # noqa: N802
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN).
     """
     order = None if permute is None else tuple(permute)
-    return remembered(_deep, f, feature or f, True, beta, epsilon, constant_input, order, has_aux, tuple(allow))
+    return remembered(
+        _deep,
+        at_lines(f, gate_at),
+        at_lines(feature or f, gate_at),
+        True,
+        beta,
+        epsilon,
+        constant_input,
+        order,
+        has_aux,
+        wanted(allow, kinds),
+    )
 
 
 @transformation()
@@ -244,6 +284,8 @@ def DLGN_SF(  # noqa: N802
     permute: Sequence[int] | None = None,
     has_aux: bool = False,
     allow: Sequence[str] = (),
+    kinds: Sequence[str] | None = None,
+    gate_at: Sequence[str] = (),
 ) -> Function:
     """Transform f into a DLGN with shallow features: each layer's gates are one linear map of the input.
 
@@ -255,6 +297,8 @@ def DLGN_SF(  # noqa: N802
         permute: as of `DGN`.
         has_aux: as of `DGN`; the feature network has none.
         allow: as of `gates`, for the value network.
+        kinds: as of `gates`.
+        gate_at: as of `gates`.
 
     Returns:
         A function (params, x) → [N, K], params = {"feature": maps of `shallow_features(f)`, "value": Θ^V}.
@@ -272,7 +316,9 @@ def DLGN_SF(  # noqa: N802
     Source: Lakshminarayanan & Singh 2021, section 3 (DLGN-SF).
     """
     order = None if permute is None else tuple(permute)
-    return remembered(_shallow, f, beta, epsilon, constant_input, order, has_aux, tuple(allow))
+    return remembered(
+        _shallow, at_lines(f, gate_at), beta, epsilon, constant_input, order, has_aux, wanted(allow, kinds)
+    )
 
 
 def _deep(
@@ -284,12 +330,12 @@ def _deep(
     constant_input: bool,
     permute: Sequence[int] | None,
     has_aux: bool,
-    allow: Sequence[str],
+    wants: Wanted,
 ) -> Function:
     """`DGN`, or `DLGN` where the feature network is made linear."""
-    network = linear(feature, has_aux=has_aux, allow=allow) if linearly else feature
-    makes = _gates_from(network, not linearly, beta, epsilon, has_aux, allow)
-    return _composed(f, makes, constant_input, permute, has_aux, allow)
+    network = linear(feature, has_aux=has_aux, allow=wants.allow, kinds=wants.kinds) if linearly else feature
+    makes = _gates_from(network, not linearly, beta, epsilon, has_aux, wants)
+    return _composed(f, makes, constant_input, permute, has_aux, wants)
 
 
 def _shallow(
@@ -299,7 +345,7 @@ def _shallow(
     constant_input: bool,
     permute: Sequence[int] | None,
     has_aux: bool,
-    allow: Sequence[str],
+    wants: Wanted,
 ) -> Function:
     """`DLGN_SF`, made once."""
 
@@ -311,15 +357,19 @@ def _shallow(
         ]
         return tuple(hard_gate(v) if beta is None else soft_gate(v, beta, epsilon) for v in q), {}
 
-    return _composed(f, makes, constant_input, permute, has_aux, allow)
+    return _composed(f, makes, constant_input, permute, has_aux, wants)
 
 
 @transformation("key, params, x")
-def shallow_features(f: Function) -> Callable[[PRNGKeyArray, PyTree, Any], list[dict[str, Any]]]:
+def shallow_features(
+    f: Function, *, kinds: Sequence[str] | None = None, gate_at: Sequence[str] = ()
+) -> Callable[[PRNGKeyArray, PyTree, Any], list[dict[str, Any]]]:
     """Transform f into the initial feature parameters of `DLGN_SF(f)`: a linear map of the input a gate.
 
     Args:
         f: the value network (params, x), x: [N, ...] → [N, K].
+        kinds: as of `DLGN_SF`.
+        gate_at: as of `DLGN_SF`.
 
     Returns:
         A function (key, params, x) → a list of {"kernel": [d, *gate], "bias": [*gate]}, d the number of input
@@ -340,9 +390,12 @@ def shallow_features(f: Function) -> Callable[[PRNGKeyArray, PyTree, Any], list[
 
     def draw(key: PRNGKeyArray, params: PyTree, x: Any) -> list[dict[str, Any]]:
         check_key(key)
-        program = activation_program(f, params, x)
-        if any(e.activation is not None and e.activation.kind == "pool" for e in program.equations):
-            raise ValueError("f has max-pooling, whose gate is no function of one value; use average pooling.")
+        program = activation_program(at_lines(f, gate_at), params, x, wants=wanted((), kinds))
+        if any(a.activation.kind == "pool" or a.activation.alone for a in activations(program)):
+            raise ValueError(
+                "f has max-pooling (use average pooling), a norm, a softmax or a gated product: their gates are no "
+                "functions of one value each. kinds=('activation',) leaves the latter in f."
+            )
         found = gate_shapes(program)
         features, dtype = math.prod(x.shape[1:]), working_dtype(*jax.tree_util.tree_leaves(params))
         keys = jax.random.split(key, len(found))

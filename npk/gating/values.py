@@ -90,7 +90,6 @@ def _declared(program: Program, fixed: Chosen) -> Program:
 def _values_of(program: Program) -> Program:
     """A program without what makes the gates that are given to it."""
 
-
     def alone(equation: Equation) -> Equation:
         if equation.activation is None:
             return equation

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function
+from npk.gating import Function, at_lines
 from npk.path_kernels import host
 from npk.path_kernels.choice import Choice, Engine, here
 from npk.path_kernels.costs import Cost, tell_if_long, timed
@@ -86,7 +86,7 @@ def block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
 
 @transformation()
 def path_kernel(
-    f: Function, *, fixed: Selection = None, thresholds: Thresholds | None = None
+    f: Function, *, fixed: Selection = None, thresholds: Thresholds | None = None, gate_at: Sequence[str] = ()
 ) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into its neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ under any gates.
 
@@ -117,6 +117,7 @@ def path_kernel(
             predicate on names. It replaces recognition: () for none. None to recognise normalisations.
         thresholds: from where on which form of the kernel computes it, None for `Thresholds()`. `.engines(params, x)`
             of what is returned says which one does, and why not the others.
+        gate_at: as of `gates`: source lines whose values are gates.
 
     Returns:
         A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → H [N1, N2], in the
@@ -142,7 +143,7 @@ def path_kernel(
     """
     if not isinstance(thresholds, Thresholds | None):
         raise ValueError(f"thresholds must be npk.path_kernels.Thresholds, got {type(thresholds).__name__}.")
-    return remembered(_kernel_of, f, option_of(fixed, "fixed"), thresholds or Thresholds())
+    return remembered(_kernel_of, at_lines(f, gate_at), option_of(fixed, "fixed"), thresholds or Thresholds())
 
 
 def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[..., Float[Array, "n1 n2"]]:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from npk.gating import Function
+from npk.gating import Function, at_lines
 from npk.path_kernels.counts import is_binary
 from npk.path_kernels.kernel import block_side, kernel_dtype, moment_of
 from npk.path_kernels.moments import SecondMoments
@@ -56,7 +56,7 @@ class LogKernel:
 
 
 @transformation()
-def log_path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., LogKernel]:
+def log_path_kernel(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()) -> Callable[..., LogKernel]:
     """Transform f into the sign and the logarithm of its neural path kernel, at any depth.
 
     H of a deep network leaves the range of every dtype: hard gates halve it a layer, and counts of paths grow by the
@@ -70,6 +70,7 @@ def log_path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Lo
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], as of `path_kernel`.
         fixed: as of `path_kernel`.
+        gate_at: as of `path_kernel`.
 
     Returns:
         A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → `LogKernel` with fields sign
@@ -90,7 +91,7 @@ def log_path_kernel(f: Function, *, fixed: Selection = None) -> Callable[..., Lo
 
     Source: Lakshminarayanan & Singh 2020, sections 2 and 5.
     """
-    return remembered(_log_kernel_of, f, option_of(fixed, "fixed"))
+    return remembered(_log_kernel_of, at_lines(f, gate_at), option_of(fixed, "fixed"))
 
 
 def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:

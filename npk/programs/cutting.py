@@ -23,6 +23,31 @@ from npk.programs.tracing import written
 
 #: Kinds of gates, as the public names have them.
 KINDS = ("activation", "choice", "scale", "pattern", "product")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Which gates are wanted, and what may stay in f though it is neither linear nor a gate."""
+
+    allow: tuple[str, ...] = ()
+    kinds: tuple[str, ...] | None = None
+
+
+def wanted(allow: Sequence[str] = (), kinds: Sequence[str] | None = None) -> Wanted:
+    """Checked: `allow` are names of primitives or parts of source lines, `kinds` some of `KINDS`, None for all.
+
+    Raises:
+        ValueError: a kind that is none; the letters of a word.
+    """
+    if any(len(a) < 2 for a in allow):
+        raise ValueError(f"allow must be a sequence of names or source lines, got {tuple(allow)}: ('exp',), not 'exp'.")
+    if kinds is None:
+        return Wanted(tuple(allow))
+    if isinstance(kinds, str) or not set(kinds) <= set(KINDS):
+        raise ValueError(f"kinds must be some of {', '.join(KINDS)}, as a tuple; got {kinds!r}.")
+    return Wanted(tuple(allow), tuple(kind for kind in KINDS if kind in kinds))
+
+
 _CUT = Primitive("npk_gate")  # stands in equations alone, and is never bound
 _CASTS = frozenset(("convert_element_type", "reduce_precision", "sharding_constraint", "stop_gradient"))
 _SUMS = frozenset(("add", "add_any", "sub"))
@@ -124,7 +149,9 @@ class Cutting:
         ]
         (out,) = equation.outputs
         made = [
-            self.write(lambda v, g: jnp.broadcast_to(v, g.shape) * g, equation, *c, out=out if len(cases) == 1 else None)
+            self.write(
+                lambda v, g: jnp.broadcast_to(v, g.shape) * g, equation, *c, out=out if len(cases) == 1 else None
+            )
             for c in cases
         ]
         if len(made) > 1:
@@ -141,7 +168,7 @@ class Cutting:
     def inner(self, var: Var) -> Var | None:
         """What a factor is a move, a cast, a multiple of; None where it is cut."""
         equation = self.known.producer.get(var)
-        if equation is None or is_declared(equation) or any(d in equation.source for d in self.stream.declared):
+        if equation is None or is_declared(equation):
             return None
         data = self.stream.data_inputs(equation)
         if equation.name == "mul" and len(data) == 2 and equation not in self.stream.operands:
@@ -197,7 +224,9 @@ class Cutting:
             source = self.write(lambda a: a.astype(dtype), at, var)
         out = Var(jax.ShapeDtypeStruct(source.shape, source.dtype))
         activation = Activation(kind, jnp.reciprocal if inverted else _itself, _given, alone=True, form=inverted)
-        self.equations.append(dataclasses.replace(at, primitive=_CUT, inputs=(source,), outputs=(out,), params={}, activation=activation))
+        self.equations.append(
+            dataclasses.replace(at, primitive=_CUT, inputs=(source,), outputs=(out,), params={}, activation=activation)
+        )
         self.cuts[var, inverted] = out
         return out
 
@@ -219,6 +248,7 @@ class Cutting:
         """The value of a function of some values, written where an equation is."""
         equations, result = written(function, atoms, at, out)
         self.equations += equations
+        assert isinstance(result, Var)
         return result
 
 

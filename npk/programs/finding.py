@@ -12,7 +12,7 @@ and max-pooling, whose gate selects. Whatever is nonlinear in another way stays 
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from npk.programs.linearity import DECLARED, ELEMENTWISE, POOLS, is_declared, is
 from npk.programs.program import Atom, Equation, Program, UnsupportedOperation, Var
 from npk.programs.provenance import Provenance
 from npk.programs.streams import Stream
-from npk.programs.tracing import flatten, is_custom, sub_jaxpr, written
+from npk.programs.tracing import flatten, is_custom, sub_jaxpr, trace, written
 
 # What makes a factor of q a gate rather than a polynomial of q.
 _GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min select_n tanh".split())
@@ -191,7 +191,11 @@ class _Finder:
         name = equation.name
         if name in ("jit", "pjit") and equation.params.get("name") == IDENTITY:
             self.add(equation, self.data_inputs(equation), Activation("identity", jnp.ones_like))
-        elif _is_mark(equation) and not is_declared(equation) and len({a.shape for a in (*equation.inputs, *equation.outputs)}) == 1:
+        elif (
+            _is_mark(equation)
+            and not is_declared(equation)
+            and len({a.shape for a in (*equation.inputs, *equation.outputs)}) == 1
+        ):
             self.found[equation] = Activation("given", lambda q, gate: gate)
             self.operands[equation] = equation.inputs
         elif name in POOLS and equation.outputs[0] in self.data and not only_stopped(self.known, equation.outputs[0]):
@@ -273,13 +277,12 @@ def is_linear_inside(eqn: Any) -> bool:
     return True
 
 
-def with_activations(program: Program, kinds: Collection[str] | None = None, declared: Sequence[str] = ()) -> Program:
+def with_activations(program: Program, kinds: Collection[str] | None = None) -> Program:
     """The same program with every gate found: an activation is one equation, other gates are cut off.
 
     Args:
         program: any.
         kinds: of gates (`KINDS`), None for all; others stay in f, as what is 1/σ of a whole batch does.
-        declared: parts of source lines whose values are gates.
 
     Raises:
         UnsupportedOperation: an activation lies inside a `cond` or `while`, where it cannot be replaced.
@@ -288,7 +291,7 @@ def with_activations(program: Program, kinds: Collection[str] | None = None, dec
     for equation in program.equations:
         finder.look(equation)
     operands = {e: finder.operands[e] for e in finder.found}
-    stream = Stream(finder.known, operands, finder.pending | finder.opaque, declared, is_linear_inside)
+    stream = Stream(finder.known, operands, finder.pending | finder.opaque, is_linear_inside)
     cutting = Cutting(stream, kinds)
     equations: list[Equation] = []
     passed = stream.passed()
@@ -309,6 +312,32 @@ def with_activations(program: Program, kinds: Collection[str] | None = None, dec
     found = dataclasses.replace(program, equations=tuple(equations)).pruned()
     bent = tuple(e for e in passed if stream.bends(e))
     return dataclasses.replace(found, nonlinear=bent, kept=tuple(cutting.kept))
+
+
+def with_gates(f: Callable[..., Any], params: Any, x: Any, kinds: Collection[str] | None = None) -> Program:
+    """The program of f with its gates found; what has a derivative of its own is opened where gates lie inside.
+
+    Args:
+        f: a function of (params, x).
+        params: its parameters, of which shapes count alone.
+        x: a batch, likewise.
+        kinds: as of `with_activations`.
+    """
+    opened: set[str] = set()
+
+    def opens(eqn: Any) -> bool:
+        return opens_for_gates(eqn) or (bool(opened) and _body(eqn) in opened)
+
+    found = with_activations(trace(f, params, x, opens), kinds)
+    while more := {_body(e) for e in found.nonlinear if is_custom(e) or e.name == "scan"} - opened:
+        opened |= more
+        found = with_activations(trace(f, params, x, opens), kinds)
+    return found
+
+
+def _body(eqn: Any) -> str:
+    """What a call computes, as text; of no call nothing."""
+    return str(eqn.params["jaxpr"] if eqn.primitive.name == "scan" else sub_jaxpr(eqn) if is_custom(eqn) else "")
 
 
 def _wanted(activation: Activation, kinds: Collection[str] | None) -> bool:

@@ -110,6 +110,17 @@ def is_allowed(equation: Equation, allow: Sequence[str]) -> bool:
     return any(a == equation.primitive.name or a in equation.source for a in allow)
 
 
+def _told(equation: Equation) -> str:
+    if is_declared(equation):
+        return f"a value that is declared to be a gate, at {equation.source}, and multiplies nothing"
+    data = [a for a in equation.inputs if isinstance(a, Var)]
+    both = equation.name in (*PRODUCTS, "mul") and len(data) > 1
+    return f"`{equation.primitive.name}` at {equation.source}{_EITHER if both else ''}"
+
+
+_EITHER = ", of which either side could be the gate: mark one, npk.as_gate(value), or by its line, gate_at=(…,)"
+
+
 def check_linear(program: Program, allow: Sequence[str]) -> None:
     """Given its gates a program is linear in its values, but for what is allowed.
 
@@ -120,14 +131,12 @@ def check_linear(program: Program, allow: Sequence[str]) -> None:
     Raises:
         UnsupportedOperation: other nonlinear operations are on the way of the values; each is named with its line.
     """
-    if any(len(a) < 2 for a in allow):  # the letters of a word
-        raise ValueError(f"allow must be a sequence of names or source lines, got {tuple(allow)}: ('exp',), not 'exp'.")
     left = [e for e in program.nonlinear if not is_allowed(e, allow)]
     if left:
         names = ", ".join(dict.fromkeys(repr(e.primitive.name) for e in left))
         raise UnsupportedOperation(
-            "given its gates f is not linear: gates are of activations a(q) = q·γ(q) of one value, zero at zero, and "
-            "outside them lie\n  - "
-            + "\n  - ".join(dict.fromkeys(f"`{e.primitive.name}` at {e.source}" for e in left))
+            "given its gates f is not linear: gates are what multiplies values (activations a(q) = q·γ(q), norms, "
+            "softmax patterns, the nonlinear side of a product), and outside them lie\n  - "
+            + "\n  - ".join(dict.fromkeys(_told(e) for e in left))
             + f"\nTo let them stand as a part of f, name them or their lines: allow=({names},)."
         )

@@ -67,7 +67,6 @@ class Stream:
         known: of the program.
         operands: of what are activations, found before.
         bent: the elementwise values that are neither activations nor affine.
-        declared: parts of source lines whose values are gates.
         is_linear_inside: of a call that was left closed.
     """
 
@@ -76,10 +75,9 @@ class Stream:
         known: Provenance,
         operands: Mapping[Equation, Sequence[Atom]],
         bent: set[Var],
-        declared: Sequence[str],
         is_linear_inside: Callable[[Any], bool],
     ):
-        self.known, self.operands, self.bent, self.declared = known, operands, bent, declared
+        self.known, self.operands, self.bent = known, operands, bent
         self.is_linear_inside = is_linear_inside
         self.natures: dict[Var, Nature] = {v: _VALUE if is_float(v) else _ENCODED for v in known.program.x}
         self.products: dict[Equation, Product] = {}
@@ -94,7 +92,7 @@ class Stream:
 
     def nature(self, equation: Equation, data: list[Var]) -> Nature:
         natures, name = [self.natures[a] for a in data], equation.name
-        if is_declared(equation) or any(line in equation.source for line in self.declared):
+        if is_declared(equation):
             return _NONLINEAR
         if equation in self.operands:
             q = self.operands[equation][0]

@@ -14,6 +14,7 @@ from npk.gating import (
     Function,
     activation_program,
     activations,
+    at_lines,
     gate_shapes,
     run_with_gates,
     sample_program,
@@ -27,12 +28,14 @@ from npk.programs import (
     Program,
     Selection,
     UnsupportedOperation,
+    Wanted,
     concrete,
     is_allowed,
     named,
     option_of,
     remembered,
     transformation,
+    wanted,
 )
 from npk.readings.reading import Certificate, GateReading, ParameterReading, Reading, Refusal
 from npk.tangent_kernels import counted
@@ -47,7 +50,12 @@ _INTEGERS = "x is of integers: paths start at real numbers; look embeddings up o
 
 @transformation()
 def explain(
-    f: Function, *, fixed: Selection = None, allow: Sequence[str] = (), wrt: Selection = None
+    f: Function,
+    *,
+    fixed: Selection = None,
+    allow: Sequence[str] = (),
+    wrt: Selection = None,
+    gate_at: Sequence[str] = (),
 ) -> Callable[[PyTree, Any], Reading]:
     """Transform f into the function that says what npk takes f to be.
 
@@ -58,6 +66,7 @@ def explain(
         f: a function of (params, x), x: [N, ...] → [N, K].
         fixed: as of `path_kernel`: which parameters are fixed numbers, in place of what is recognised.
         allow: as of `gates`: what may stay nonlinear.
+        gate_at: as of `gates`: source lines whose values are gates.
         wrt: as of `ntk`: which leaves count as parameters of tangent kernels.
 
     Returns:
@@ -76,10 +85,10 @@ def explain(
 
     Source: Lakshminarayanan & Singh 2020, section 2 (what gates, features and values are).
     """
-    return remembered(_explain, f, option_of(fixed, "fixed"), tuple(allow), option_of(wrt, "wrt"))
+    return remembered(_explain, at_lines(f, gate_at), option_of(fixed, "fixed"), wanted(allow), option_of(wrt, "wrt"))
 
 
-def _explain(f: Function, fixed: Chosen, allow: Sequence[str], wrt: Chosen) -> Callable[[PyTree, Any], Reading]:
+def _explain(f: Function, fixed: Chosen, wants: Wanted, wrt: Chosen) -> Callable[[PyTree, Any], Reading]:
     """`explain`, made once."""
 
     def explain_f(params: PyTree, x: Any) -> Reading:
@@ -97,7 +106,7 @@ def _explain(f: Function, fixed: Chosen, allow: Sequence[str], wrt: Chosen) -> C
             if not jnp.issubdtype(x.dtype, jnp.floating):
                 outside = [_INTEGERS]
             refused += [_refusal(message, "path_kernel, npf, sketch") for message in outside]
-        nonlinear = tuple(_nonlinear(program, allow))
+        nonlinear = tuple(_nonlinear(program, wants.allow))
         certificate = None
         if concrete(params, x):
             certificate = _certificate(f, params, x[:_TRIED] if alone else x, proven=alone and not nonlinear)
@@ -144,17 +153,31 @@ def _nonlinear(program: Program, allow: Sequence[str]) -> Iterable[Refusal]:
         remedy = f"allow=({name!r},) lets it stand as a part of f"
         yield Refusal(_at(equation), needed, remedy, is_allowed(equation, allow))
     for equation in program.kept:
-        yield Refusal(f"{_at(equation)} makes a gate", "path_kernel, npf, sketch", "stays in f, which no path has", True)
+        yield Refusal(
+            f"{_at(equation)} makes a gate", "path_kernel, npf, sketch", "stays in f, which no path has", True
+        )
 
 
 def _at(equation: Equation) -> str:
     return f"`{equation.primitive.name}` at {equation.source}"
 
 
+# What gates are, in words.
+_GATES = {
+    "pool": "first largest of a window",
+    "given": "from outside",
+    "identity": "1",
+    "soft": "a(q)/q",
+    "scale": "1/σ of a norm",
+    "pattern": "mixes positions",
+    "product": "a product's nonlinear side",
+    "declared": "declared, or from outside",
+}
+
+
 def _gate(number: int, equation: Equation, shape: Any) -> GateReading:
     activation = equation.activation
-    words = {"pool": "first largest of a window", "given": "from outside", "identity": "1", "soft": "a(q)/q"}
-    function = words.get(activation.kind, "1{q > 0}")
+    function = _GATES.get(activation.kind, "1{q > 0}")
     if activation.kind == "hard" and activation.slopes != (0.0, 1.0):
         below, above = activation.slopes
         function = f"{above:g} above 0, {below:g} below"

@@ -54,7 +54,8 @@ class GateReading:
 
     Attributes:
         number: its place in `npk.gates(f)(params, x)`.
-        kind: of its activation: "hard", "soft", "pool" (max-pooling), "given" (from another network), "identity".
+        kind: of an activation: "hard", "soft", "pool" (max-pooling), "given" (from another network), "identity"; of
+            another factor: "scale" (a norm's 1/σ), "pattern" (softmax), "product", "declared" (`as_gate`, or given).
         function: γ in words, "1{q > 0}" for ReLU.
         shape: of the gate for the batch that was read.
         source: the line of the activation.

@@ -111,6 +111,8 @@ class ValueNetwork:
             def rule(equation: Equation, values: list[Any]) -> list[Any]:
                 if equation.activation is not None:
                     gate = next(queue)
+                    if equation.activation.alone:
+                        return [gate.astype(equation.outputs[0].dtype)]
                     return [equation.activation.apply(values[0], gate.astype(values[0].dtype))]
                 if equation in self.places:
                     at, number = self.places[equation]

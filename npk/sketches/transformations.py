@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from npk.gating import Function, gate_shapes, own_gates, per_sample, sample_program
+from npk.gating import Function, at_lines, gate_shapes, own_gates, per_sample, sample_program
 from npk.programs import (
     Chosen,
     Equation,
@@ -24,6 +24,7 @@ from npk.programs import (
     Place,
     Program,
     Selection,
+    Wanted,
     block_of,
     check_batch,
     check_finite,
@@ -34,13 +35,12 @@ from npk.programs import (
     concrete,
     cuts,
     evaluate,
-    opens_for_gates,
     option_of,
     remembered,
-    trace,
     transformation,
     unsharded,
-    with_activations,
+    wanted,
+    with_gates,
     working_dtype,
 )
 from npk.sketches.features import KernelSketch
@@ -143,7 +143,7 @@ def _in_draws(one_draw: Callable[[Any], Any], draws: Any, kind: Any, together: i
 
 
 @transformation("params, x, features=m, key=jax.random.key(0)")
-def sketch(f: Function, *, fixed: Selection = None) -> Callable[..., KernelSketch]:
+def sketch(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()) -> Callable[..., KernelSketch]:
     """Transform f into random-sign features of its neural path kernel: E[z(s)·z(s')] = H(s, s').
 
     The features are the outputs of the value network `gated(f)(w, x, gates)` whose weights and biases w are drawn
@@ -157,6 +157,7 @@ def sketch(f: Function, *, fixed: Selection = None) -> Callable[..., KernelSketc
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.
         fixed: as of `path_kernel`.
+        gate_at: as of `path_kernel`.
 
     Returns:
         A function (params, x, gates=None, *, features, key, normalize=True, first=0, block=None) → `KernelSketch`.
@@ -183,7 +184,7 @@ def sketch(f: Function, *, fixed: Selection = None) -> Callable[..., KernelSketc
 
     Source: Lakshminarayanan & Singh 2020, section 5 (H as a second moment over weights); random features.
     """
-    return remembered(_sketch, f, option_of(fixed, "fixed"))
+    return remembered(_sketch, at_lines(f, gate_at), option_of(fixed, "fixed"))
 
 
 def _sketch(f: Function, fixed: Chosen) -> Callable[..., KernelSketch]:
@@ -252,15 +253,15 @@ def _given(
     return of_rows
 
 
-def _one_sample(f: Function, part: str, allow: Sequence[str], params: PyTree, x: Any) -> Program:
+def _one_sample(f: Function, part: str, wants: Wanted, params: PyTree, x: Any) -> Program:
     """The program of f for a batch of one, activations found, derivatives of the user's own left alone."""
 
     def of_batch(n: int) -> Program:
-        return with_activations(trace(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), opens_for_gates))
+        return with_gates(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), wants.kinds)
 
     program = dataclasses.replace(of_batch(1), gate_places=check_independent(f, params, x, of_batch).of_gates)
     if part != "total":
-        check_linear(program, allow)
+        check_linear(program, wants.allow)
     return program
 
 
@@ -296,7 +297,13 @@ def _derivative(
 
 @transformation("params, x, features=m, key=jax.random.key(0)")
 def sketch_ntk(
-    f: Function, *, part: str = "value", allow: Sequence[str] = (), wrt: Selection = None
+    f: Function,
+    *,
+    part: str = "value",
+    allow: Sequence[str] = (),
+    wrt: Selection = None,
+    kinds: Sequence[str] | None = None,
+    gate_at: Sequence[str] = (),
 ) -> Callable[..., KernelSketch]:
     """Transform f into random-sign features of its tangent kernel, or of a part of it: E[z(s)·z(s')] = K(s, s').
 
@@ -308,7 +315,9 @@ def sketch_ntk(
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], returning logits.
         part: "value", "feature" or "total".
-        allow: as of `gates`, for the two parts.
+        allow: as of `split_ntk`, for the two parts.
+        kinds: as of `split_ntk`.
+        gate_at: as of `split_ntk`.
         wrt: as of `ntk`: the leaves that count as parameters, all floats but marked statistics where None.
 
     Returns:
@@ -331,15 +340,15 @@ def sketch_ntk(
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}.")
-    return remembered(_sketch_ntk, f, part, tuple(allow), option_of(wrt, "wrt"))
+    return remembered(_sketch_ntk, at_lines(f, gate_at), part, wanted(allow, kinds), option_of(wrt, "wrt"))
 
 
-def _sketch_ntk(f: Function, part: str, allow: Sequence[str], wrt: Selection) -> Callable[..., KernelSketch]:
+def _sketch_ntk(f: Function, part: str, wants: Wanted, wrt: Selection) -> Callable[..., KernelSketch]:
     """`sketch_ntk`, made once."""
 
     @functools.partial(jax.jit, static_argnames=("kind",))
     def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, kind: Any) -> Any:
-        program = _one_sample(f, part, allow, params, x)
+        program = _one_sample(f, part, wants, params, x)
         leaves = jax.tree_util.tree_leaves(params)
         counts = counted(params, wrt)
         check_real_leaves(program, counts)
@@ -353,7 +362,7 @@ def _sketch_ntk(f: Function, part: str, allow: Sequence[str], wrt: Selection) ->
         found = _in_draws(one_draw, draws, kind, room)
         return found.astype(working_dtype(found))  # of half precision, to be summed in single
 
-    check, shapes_of = Checks(f, wrt), _shapes_of(functools.partial(_one_sample, f, part, allow))
+    check, shapes_of = Checks(f, wrt), _shapes_of(functools.partial(_one_sample, f, part, wants))
 
     def sketch_ntk_of_f(
         params: PyTree,

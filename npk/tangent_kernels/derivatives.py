@@ -22,6 +22,7 @@ from npk.programs import (
     Selection,
     UnsupportedOperation,
     Var,
+    Wanted,
     channels_last,
     check_linear,
     check_program,
@@ -31,7 +32,7 @@ from npk.programs import (
     trace,
     varies,
     varying_as,
-    with_activations,
+    with_gates,
     working_dtype,
 )
 from npk.tangent_kernels.checks import check_real_leaves, counted
@@ -100,17 +101,19 @@ class DerivativePlan:
         return self.modes == 2
 
 
-def plan_of(f: Function, params: PyTree, x: Any, split: bool, allow: Sequence[str], wrt: Selection) -> DerivativePlan:
+def plan_of(f: Function, params: PyTree, x: Any, split: bool, wants: Wanted, wrt: Selection) -> DerivativePlan:
     sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     # Inside shard_map a call that stays closed cannot be bound to values of another kind than it was traced for.
-    program = trace(f, params, sample, opens_for_gates if split or varies(x) else opens_without_gates)
+    if split:
+        program = with_gates(f, params, sample, wants.kinds)
+    else:
+        program = trace(f, params, sample, opens_for_gates if varies(x) else opens_without_gates)
     counts = counted(params, wrt)
     check_real_leaves(program, counts)
     parameters = [program.params[n] for n in sorted(counts)]
     _check_real(program, parameters)
     if split:
-        program = with_activations(program)
-        check_linear(program, allow)
+        check_linear(program, wants.allow)
     check_program(program, 1)
     fixed = (False,) if not split else (True, False) if _has_soft_gates(program, parameters) else (True,)
     blocks = {n: program.param_paths[n] if split else "" for n in sorted(counts)}

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function
+from npk.gating import Function, at_lines
 from npk.programs import (
     Selection,
+    Wanted,
     check_finite,
     check_pair,
     concrete,
@@ -27,6 +28,7 @@ from npk.programs import (
     shown,
     transformation,
     unsharded,
+    wanted,
 )
 from npk.tangent_kernels.checks import Checks
 from npk.tangent_kernels.derivatives import DerivativePlan, plan_of
@@ -116,12 +118,12 @@ def _shape(plan: DerivativePlan, n: tuple[int, ...], full: bool) -> tuple[int, .
     return (*n, k, k) if full else n
 
 
-def _stages_of(f: Function, split: bool, wrt: Selection, allow: Sequence[str]) -> Callable[[PyTree, Any], Any]:
+def _stages_of(f: Function, split: bool, wrt: Selection, wants: Wanted | None) -> Callable[[PyTree, Any], Any]:
     """(params, x) → how kernels of such shapes are computed stage by stage; None for one program."""
 
     def find(params: PyTree, x: Any) -> Staged | None:
         on_cpu = jax.default_backend() == "cpu"
-        return staged(plan_of(f, params, x, split, allow, wrt)) if on_cpu else None
+        return staged(plan_of(f, params, x, split, wants or Wanted(), wrt)) if on_cpu else None
 
     return find
 
@@ -134,17 +136,17 @@ def _serve(stages: Staged | None, params: PyTree, *xs: Any) -> bool:
 # -------------------------------------------------------------------------------------------- public
 
 
-def _kernel(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = ()) -> Callable[..., Any]:
+def _kernel(f: Function, split: bool, wrt: Selection, wants: Wanted | None = None) -> Callable[..., Any]:
     """(params, x1, x2, outputs) → the split, or the kernel alone."""
 
     @functools.partial(jax.jit, static_argnames=("full",))
     def compute(params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
-        plan = plan_of(f, params, x1, split, allow, wrt)
+        plan = plan_of(f, params, x1, split, wants or Wanted(), wrt)
         pieces = kernel_pieces(plan, jax.tree_util.tree_leaves(params), x1, x2, full)
         shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
         return _sums(plan, pieces, shape, split, x1, x2)
 
-    check = Checks(f, wrt, _stages_of(f, split, wrt, allow))
+    check = Checks(f, wrt, _stages_of(f, split, wrt, wants))
 
     def staged_sums(stages: Staged, params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
         pieces = stages.pieces(jax.tree_util.tree_leaves(params), x1, x2, full)
@@ -162,16 +164,16 @@ def _kernel(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = ())
     return kernel
 
 
-def _diagonal(f: Function, split: bool, wrt: Selection, allow: Sequence[str] = ()) -> Callable[[PyTree, Any], Any]:
+def _diagonal(f: Function, split: bool, wrt: Selection, wants: Wanted | None = None) -> Callable[[PyTree, Any], Any]:
     """(params, x) → the diagonal of the split, or of the kernel alone."""
 
     @jax.jit
     def compute(params: PyTree, x: Any) -> _Sums:
-        plan = plan_of(f, params, x, split, allow, wrt)
+        plan = plan_of(f, params, x, split, wants or Wanted(), wrt)
         pieces = diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
         return _sums(plan, pieces, (x.shape[0],), split, x)
 
-    check = Checks(f, wrt, _stages_of(f, split, wrt, allow))
+    check = Checks(f, wrt, _stages_of(f, split, wrt, wants))
 
     def staged_sums(stages: Staged, params: PyTree, x: Any) -> _Sums:
         pieces = stages.pieces(jax.tree_util.tree_leaves(params), x, None, False, diagonal=True)
@@ -238,18 +240,28 @@ def _ntk(f: Function, wrt: Selection) -> Callable[..., Float[Array, "n1 n2 *k"]]
 
 
 @transformation()
-def split_ntk(f: Function, *, allow: Sequence[str] = (), wrt: Selection = None) -> Callable[..., NTKSplit]:
+def split_ntk(
+    f: Function,
+    *,
+    allow: Sequence[str] = (),
+    wrt: Selection = None,
+    kinds: Sequence[str] | None = None,
+    gate_at: Sequence[str] = (),
+) -> Callable[..., NTKSplit]:
     """Transform f into its tangent kernel split by the gates: K = K^V + K^F + K^CROSS.
 
     ψ^V differentiates with every gate held fixed, ψ^F is the rest, through the gates. Hard gates are
     piecewise constant, so K^F and K^CROSS are exactly zero; soft gates (`soft_relu`, silu, gelu) carry
-    both. In a deep gated network, `gated(g)(p["value"], x, gates(g)(p["feature"], x))`, the gates given to
+    both, as do the gates of a transformer: K^V is of the weights that values go through, K^F of what moves attention,
+    norms and slopes. In a deep gated network, `gated(g)(p["value"], x, gates(g)(p["feature"], x))`, the gates given to
     `gated` count as gates: K^V is of Θ^V, K^F of Θ^F, and K^CROSS is zero.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K], returning logits.
-        allow: as of `gates`: what is nonlinear and no gate (softmax: "exp", "div") and may count to the value part.
+        allow: as of `gates`: what is nonlinear and no gate and may count to the value part.
         wrt: as of `ntk`.
+        kinds: of gates that are held fixed, as of `gates`; what goes through others counts to the value part.
+        gate_at: as of `gates`.
 
     Returns:
         A function (params, x1, x2=None, *, outputs="trace") → `NTKSplit` of [N1, N2] (summed over outputs)
@@ -269,7 +281,7 @@ def split_ntk(f: Function, *, allow: Sequence[str] = (), wrt: Selection = None) 
 
     Source: Lakshminarayanan & Singh 2020, section 4 (ψ^V, ψ^F; proposition 4.1).
     """
-    return remembered(_kernel, f, True, option_of(wrt, "wrt"), tuple(allow))
+    return remembered(_kernel, at_lines(f, gate_at), True, option_of(wrt, "wrt"), wanted(allow, kinds))
 
 
 @transformation()
@@ -342,13 +354,20 @@ def _ntk_trace(f: Function, wrt: Selection) -> Callable[[PyTree, Any], Float[Arr
 
 @transformation()
 def split_ntk_diagonal(
-    f: Function, *, allow: Sequence[str] = (), wrt: Selection = None
+    f: Function,
+    *,
+    allow: Sequence[str] = (),
+    wrt: Selection = None,
+    kinds: Sequence[str] | None = None,
+    gate_at: Sequence[str] = (),
 ) -> Callable[[PyTree, Any], NTKSplit]:
     """Transform f into the diagonal of its split tangent kernel, without the kernel.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
         allow: as of `split_ntk`.
+        kinds: as of `split_ntk`.
+        gate_at: as of `split_ntk`.
         wrt: as of `ntk`.
 
     Returns:
@@ -366,4 +385,4 @@ def split_ntk_diagonal(
 
     Source: Lakshminarayanan & Singh 2020, section 4.
     """
-    return remembered(_diagonal, f, True, option_of(wrt, "wrt"), tuple(allow))
+    return remembered(_diagonal, at_lines(f, gate_at), True, option_of(wrt, "wrt"), wanted(allow, kinds))
