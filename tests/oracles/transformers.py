@@ -307,7 +307,7 @@ def random_transformer(seed: int) -> Model:
         norms = [name for name in pc.NORMS if name != "length"]
         frame = one("pre", "pre", "post", "residual", "bare")
         mixes = frame in ("pre", "post")
-        if count * (WIDTH if mixes else 1) * (more + 1) > 6000:
+        if count * (WIDTH if mixes else 1) * (more + 1) > 3000:
             break
         count *= (WIDTH if mixes else 1) * (more + 1)
         n = norm(WIDTH, one(*norms)) if mixes else None
