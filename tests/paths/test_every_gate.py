@@ -150,6 +150,18 @@ def test_centring_between_gates_in_closed_form():
     np.testing.assert_allclose(poly.paths_of(one).gram(normalize=False), theirs, rtol=1e-12)
 
 
+def test_centring_over_positions_too_in_closed_form():
+    """Of a group of c channels that are independent: K - (the means over p and over p')/c + (the mean of both)/c."""
+    rng = np.random.default_rng(1)
+    x, groups, c = rng.normal(size=(3, POSITIONS, 2)), 2, 2
+    book = poly.Book({"w": rng.normal(size=(2, 4)), "v": rng.normal(size=(4, 1))})
+    value = poly.input_of(book, x).dense(book.names("w")).centred(groups, positions=True).dense(book.names("v"))
+    k = np.einsum("npi,mqi->npmq", x, x) / 2
+    rows, columns = k.mean(1, keepdims=True), k.mean(3, keepdims=True)
+    expected = k - (rows + columns - k.mean((1, 3), keepdims=True)) / c
+    np.testing.assert_allclose(poly.paths_of(value.position(1)).gram(), expected[:, 1, :, 1], rtol=1e-12)
+
+
 # -- npk -----------------------------------------------------------------------------------------------
 
 
