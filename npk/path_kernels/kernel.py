@@ -43,9 +43,15 @@ Batch = tuple[Any, Gates]
 _CPU_BLOCK, _BLOCK = 1 << 18, 1 << 22
 
 
-def kernel_dtype(x: Any, normalize: bool) -> Any:
-    """The dtype of a kernel of inputs x: for counts the widest there is."""
-    return working_dtype(x) if normalize else jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
+def kernel_dtype(params: PyTree, x: Any, normalize: bool) -> Any:
+    """The dtype of a kernel of inputs x, of integers that of the parameters; for counts the widest there is."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = jax.tree_util.tree_leaves(params)
+    return (
+        working_dtype(*jax.tree_util.tree_leaves(x))
+        if normalize
+        else jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
+    )
 
 
 # --------------------------------------------------------------------------------------- the kernel
@@ -255,7 +261,7 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         params = unsharded(params)
         one, two = network.sides(params, x1, x2, gates1, gates2)
         symmetric = one is two
-        dtype = kernel_dtype(x1, normalize)
+        dtype = kernel_dtype(params, x1, normalize)
         choice = Choice(network, thresholds, params, many or one[0].shape[0] * two[0].shape[0], normalize)
         h = packed_kernel(choice, one, two, dtype)
         if h is not None:
@@ -295,7 +301,7 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         return of_many(None, params, x1, x2, gates1, gates2, normalize)
 
     def estimate(params: PyTree, x1: Any, x2: Any | None = None, *, normalize: bool = True) -> Cost:
-        check_pair(x1, x2, floating=True)
+        check_pair(x1, x2)
         pairs_of_all = len(x1) * len(x1 if x2 is None else x2)
         gates = jax.tree_util.tree_leaves(jax.eval_shape(network.own_gates, params, jnp.asarray(x1[:1])))
         bytes_each = sum(g.size * g.dtype.itemsize for g in gates)

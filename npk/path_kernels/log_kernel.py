@@ -131,7 +131,7 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
         params = unsharded(params)
         one, two = network.sides(params, x1, x2, gates1, gates2)
         check_finite((gates1, gates2), "gates")
-        dtype = kernel_dtype(x1, normalize)
+        dtype = kernel_dtype(params, x1, normalize)
         binary = (gates1 is None and network.has_binary_gates(params, x1)) or is_binary((*one[1], *two[1]))
         symmetric = one is two
         one = network.laid_out(params, *one)

@@ -67,7 +67,7 @@ class Network:
     ) -> tuple[tuple[Any, Gates], tuple[Any, Gates]]:
         """Inputs and gates of rows and of columns, checked but for the numbers of gates; one pair twice if alike."""
         x1, x2, gates1, gates2 = unsharded((x1, x2, gates1, gates2))
-        check_pair(x1, x2, floating=True)
+        check_pair(x1, x2)
         check_finite(params, "params")
         if x2 is not None and (gates1 is None) != (gates2 is None):
             raise ValueError("gates1 and gates2 must be given together when x2 is given; got only one of them.")

@@ -22,8 +22,9 @@ Shape = tuple[int, ...]
 class Factor:
     """Numbers [n, *shape] of every sample, n = 1 where they are alike; a size of 1 may stand for a longer dim.
 
-    `op` makes it of `args`, or says what it is: "input", "gate" (number `how`), "constant" (`how` itself) or "fixed"
-    (the value `how` of the program, made of parameters). Two factors of one `name` are one expression.
+    `op` makes it of `args`, or says what it is: "input", "encoded" (an `Encoding` of it), "gate" (number `how`),
+    "constant" (`how` itself) or "fixed" (the value `how` of the program, made of parameters). Two factors of one
+    `name` are one expression.
     """
 
     op: str
@@ -196,6 +197,8 @@ class Numbers:
     def _made(self, factor: Factor) -> Any:
         if factor.args:
             return _MAKING[factor.op](self.xp, factor, *(self.known[a.name] for a in factor.args))
+        if factor.op == "encoded":
+            return factor.how.numbers(self.xp, self.x, self.dtype).reshape(len(self.x), *factor.shape)
         if factor.op in ("input", "gate"):
             values = self.x if factor.op == "input" else self.gates[factor.how]
             return self.xp.asarray(values, self.dtype).reshape(len(values), *factor.shape)

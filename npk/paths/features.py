@@ -45,6 +45,11 @@ def _listed(f: Function, fixed: Chosen, params: PyTree, x: Any) -> Form:
     return found
 
 
+def _dtype_of(params: PyTree, x: Any) -> Any:
+    """Of features: of integers that of the parameters."""
+    return working_dtype(*([x] if jnp.issubdtype(x.dtype, jnp.floating) else jax.tree_util.tree_leaves(params)))
+
+
 def _count_of(state: Sequence[Term]) -> int:
     known: dict[Base, int] = {}
     total = 0
@@ -104,7 +109,7 @@ def _npf(f: Function, fixed: Chosen) -> Callable[..., Any]:
     def features(params: PyTree, x: Any) -> Any:
         found = _listed(f, fixed, params, x)
         gates = found.gates(own_gates(f, params, x), x.shape[0])
-        algebra = coordinates.Features(found.numbers(jnp, params, x, gates, working_dtype(x)))
+        algebra = coordinates.Features(found.numbers(jnp, params, x, gates, _dtype_of(params, x)))
         parts = []
         for term in found.state:
             value = algebra.read(term, set(), coordinates.output_dims(term))
@@ -112,7 +117,7 @@ def _npf(f: Function, fixed: Chosen) -> Callable[..., Any]:
         return jnp.concatenate([jnp.broadcast_to(p, (x.shape[0], p.shape[1])) for p in parts], 1)
 
     def npf_of_f(params: PyTree, x: Any) -> Float[Array, "n p"]:
-        check_batch(x, floating=True)
+        check_batch(x)
         check_finite(params, "params")
         _check_count(_count_of(_listed(f, fixed, params, x).state))
         return features(params, x)
@@ -123,7 +128,7 @@ def _npf(f: Function, fixed: Chosen) -> Callable[..., Any]:
 def _sample(f: Function, params: PyTree, x: Any | None) -> Any:
     check_arrays(params, "params")
     if x is not None:
-        check_batch(x, floating=True, finite=False)
+        check_batch(x, finite=False)
         return x
     dtype = working_dtype(*jax.tree_util.tree_leaves(params))
     return jax.ShapeDtypeStruct((1, *_sample_shape(f, params, dtype)), dtype)

@@ -2,10 +2,13 @@
 
 A normalisation is a region, found by what it computes, in whatever order and spelling: a chain of elementwise affine
 operations on one value, with nothing but numbers and parameters, that holds a negative or fractional power of a
-parameter somewhere (batch norm's 1/√(variance + ε)), or a norm of values (layer norm's 1/σ). All parameters of the
-chain are fixed numbers, a layer's bias in front of it and a shift behind it included. Powers of constants are constants
-and make no normalisation.
+parameter somewhere (batch norm's 1/√(variance + ε)), or a scale gate (layer norm's 1/σ). All parameters of the chain
+are fixed numbers, a shift behind it included; in front of a power of a parameter a layer's bias as well, in front of a
+scale gate factors alone, since its statistics read the bias too. Powers of constants are constants and make no
+normalisation.
 """
+
+from collections.abc import Callable
 
 from npk.programs import Atom, Const, Equation, Origin, Program, Var
 
@@ -33,17 +36,39 @@ def normalising(program: Program, origins: dict[Var, Origin]) -> set[Equation]:
     for equation in program.equations:
         if equation in chain and (holds_power(equation) or chain[equation] in before):
             before.update(equation.outputs)
-    ahead: set[Var] = set()  # values all of whose readers lead to a power on the chain
-    for equation in reversed(program.equations):
-        for var in equation.outputs:
-            following = readers.get(var, [])
-            if (
-                following
-                and var not in program.outputs
-                and all(e in chain and chain[e] is var and (holds_power(e) or e.outputs[0] in ahead) for e in following)
-            ):
-                ahead.add(var)
-    return making | {e for e, value in chain.items() if holds_power(e) or value in before or e.outputs[0] in ahead}
+
+    def leading_to(ends: Callable[[Equation], bool], through: Callable[[Equation], bool]) -> set[Var]:
+        """Values all of whose readers lead to such an end on the chain."""
+        found: set[Var] = set()
+        for equation in reversed(program.equations):
+            for var in equation.outputs:
+                following = readers.get(var, [])
+                if (
+                    following
+                    and var not in program.outputs
+                    and all(
+                        e in chain and chain[e] is var and (ends(e) or (through(e) and e.outputs[0] in found))
+                        for e in following
+                    )
+                ):
+                    found.add(var)
+        return found
+
+    def is_scaled(equation: Equation) -> bool:
+        return not scales.isdisjoint(equation.inputs)
+
+    ahead = leading_to(lambda e: holds_power(e) and not is_scaled(e), lambda e: True)
+    # The statistics of a norm of values read a bias in front of it as well: it stays one. A factor may change places.
+    factors = leading_to(is_scaled, _multiplies)
+    return making | {
+        e
+        for e, value in chain.items()
+        if holds_power(e) or value in before or e.outputs[0] in ahead or (_multiplies(e) and e.outputs[0] in factors)
+    }
+
+
+def _multiplies(equation: Equation) -> bool:
+    return equation.name not in ("add", "add_any", "sub")
 
 
 def _of_scales(program: Program, origins: dict[Var, Origin]) -> set[Equation]:

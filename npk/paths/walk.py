@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.paths import terms
+from npk.paths.encodings import Encoding
 from npk.paths.factors import Factor, Numbers, constant, ones
 from npk.paths.terms import Axis, Base, Leaf, Source, Term
 from npk.programs import Atom, Const, Equation, Origin, Program, UnsupportedOperation, Var, is_traced, now
@@ -105,6 +106,7 @@ class Walk:
     source: Source = dataclasses.field(default_factory=lambda: Source(()))
     states: dict[Var, State] = dataclasses.field(default_factory=dict)
     given: set[Var] = dataclasses.field(default_factory=set)  # gates that stand alone, and what is made of them
+    encoded: set[Var] = dataclasses.field(default_factory=set)  # an input of integers, and what encodes it
     scalars: dict[Var, Factor] = dataclasses.field(default_factory=dict)
     constants: dict[Var, Factor] = dataclasses.field(default_factory=dict)  # what multiplies a piece, but for declared
     used: dict[int, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
@@ -304,6 +306,14 @@ class Walk:
         ):  # a part that jnp.pad left empty
             self.states.update({v: [] for v in equation.outputs})
             return
+        if self.encodes(equation):
+            self.encoded.update(equation.outputs)
+            for var in equation.outputs:
+                if jnp.issubdtype(var.dtype, jnp.floating):
+                    self.states[var] = self.known(
+                        Factor("encoded", (), Encoding(self.program, var), tuple(var.shape)), var.shape
+                    )
+            return
         if not self.poisoned.intersection(a for a in equation.inputs if isinstance(a, Var)):
             try:
                 self.states.update(zip(equation.outputs, self.rule(equation), strict=True))
@@ -319,6 +329,37 @@ class Walk:
                 self.states[var] = [terms.whole(base, var.shape)]
             else:
                 self.poisoned.add(var)
+
+    def encodes(self, equation: Equation) -> bool:
+        """Whether an equation makes something of an input of integers and of constants alone."""
+        read = [a for a in equation.inputs if self.is_data(a)]
+        if not read or not self.encoded.issuperset(read):
+            return False
+        return all(a in self.encoded or (self.is_known(a) and not self.is_declared(a)) for a in equation.inputs)
+
+    def is_one_hot(self, atom: Atom, axis: int) -> bool:
+        """Whether a value compares integers with 0, 1, 2 … along an axis: there one element at most is not zero."""
+        made_by = {v: e for e in self.program.equations for v in e.outputs}
+        equation = made_by.get(atom) if atom in self.encoded else None  # type: ignore[arg-type]
+        while equation is not None and equation.name == "convert_element_type":
+            equation = made_by.get(equation.inputs[0])  # type: ignore[arg-type]
+        if equation is None or equation.name != "eq":
+            return False
+
+        def is_same(side: Atom) -> bool:
+            before = made_by.get(side)  # type: ignore[arg-type]
+            spread = before is not None and before.name == "broadcast_in_dim"
+            made = spread and axis not in before.params["broadcast_dimensions"]  # type: ignore[union-attr]
+            return side.shape[axis] == 1 or bool(made)
+
+        def counts(side: Atom) -> bool:
+            if self.is_data(side) or is_traced(self.value(side)):
+                return False
+            lines = np.moveaxis(np.asarray(self.value(side)), axis, 0).reshape(side.shape[axis], -1)
+            return bool((lines == np.arange(len(lines))[:, None]).all())
+
+        one, two = equation.inputs
+        return (is_same(one) and counts(two)) or (is_same(two) and counts(one))
 
     def rule(self, equation: Equation) -> list[State]:
         rule = self.rules.get(equation.name)

@@ -122,11 +122,7 @@ def check_batch(x: Any, name: str = "x", *, floating: bool = False, finite: bool
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError(f"{name} must be a batch [N, ...] of at least one sample, got shape {list(x.shape)}.")
     if floating and not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} must be of a floating dtype, got {_describe(x)}: convert numbers, e.g. x.astype('float32'). "
-            "Tokens have no path feature of their own yet: look them up outside f, and pass the embedding's "
-            "output as x."
-        )
+        raise ValueError(f"{name} must be of a floating dtype, got {_describe(x)}: convert it, x.astype('float32').")
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real, got {_describe(x)}.")
     if finite:

@@ -95,6 +95,8 @@ def _probe(f: Callable[..., Any], params: Any, x: Any) -> None:
 
     def numbers(leaf: Any, size: tuple[int, ...], positive: bool) -> Any:
         dtype = jax.numpy.result_type(leaf)
+        if isinstance(leaf, jax.ShapeDtypeStruct) and jax.numpy.issubdtype(dtype, jax.numpy.integer):
+            return rng.integers(0, 2, size).astype(dtype)  # tokens
         if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
             return np.zeros(size, dtype) if is_traced(leaf) or np.shape(leaf) != size else leaf
         drawn = rng.uniform(0.5, 1.5, size) if positive else rng.standard_normal(size)
@@ -110,7 +112,9 @@ def _probe(f: Callable[..., Any], params: Any, x: Any) -> None:
         def answers(positive: bool = positive) -> Any:
             p = jax.tree_util.tree_map(lambda a, positive=positive: numbers(a, np.shape(a), positive), params)
             batch = numbers(jax.ShapeDtypeStruct(shape, x.dtype), shape, positive)
-            other = np.concatenate([np.flip(batch[:1]) * np.asarray(1.5, batch.dtype) + batch[2:], batch[1:]])
+            real = np.issubdtype(batch.dtype, np.floating)
+            moved = np.flip(batch[:1]) * np.asarray(1.5, batch.dtype) + batch[2:] if real else 1 - batch[:1]
+            other = np.concatenate([moved, batch[1:]])
             return run(*jax.tree_util.tree_leaves((p, batch, other)))
 
         whole, moved, alone = (np.asarray(v, np.float64) for v in now(answers))

@@ -58,11 +58,7 @@ def samples_of(program: Program, n: int) -> Samples:
             even.update((v, set(range(len(v.shape)))) for v in equation.outputs)
             continue
         if not any(a in places for a in inputs):
-            if equation.primitive.name == "broadcast_in_dim":
-                even[equation.outputs[0]] = _spread_axes(equation)
-            elif is_elementwise(equation):
-                axes = range(len(equation.outputs[0].shape))
-                even[equation.outputs[0]] = {i for i in axes if all(_is_even(a, i, even) for a in equation.inputs)}
+            even[equation.outputs[0]] = _even_axes(equation, even)
             continue
         try:
             if equation.activation is None and (is_elementwise(equation) or equation.name == "concatenate"):
@@ -89,11 +85,27 @@ def samples_of(program: Program, n: int) -> Samples:
     return Samples(of_gates, of_values, tuple(mixing), tuple(unknown))
 
 
-def _spread_axes(equation: Equation) -> set[int]:
-    """The axes that a broadcast has made."""
-    kept = equation.params["broadcast_dimensions"]
-    old, new = equation.inputs[0].shape, equation.outputs[0].shape
-    return {a for a in range(len(new)) if a not in kept or old[kept.index(a)] == 1}
+def _even_axes(equation: Equation, even: dict[Var, set[int]]) -> set[int]:
+    """The axes along which a value independent of x is the same, as far as that is seen."""
+    name, axes, p = equation.primitive.name, range(len(equation.outputs[0].shape)), equation.params
+    if name == "iota":
+        return set(axes) - {p["dimension"]}
+    if is_elementwise(equation):
+        return {i for i in axes if all(len(a.shape) == 0 or _is_even(a, i, even) for a in equation.inputs)}
+    if name == "broadcast_in_dim":
+        kept = list(p["broadcast_dimensions"])
+        return {a for a in axes if a not in kept or _is_even(equation.inputs[0], kept.index(a), even)}
+    if name == "transpose":
+        return {a for a in axes if _is_even(equation.inputs[0], int(p["permutation"][a]), even)}
+    if name in ("reshape", "squeeze", "expand_dims"):
+        before = [a for a, size in enumerate(equation.inputs[0].shape) if size > 1]
+        after = [a for a in axes if equation.outputs[0].shape[a] > 1]
+        odd = [a for a in before if not _is_even(equation.inputs[0], a, even)]
+        if not odd:
+            return set(axes)
+        if [equation.inputs[0].shape[a] for a in before] == [equation.outputs[0].shape[a] for a in after]:
+            return set(axes) - {after[before.index(a)] for a in odd}
+    return set()
 
 
 def _alike_for_all(equation: Equation, places: dict[Var, Place], even: dict[Var, set[int]]) -> None:

@@ -45,7 +45,6 @@ _TRIED = 8
 # Roundings of a dtype that a deep network may add up to.
 _ROUNDINGS, _MOST = 1e4, 0.05
 _SAMPLES = "path_kernel, npf, sketch, ntk, split_ntk"  # what needs f to be of single samples
-_INTEGERS = "x is of integers: paths start at real numbers; look embeddings up outside f, and pass what they give as x."
 
 
 @transformation()
@@ -103,8 +102,6 @@ def _explain(f: Function, fixed: Chosen, wants: Wanted, wrt: Chosen) -> Callable
             value = _tried(lambda: value_program(f, params, x, fixed), [], "", Exception)  # told already
         if value is not None:
             roles, outside = roles_of(value, [g.shape for g in gate_shapes(value)])
-            if not jnp.issubdtype(x.dtype, jnp.floating):
-                outside = [_INTEGERS]
             refused += [_refusal(message, "path_kernel, npf, sketch") for message in outside]
         nonlinear = tuple(_nonlinear(program, wants.allow))
         certificate = None
@@ -223,8 +220,6 @@ def _grouped(roles: Sequence[Role]) -> dict[tuple[str, int | None], list[Role]]:
 
 
 def _engines(f: Function, fixed: Chosen, params: PyTree, x: Any) -> tuple[Engine, ...]:
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return ()
     return path_kernel(f, fixed=fixed).engines(params, x)  # type: ignore[attr-defined]
 
 

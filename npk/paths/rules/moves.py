@@ -132,12 +132,15 @@ def _concatenate(walk: Walk, equation: Equation, states: list[State]) -> State:
 def _laid_end_to_end(walk: Walk, equation: Equation, states: list[State], axis: int) -> State:
     for atom, state in zip(equation.inputs, states, strict=True):
         origin = walk.origin(atom)
-        if origin is not None and (origin.from_params or not state):
-            raise walk.refuse(equation, "joins values with parameters.")
+        if origin is not None and origin.from_params and walk.is_leaf(atom):  # a class token: a bias of its own
+            for term in state:
+                walk.claim(term, equation.source)
+        elif origin is not None and (origin.from_params or not state):
+            raise walk.refuse(equation, "joins values with what is computed from parameters.")
     return sums.concatenate(states, axis)
 
 
-def _selection(walk: Walk, equation: Equation, states: list[State]) -> State:
+def selection(walk: Walk, equation: Equation, states: list[State]) -> State:
     """Any indexing by constants: run it on the numbers of the elements to see what it picks."""
     shape = equation.inputs[0].shape
     rest = [a for a in equation.inputs[1:]]
@@ -166,7 +169,7 @@ POSITIONWISE: dict[str, Callable[[Walk, Equation, list[State]], State]] = {
     **dict.fromkeys(("stop_gradient", "reduce_precision", "sharding_constraint"), _same),
     "convert_element_type": _convert,
     **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
-    **dict.fromkeys(("gather", "dynamic_slice", "tile"), _selection),
+    **dict.fromkeys(("dynamic_slice", "tile"), selection),
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast_in_dim,
     "slice": _slice,

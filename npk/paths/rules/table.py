@@ -6,14 +6,16 @@ An operation without a rule raises `UnsupportedOperation`; all of a model's are 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from npk.paths import terms
 from npk.paths.ends import check_end
 from npk.paths.factors import Factor
 from npk.paths.normalisations import normalising
 from npk.paths.rules.arithmetic import add, multiply, negate
 from npk.paths.rules.gates import activation
-from npk.paths.rules.moves import POSITIONWISE, SEVERAL
-from npk.paths.rules.weights import convolution, dot_general
+from npk.paths.rules.moves import POSITIONWISE, SEVERAL, selection
+from npk.paths.rules.weights import convolution, dot_general, lookup
 from npk.paths.terms import Axis, Leaf
 from npk.paths.walk import State, Walk
 from npk.programs import Equation, Program, Provenance
@@ -23,6 +25,13 @@ Rules = Mapping[str, Callable[[Walk, Equation], list[State]]]
 
 def _one(rule: Callable[[Walk, Equation], State]) -> Callable[[Walk, Equation], list[State]]:
     return lambda walk, equation: [rule(walk, equation)]
+
+
+def gather(walk: Walk, equation: Equation) -> State:
+    """Indexing by constants, or by an input of integers."""
+    if equation.inputs[1] in walk.encoded:
+        return lookup(walk, equation)
+    return selection(walk, equation, [walk.state(a) or [] for a in equation.inputs])
 
 
 RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
@@ -35,6 +44,7 @@ RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
     "neg": _one(negate),
     "dot_general": _one(dot_general),
     "conv_general_dilated": _one(convolution),
+    "gather": _one(gather),
     **SEVERAL,
 }
 
@@ -69,5 +79,8 @@ def begun(program: Program, gate_shapes: Sequence[Any], rules: Rules) -> Walk:
             leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
             walk.states[var] = [terms.whole(leaf, var.shape)]
     (x,) = program.x
-    walk.states[x] = walk.known(Factor("input", (), None, tuple(x.shape)), x.shape)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        walk.states[x] = walk.known(Factor("input", (), None, tuple(x.shape)), x.shape)
+    else:
+        walk.encoded.add(x)
     return walk

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from npk.paths import terms
+from npk.paths.encodings import Encoding
 from npk.paths.factors import Factor, ones
 from npk.paths.rules import maps
 from npk.paths.terms import Axis, Term
 from npk.paths.walk import DECLARE, Layer, State, Walk, Window, elements
-from npk.programs import Atom, Equation
+from npk.programs import Atom, Equation, Var
 
 
 def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
@@ -43,6 +44,7 @@ def _layer(
     n_kept: int,
     windows: Sequence[Window] = (),
     constant: Factor | None = None,
+    fan_in: int | None = None,
 ) -> Term:
     """The new base of a weight layer, as a value with axes [batch.., kept.., out..].
 
@@ -69,7 +71,7 @@ def _layer(
     kept += inputs[0].shape[n_batch + len(windows) : n_batch + n_kept]
     out = wshape[n_batch + n_contracted :]
     axes = [Axis(s, True) for s in wshape[:n_batch]] + [Axis(s, False) for s in kept] + [Axis(s, True) for s in out]
-    fan_in = math.prod(wshape[n_batch : n_batch + n_contracted])
+    fan_in = fan_in or math.prod(wshape[n_batch : n_batch + n_contracted])
     walk.claim(plain, equation.source, fan_in)
     base = Layer(
         tuple(axes), tuple(inputs), plain, n_batch, n_kept, n_out, tuple(windows), fan_in, constant, equation.source
@@ -93,7 +95,10 @@ def dot_general(walk: Walk, equation: Equation) -> State:
         out = maps.product(state, walk.factor(rhs).transpose(order), n_b, n_x, n_w)
     else:
         weight = terms.transpose(_the_weight(walk, equation, rhs), order)
-        out = [_layer(walk, equation, state, weight, n_b, n_x, constant=walk.constant_of(rhs))]
+        # Of what is one-hot a weight layer reads one row.
+        one = len(lhs_contract) == 1 and walk.is_one_hot(lhs, lhs_contract[0])
+        options = {"constant": walk.constant_of(rhs), "fan_in": 1 if one else None}
+        out = [_layer(walk, equation, state, weight, n_b, n_x, **options)]
     if not data_first:
         out = [
             terms.transpose(t, (*range(n_b), *range(n_b + n_x, n_b + n_x + n_w), *range(n_b, n_b + n_x))) for t in out
@@ -149,6 +154,26 @@ def convolution(walk: Walk, equation: Equation) -> State:
         return terms.transpose(term, np.argsort(numbers.out_spec).tolist())
 
     return [restored(t) for t in out]
+
+
+def lookup(walk: Walk, equation: Equation) -> State:
+    """The rows of a table that an input of integers chooses: a weight layer on one-hot vectors."""
+    table, indices = equation.inputs
+    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    axis, *more = numbers.start_index_map or (0,)
+    whole = all(sizes[a] == table.shape[a] for a in range(len(table.shape)) if a != axis)
+    taken = tuple(numbers.collapsed_slice_dims) == (axis,) and not numbers.operand_batching_dims
+    last = tuple(numbers.offset_dims) == tuple(range(len(indices.shape) - 1, len(equation.outputs[0].shape)))
+    if more or not (whole and taken and last) or not isinstance(indices, Var) or not walk.is_leaf(table):
+        raise walk.refuse(equation, "looks up something else than rows of a parameter.")
+    clips = "CLIP" in str(equation.params["mode"]).upper() or "PROMISE" in str(equation.params["mode"]).upper()
+    one_hot = Encoding(walk.program, indices, table.shape[axis], clips)
+    shape = (*indices.shape[:-1], table.shape[axis])
+    state = walk.known(Factor("encoded", (), one_hot, shape), shape)
+    order = (axis, *(a for a in range(len(table.shape)) if a != axis))
+    weight = terms.transpose(_the_weight(walk, equation, table), order)
+    kept = len(indices.shape) - 1
+    return [_layer(walk, equation, state, weight, 0, kept, constant=walk.constant_of(table), fan_in=1)]
 
 
 def elementwise(walk: Walk, equation: Equation, state: State, weight: Term, atom: Atom) -> State:

@@ -1,0 +1,42 @@
+"""What encodes an input of integers: masks, one-hot vectors, the rows of a table that tokens choose.
+
+Paths of tokens start at one-hot vectors: a table of embeddings is a weight layer that reads them, of fan-in one, since
+one row alone is read.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from npk.programs import Program, Var, evaluate
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoding:
+    """Numbers that are a function of the input alone: `var` of the program of one sample.
+
+    With `rows` they are one-hot: which of so many rows the integers of `var` choose. An integer beyond them chooses
+    the nearest row where the program `clips` it, and else makes NaN, as it does in f.
+    """
+
+    program: Program
+    var: Var
+    rows: int | None = None
+    clips: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.var.shape if self.rows is None else (*self.var.shape, self.rows)
+
+    def numbers(self, xp: Any, x: Any, dtype: Any) -> Any:
+        """[n, *shape] of samples x [n, 1, ...]."""
+        making = dataclasses.replace(self.program, outputs=(self.var,)).pruned()
+        unused = [None] * len(making.params)
+        found = jax.vmap(lambda sample: evaluate(making, [*unused, sample])[0])(jnp.asarray(x))
+        if self.rows is not None:
+            inside = (found >= 0) & (found < self.rows)
+            chosen = jax.nn.one_hot(jnp.clip(found, 0, self.rows - 1), self.rows, dtype=dtype)
+            found = chosen if self.clips else jnp.where(inside[..., None], chosen, jnp.asarray(jnp.nan, dtype))
+        return xp.asarray(found, dtype)
