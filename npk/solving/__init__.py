@@ -37,6 +37,7 @@ from npk.solving.operators import joined as joined
 from npk.solving.operators import operator_of as operator_of
 from npk.solving.operators import part_of as part_of
 from npk.solving.recomputed import kernel_operator as kernel_operator
+from npk.solving.singular_values import largest_singular_values as largest_singular_values
 from npk.solving.spectra import Moments as Moments
 from npk.solving.spectra import Spectrum as Spectrum
 from npk.solving.spectra import moments as moments
