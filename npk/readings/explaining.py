@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from npk.gating import (
@@ -37,6 +36,7 @@ from npk.programs import (
     transformation,
     wanted,
 )
+from npk.readings.certifying import measured
 from npk.readings.reading import Certificate, GateReading, ParameterReading, Reading, Refusal
 from npk.tangent_kernels import counted
 
@@ -226,9 +226,6 @@ def _engines(f: Function, fixed: Chosen, params: PyTree, x: Any) -> tuple[Engine
 def _certificate(f: Function, params: PyTree, x: Any, proven: bool) -> Certificate:
     """f against its gated form under its own gates, and that at x ± a direction with the gates of x."""
     program = activation_program(f, params, x)
-    real = jnp.issubdtype(x.dtype, jnp.floating)
-    scale = jnp.sqrt(jnp.mean(jnp.square(x))) if real else 0
-    along = np.random.default_rng(0).normal(size=x.shape)
 
     @jax.jit
     def own(params: PyTree, x: Any) -> tuple[Any, Any]:
@@ -238,9 +235,5 @@ def _certificate(f: Function, params: PyTree, x: Any, proven: bool) -> Certifica
     def under(params: PyTree, x: Any, gates: Any) -> Any:
         return run_with_gates(program, [*jax.tree_util.tree_leaves(params), x], gates)[0][0]
 
-    step = scale * jnp.asarray(along, x.dtype) if real else jnp.zeros(x.shape, x.dtype)
     out, gates = own(params, x)
-    here, there, back = (under(params, x + s, gates) for s in (0 * step, step, -step))
-    size = float(jnp.max(jnp.abs(here))) or 1.0
-    bend = float(jnp.max(jnp.abs((there - here) + (back - here)))) / size
-    return Certificate(float(jnp.max(jnp.abs(out - here))) / size, bend if real else None, proven)
+    return measured(out, under(params, x, gates), lambda z: under(params, z, gates), x, proven)
