@@ -10,7 +10,7 @@ f, so that a transform written afresh in a loop compiles once. Rooms, loaded whe
     npk.path_kernels    the exact neural path kernel H
     npk.tangent_kernels the neural tangent kernel and its split
     npk.sketches        both by random signs, with error bars
-    npk.readings        what f was taken to be: `npk.explain(f)(params, x)`
+    npk.readings        what f was taken to be: `npk.explain(f)(params, x)`; its linear map at x
     npk.infinite        their limits at infinite width
     npk.tiles           kernels of whole data sets, on disk, on many devices
     npk.solving         kernel regression, spectra, measures, gradient flow
@@ -48,7 +48,9 @@ from npk.paths import npv as npv
 from npk.paths import path_names as path_names
 from npk.programs import UnsupportedOperation as UnsupportedOperation
 from npk.programs import require_supported_jax as _require_supported_jax
+from npk.readings import LinearMap as LinearMap
 from npk.readings import explain as explain
+from npk.readings import linear_map as linear_map
 from npk.sketches import KernelSketch as KernelSketch
 from npk.sketches import sketch as sketch
 from npk.sketches import sketch_ntk as sketch_ntk
@@ -70,6 +72,7 @@ __all__ = [
     "DLGN_SF",
     "GradientFlow",
     "KernelSketch",
+    "LinearMap",
     "NTKSplit",
     "UnsupportedOperation",
     "count_paths",
@@ -81,6 +84,7 @@ __all__ = [
     "hard_gate",
     "layer_overlaps",
     "linear",
+    "linear_map",
     "log_path_kernel",
     "npf",
     "npv",

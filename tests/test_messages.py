@@ -60,7 +60,8 @@ OF_PATHS = {
     "infinite.ntk": called(infinite.ntk),
     "infinite.path_kernel": called(infinite.path_kernel),
 }
-ALL = OF_GATES | OF_TANGENTS | OF_PATHS | {"explain": called(npk.explain)}
+OF_READINGS = {"explain": called(npk.explain), "linear_map": called(npk.linear_map)}
+ALL = OF_GATES | OF_TANGENTS | OF_PATHS | OF_READINGS
 TRANSFORMS = {name: getattr(infinite if "." in name else npk, name.split(".")[-1]) for name in ALL}
 
 

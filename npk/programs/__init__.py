@@ -31,8 +31,10 @@ from npk.programs.cutting import KINDS as KINDS
 from npk.programs.cutting import Wanted as Wanted
 from npk.programs.cutting import wanted as wanted
 from npk.programs.finding import opens_all as opens_all
+from npk.programs.finding import opens_derivatives as opens_derivatives
 from npk.programs.finding import opens_for_gates as opens_for_gates
 from npk.programs.finding import opens_without_gates as opens_without_gates
+from npk.programs.finding import says_derivative as says_derivative
 from npk.programs.finding import with_activations as with_activations
 from npk.programs.finding import with_gates as with_gates
 from npk.programs.functions import transformation as transformation

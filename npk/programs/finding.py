@@ -400,5 +400,21 @@ def opens_all(eqn: Any) -> bool:
     return not _is_mark(eqn)
 
 
+def opens_derivatives(eqn: Any) -> bool:
+    """As `opens_for_gates`, and open what says what its derivative is: what is left has that of what it computes."""
+    return is_custom(eqn) or opens_for_gates(eqn) or (eqn.primitive.name == "scan" and says_derivative(eqn))
+
+
+def says_derivative(eqn: Any) -> bool:
+    """Whether something in the bodies of a closed call says what its derivative is, or that it has none."""
+    for value in eqn.params.values():
+        for body in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(body, "jaxpr") and hasattr(body, "consts"):
+                inside = flatten(body, lambda e: not is_custom(e), 0, (), None).equations
+                if any(is_custom(e) or e.name == "stop_gradient" or says_derivative(e) for e in inside):
+                    return True
+    return False
+
+
 def _is_mark(eqn: Any) -> bool:
     return eqn.primitive.name in ("jit", "pjit") and eqn.params.get("name") in (IDENTITY, GATED, DECLARED)
