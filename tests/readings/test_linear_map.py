@@ -311,6 +311,29 @@ def test_what_is_not_affine_is_refused_or_named_and_measured():
     assert_close(found @ X + found.offset, attending(SMALL, X))
 
 
+def test_a_normalisation_is_refused_as_long_as_its_scale_is_no_gate():
+    """`gates` lets it stand; here f would not be M x + c under its gates."""
+    with pytest.raises(npk.UnsupportedOperation, match=r"(?s)`rsqrt` at .*allow=\('rsqrt',\)"):
+        npk.linear_map(layer_normed)(SMALL, X)
+    found = npk.linear_map(layer_normed, allow=("rsqrt",))(SMALL, X)
+    assert not found.certificate.proven and found.certificate.affine > 1e-3
+    assert_close(found.matrix(), of_samples(layer_normed, SMALL, X))
+    assert_close(found @ X + found.offset, layer_normed(SMALL, X))
+
+
+def test_without_activations_and_through_gates_alone():
+    f = mlp(jax.nn.relu)
+    found = npk.linear_map(npk.linear(f))(MLP, X)
+    m, c = by_hand_under(MLP, [np.ones((4, n)) for n in SIZES[1:-1]])
+    assert_close(found.matrix(), m)
+    assert_close(found.offset, c)
+    p = {"feature": MLP, "value": MLP}
+    found = npk.linear_map(npk.DLGN(f, constant_input=True))(p, X)
+    np.testing.assert_array_equal(found.matrix(), 0)
+    assert_close(found.offset, npk.DLGN(f, constant_input=True)(p, X))
+    np.testing.assert_array_equal(found.singular_values(1), 0)
+
+
 def test_a_layer_before_what_is_not_affine_needs_no_leave():
     def f(p, x):
         return jax.nn.softmax(jax.nn.relu(x @ p["w"]) @ p["v"])
