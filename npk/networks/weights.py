@@ -7,9 +7,10 @@ from typing import Any
 from flax import linen as nn
 
 Activation = Callable[[Any], Any]
+Initializer = Callable[..., Any]
 
 
-def _normal(scale: float) -> Callable[..., Any]:
+def _normal(scale: float) -> Initializer:
     """Flax's truncated normal weights of variance scale / fan-in, drawn in one row.
 
     The numbers are the same; a generator of four small axes takes XLA on a CPU ten times as long to compile.
@@ -24,3 +25,12 @@ def _normal(scale: float) -> Callable[..., Any]:
 
 
 he_normal, lecun_normal = _normal(2.0), _normal(1.0)
+
+
+def small_normal(deviation: float = 0.02) -> Initializer:
+    """Normal weights of one standard deviation whatever the fan-in, drawn in one row."""
+
+    def draw(key: Any, shape: tuple[int, ...], dtype: Any = float) -> Any:
+        return nn.initializers.normal(deviation)(key, (math.prod(shape),), dtype).reshape(shape)
+
+    return draw
