@@ -1,11 +1,14 @@
-"""Networks by name: those that map images to logits."""
+"""Networks by name: those that map images to logits.
+
+The decoders are not among them: they take tokens, of which a data set of images has none.
+"""
 
 from typing import Any, NamedTuple
 
-import jax
-
+from npk.networks.convnext import ConvNeXt
 from npk.networks.convolutional import C4GAP, GCONV, VCONV, VGG16, ResNet
-from npk.networks.perceptrons import MLP
+from npk.networks.perceptrons import MLP, MLPMixer
+from npk.networks.transformers import ViT
 from npk.networks.weights import Activation
 
 
@@ -28,6 +31,11 @@ _REGISTRY = {
     "vgg16-bn-average": _Entry(VGG16, "width", False, {"norm": True, "pooling": "average"}),
     "resnet": _Entry(ResNet, "width", True, {"norm": False}),
     "resnet-bn": _Entry(ResNet, "width", True, {}),
+    "convnext": _Entry(ConvNeXt, "width", False, {}),
+    "mixer": _Entry(MLPMixer, "width", True, {}),
+    "vit": _Entry(ViT, "width", True, {}),
+    "vit-rows": _Entry(ViT, "width", True, {"patch": (1, None)}),
+    "vit-tiny": _Entry(ViT, "width", True, {"width": 192, "depth": 12, "heads": 3, "pooling": "cls"}),
 }
 
 #: The networks that `build` knows.
@@ -41,17 +49,18 @@ def build(
     width: int | None = None,
     depth: int | None = None,
     use_bias: bool | None = None,
-    activation: Activation = jax.nn.relu,
+    activation: Activation | None = None,
 ) -> Any:
     """A network by name: one of `NAMES`.
 
     Args:
         name: e.g. "mlp", "c4gap", "resnet-bn".
         outputs: number of logits.
-        width: units, or channels, of the (first) layer; None takes the module's own.
-        depth: weight layers, for the MLP and the ResNet; None takes the module's own.
+        width: units, or channels, of the (first) layer, or the size of a token; None takes the module's own.
+        depth: weight layers of the MLP and the ResNet, layers of two parts each of ViT and mixer; None takes the
+            module's own.
         use_bias: None takes the module's own.
-        activation: nonlinearity.
+        activation: nonlinearity; None takes the module's own, ReLU or, in those with layer norm, GELU.
 
     Returns:
         A Flax module.
@@ -73,5 +82,6 @@ def build(
     for field, size in sizes.items():
         if size is not None and size < 1:
             raise ValueError(f"{field} must be at least 1, got {size}.")
-    given = {field: value for field, value in {**sizes, "use_bias": use_bias}.items() if value is not None}
-    return entry.module(activation=activation, **entry.fixed, **given)
+    options = {**sizes, "use_bias": use_bias, "activation": activation}
+    given = {field: value for field, value in options.items() if value is not None}
+    return entry.module(**{**entry.fixed, **given})
