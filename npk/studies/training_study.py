@@ -38,6 +38,10 @@ from npk.training import Network
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
 
 
+# Those whose gates have a path kernel: attention and layer norm have none.
+_NETWORKS = tuple(name for name in networks.NAMES if not name.startswith(("convnext", "mixer", "vit")))
+
+
 @configuration
 class StudyConfig:
     """Everything that determines a study's numbers.
@@ -59,7 +63,7 @@ class StudyConfig:
         "Data",
         among=NAMES,
     )
-    network: str = setting("mlp", f"One of {', '.join(networks.NAMES)}.", "Network", among=networks.NAMES)
+    network: str = setting("mlp", f"One of {', '.join(_NETWORKS)}.", "Network", among=_NETWORKS)
     width: int | None = setting(None, "Units or channels of the first layer.", "Network", none="the network's", least=1)
     depth: int | None = setting(None, "Weight layers (mlp, resnet).", "Network", none="the network's", least=2)
     use_bias: bool = setting(False, "Layers with biases.", "Network", flag="bias")

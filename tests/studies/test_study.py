@@ -219,6 +219,7 @@ def test_a_study_that_cannot_begin_leaves_no_folder(tmp_path):
         ({"beta": -1.0}, "beta must be more than 0"),
         ({"seed": 2**32}, "seed must be at least 0 and at most 4294967295, got 4294967296"),
         ({"network": "lenet"}, "network must be one of mlp, "),
+        ({"network": "vit"}, "network must be one of mlp, .*resnet-bn, got 'vit'"),
         ({"dataset": "emnist:4,7"}, "dataset must be one of digits, "),
         ({"stages": 1}, "stages must be at least 2"),
     ],
