@@ -9,7 +9,7 @@ from tolerances import assert_close
 
 import npk
 from npk import networks
-from npk.networks.tokens import Attention, patches, rotate
+from npk.networks.tokens import Attention, attend, patches, rotate
 
 SMALL = {
     "mlp": ((8, 8, 1), {"width": 7, "depth": 3}),
@@ -299,6 +299,20 @@ def test_attention_is_that_written_out():
                 expected[:, t, own] = np.einsum("ns,nsd->nd", weights, v[:, : t + 1, shared])
         out = drawn["params"]["out"]
         assert_close(jax.jit(net.apply)(drawn, x), expected @ np.asarray(out["kernel"]) + np.asarray(out["bias"]))
+
+
+@pytest.mark.standard_dtypes
+def test_attention_of_double_precision_keeps_it(x64):
+    q, k, v = normal(2, 5, 4, 6), normal(2, 5, 2, 6, seed=1), normal(2, 5, 2, 6, seed=2)
+    for causal in (False, True):
+        found = attend(q, k, v, causal)
+        jaxs = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="xla")  # in float32
+        np.testing.assert_allclose(found, jaxs, atol=1e-5)
+        scores = np.einsum("nthd,nshd->nhts", q, np.repeat(k, 2, axis=2)) / np.sqrt(6)
+        weights = np.exp(np.where(np.tril(np.ones((5, 5))) + (not causal) > 0, scores, -np.inf))
+        expected = np.einsum("nhts,nshd->nthd", weights / weights.sum(-1, keepdims=True), np.repeat(v, 2, axis=2))
+        assert found.dtype == np.float64
+        assert_close(found, expected)
 
 
 def test_patches_are_the_pixels_row_by_row():

@@ -1,5 +1,6 @@
 """What networks of tokens are made of: patches of images, attention, rotary positions, layers at every token."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,25 @@ def rotate(
     cos, sin = (jnp.asarray(turn(angles)[None, :, None], x.dtype) for turn in (np.cos, np.sin))
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+def attend(
+    q: Float[Array, "n t heads size"],
+    k: Float[Array, "n t kv_heads size"],
+    v: Float[Array, "n t kv_heads size"],
+    causal: bool,
+) -> Float[Array, "n t heads size"]:
+    """The values v, averaged with weights softmax(q·k / √size) over the tokens that each token sees.
+
+    `jax.nn.dot_product_attention` of this shape, which rounds scores to float32 whatever the dtype.
+    """
+    n, length, _, size = q.shape
+    grouped = q.reshape(n, length, k.shape[2], -1, size)  # the queries that share keys
+    scores = jnp.einsum("ntkgd,nskd->nkgts", grouped, k) / math.sqrt(size)
+    if causal:
+        seen = np.tril(np.ones((length, length), bool))
+        scores = jnp.where(seen[None, None, None], scores, jnp.finfo(scores.dtype).min)
+    return jnp.einsum("nkgts,nskd->ntkgd", jax.nn.softmax(scores), v).reshape(q.shape)
 
 
 class Attention(nn.Module):
@@ -89,8 +109,7 @@ class Attention(nn.Module):
         q, k, v = project(self.heads, "query"), project(kv_heads, "key"), project(kv_heads, "value")
         if self.base is not None:
             q, k = (rotate(part, np.arange(length), self.base) for part in (q, k))
-        # "xla": ordinary operations, which every transformation of JAX can read.
-        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation="xla")
+        mixed = attend(q, k, v, self.causal)
         out = nn.Dense(width, use_bias=self.use_bias, kernel_init=self.out_init, name="out")
         return out(mixed.reshape(n, length, width))
 
