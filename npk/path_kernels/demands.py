@@ -92,8 +92,8 @@ def together(parts: Sequence[tuple[Term, Sequence[Role]]]) -> list[Group]:
     """Terms of the same factors as one: layers that are read alike, and what is constant (a layer's own bias)."""
     groups: dict[Any, Group] = {}
     constants: list[tuple[Any, Term, Sequence[Role]]] = []
-    for whole, roles in parts:
-        term = _trimmed(whole, roles)
+    for whole, asked in parts:
+        term, roles = _simplified(_trimmed(whole, asked), asked)
         # A mask of independence is of all that is read under it, and a constant has none.
         masked = any(
             a.independent and a.size > 1 and apart for a, apart in zip(term.base.axes, apart_axes(term, roles))
@@ -121,6 +121,42 @@ def _trimmed(term: Term, roles: Sequence[Role]) -> Term:
             if len(kept):
                 term = _restricted(term, d, kept)
     return term
+
+
+def _simplified(term: Term, roles: Sequence[Role]) -> tuple[Term, list[Role]]:
+    """A term with fewer dims that count, and the same moment.
+
+    Two elements of an independent axis go together only where they are one: a sum over it is of equal places. And where
+    the factors along a contracted dim are alike for all samples, they meet as squares, which are summed beforehand.
+    """
+    found = list(roles)
+    for index, axis in zip(term.index, term.base.axes, strict=True):
+        sums = [d for d in index.dims if found[d] == "sum"]
+        shared = all(found[d] in ("sum", "contract", "same") for d in index.dims)
+        if axis.independent and len(sums) == 1 and shared and _tells_apart(term, index, sums[0]):
+            found[sums[0]] = "contract"
+    places = {d for index in term.index[: places_of(term.base)] for d in index.dims}
+    for dim, role in enumerate(found):
+        parts = [p for p in term.g.parts if p.shape[dim] > 1]
+        if role != "contract" or dim in places or not parts or not all(p.is_alike for p in parts):
+            continue
+        product = functools.reduce(Factor.times, parts)
+        apart = any(found[d] not in ("contract", "same") for d, size in enumerate(product.shape) if size > 1)
+        known = product.constant_numbers
+        if apart or (known is not None and (known == np.round(known)).all()):  # counts stay whole numbers
+            continue
+        rest = [p for p in term.g.parts if p.shape[dim] == 1]
+        term = _restricted(term.replace(g=ones(len(found))), dim, np.zeros(1, int))
+        term = term.replace(g=functools.reduce(Factor.times, rest, product.norm(dim)))
+    return term, found
+
+
+def _tells_apart(term: Term, index: Index, dim: int) -> bool:
+    """Whether an index along a dim, the others held, reads an element once."""
+    if index.values is None:
+        return True
+    lines = np.sort(np.moveaxis(index.values, index.dims.index(dim), 0).reshape(term.sizes[dim], -1), 0)
+    return bool((np.diff(lines, axis=0) > 0).all())
 
 
 def _restricted(term: Term, dim: int, kept: np.ndarray) -> Term:
@@ -192,7 +228,7 @@ def mixing(term: Term, roles: Sequence[Role]) -> Mixing:
 
     def is_matrix(part: Factor) -> bool:
         apart = {role for role, size in zip(roles, part.shape, strict=True) if size > 1}
-        return "contract" not in apart and "sum" in apart and len(apart) > 1
+        return "sum" in apart and not apart.isdisjoint(("pair", "same"))
 
     parts = term.g.parts
     matrices = [part for part in parts if is_matrix(part)]

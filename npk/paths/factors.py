@@ -17,6 +17,9 @@ from npk.programs import Var, is_traced
 
 Shape = tuple[int, ...]
 
+# Numbers of a constant that is made of others at once.
+_MOST = 1 << 22
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Factor:
@@ -84,7 +87,20 @@ class Factor:
         return Factor("times", (self, other), None, shape)
 
     def plus(self, other: "Factor") -> "Factor":
-        return Factor("plus", (self, other), None, np.broadcast_shapes(self.shape, other.shape))
+        """The sum, by broadcasting; factors of both are taken out of it."""
+        common, rest = [], list(other.parts)
+        own = []
+        for part in self.parts:
+            at = next((i for i, p in enumerate(rest) if p.name == part.name), None)
+            if at is None:
+                own.append(part)
+            else:
+                common.append(rest.pop(at))
+        if not common:
+            return _summed_up("plus", (self, other), None, np.broadcast_shapes(self.shape, other.shape))
+        rank = len(self.shape)
+        left, right = (functools.reduce(Factor.times, parts, ones(rank)) for parts in (own, rest))
+        return functools.reduce(Factor.times, common).times(left.plus(right))
 
     def inverse(self) -> "Factor":
         if self.op == "constant" and not is_traced(self.how):
@@ -99,7 +115,30 @@ class Factor:
         return Factor("over", (self, number.reshape((1,) * len(self.shape))), None, self.shape)
 
     def sum(self, axis: int) -> "Factor":
-        return Factor("sum", (self,), axis, (*self.shape[:axis], *self.shape[axis + 1 :]))
+        """The sum along an axis, which goes; factors that are the same along it are taken out of it."""
+        rest = (*self.shape[:axis], *self.shape[axis + 1 :])
+        apart = [p for p in self.parts if p.shape[axis] == 1]
+        if apart and len(apart) < len(self.parts):
+            within = functools.reduce(Factor.times, [p for p in self.parts if p.shape[axis] > 1]).sum(axis)
+            return functools.reduce(Factor.times, [_without(p, axis) for p in apart]).times(within)
+        return _summed_up("sum", (self,), axis, rest)
+
+    def norm(self, axis: int) -> "Factor":
+        """The root of the sum of squares along an axis, which stays with size one; of numbers alike for all samples."""
+        shape = (*self.shape[:axis], 1, *self.shape[axis + 1 :])
+        return _summed_up("norm", (self,), axis, shape)
+
+    @functools.cached_property
+    def is_alike(self) -> bool:
+        """Whether all samples have the same numbers: no gate and no input is in it."""
+        return all(leaf.op in ("constant", "fixed") for leaf in self.leaves().values())
+
+    @functools.cached_property
+    def constant_numbers(self) -> np.ndarray | None:
+        """The numbers of what is made of known constants alone."""
+        if any(leaf.op != "constant" or is_traced(leaf.how) for leaf in self.leaves().values()):
+            return None
+        return Numbers(np, None, (), {}, np.dtype(float)).of(self)[0]
 
     @functools.cached_property
     def parts(self) -> list["Factor"]:
@@ -143,6 +182,18 @@ def _said(how: Any) -> tuple[Any, ...]:
     if isinstance(how, int | np.integer):
         return (int(how),)
     return (how,) if how is None else (id(how),)
+
+
+def _summed_up(op: str, args: tuple[Factor, ...], how: Any, shape: Shape) -> Factor:
+    """A sum as an expression, or as its numbers where they are constants."""
+    factor = Factor(op, args, how, shape)
+    known = factor.constant_numbers if factor.size <= _MOST else None
+    return factor if known is None else constant(known)
+
+
+def _without(factor: Factor, axis: int) -> Factor:
+    """Without an axis of size one."""
+    return factor.reshape((*factor.shape[:axis], *factor.shape[axis + 1 :]))
 
 
 def constant(value: Any) -> Factor:
@@ -236,5 +287,6 @@ _MAKING: dict[str, Callable[..., Any]] = {
     "inverse": lambda xp, factor, a: 1 / a,
     "over": _over,
     "sum": lambda xp, factor, a: xp.sum(a, axis=1 + factor.how),
+    "norm": lambda xp, factor, a: xp.sqrt(xp.sum(xp.square(a), axis=1 + factor.how, keepdims=True)),
     "join": _join,
 }

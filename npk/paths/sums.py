@@ -3,13 +3,17 @@
 Terms of one base are correlated, so they are joined into one; terms of different bases stand side by side.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from npk.paths.factors import Factor, constant, join
-from npk.paths.terms import Base, Index, Term, merge, over, regroup, reshape, take
+from npk.paths.terms import Base, Index, Term, merge, over, regroup, renumbered, reshape, take
+
+# Coefficients of a map of one value's elements to those of another that are written out.
+_MAP = 1 << 22
 
 
 def add(states: Sequence[Sequence[Term]]) -> list[Term]:
@@ -30,10 +34,47 @@ def _plain(term: Term) -> Term:
 
 
 def _join(a: Term, b: Term) -> Term:
+    for one, two in ((a, b), (b, a)):
+        if (mapped := _as_map(one, two)) is not None:
+            return two.replace(g=mapped.plus(two.g), binary=False)
     same_dims = a.layout == b.layout and a.summed == b.summed
     if same_dims and all(i.same(j) for i, j in zip(a.index, b.index, strict=True)):
         return a.replace(g=a.g.plus(b.g), binary=False)
     return _stack(a, b)
+
+
+def _as_map(a: Term, b: Term) -> Factor | None:
+    """What a's factor is, read through the index of b: a reads at its own place what b sums over all places.
+
+    So a value without its mean (x - 1/C Σ x) is a map of constant coefficients, δ - 1/C.
+    """
+    fresh = len(b.summed) - len(a.summed)
+    if a.layout != b.layout or fresh < 1 or b.summed[fresh:] != a.summed:
+        return None
+    first = len(a.sizes) - len(a.summed)
+    read, other = ({d for i in t.index for d in i.dims if d < first} for t in (a, b))
+    own = sorted(read - other)
+    if [a.sizes[d] for d in own] != list(b.summed[:fresh]) or math.prod(b.summed[:fresh]) ** 2 > _MAP:
+        return None
+    number = {d: d if d < first else d + fresh for d in range(len(a.sizes))}
+    number |= {d: first + i for i, d in enumerate(own)}
+    if not all(renumbered(i, number).same(j) for i, j in zip(a.index, b.index, strict=True)):
+        return None
+    order = list(range(len(b.sizes)))
+    for i, d in enumerate(own):  # at the place that is read, which is the same
+        order[d], order[first + i] = order[first + i], order[d]
+    order_of = range(len(b.sizes))
+    g = functools.reduce(Factor.times, [p.reshape(_wider(p, first, fresh)).transpose(order) for p in a.g.parts])
+    for i, d in enumerate(own):
+        size = a.sizes[d]
+        eye = np.eye(size).reshape([size if n in (d, first + i) else 1 for n in order_of])
+        g = g.times(constant(eye))
+    return g
+
+
+def _wider(factor: Factor, first: int, fresh: int) -> list[int]:
+    """With dims of size one put in."""
+    return [*factor.shape[:first], *(1,) * fresh, *factor.shape[first:]]
 
 
 def _one_summed(term: Term) -> Term:
