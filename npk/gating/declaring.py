@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from npk.programs import DECLARED, GATED, IDENTITY, Equation, Var, evaluate, opens_for_gates, remembered, trace
 
@@ -25,7 +25,7 @@ gated_product = _named(GATED, lambda q, gate: jnp.multiply(q, gate))
 declared_gate = _named(DECLARED, lambda gate: jnp.multiply(gate, jnp.ones((), gate.dtype)))
 
 
-def as_gate(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def as_gate(value: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
     """Mark a value of a model as a gate: whatever it multiplies is linear given it.
 
     A product of two values, neither of which holds a nonlinearity (a bilinear layer, linear attention, a state space

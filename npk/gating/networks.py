@@ -112,10 +112,9 @@ def _gates_from(
 
     Hard gates are its own, or 1{q > 0}; soft gates replace those of activations.
     """
-    program_of = programs_of(network, has_aux, wants)
 
     def found(params: PyTree, x: Any) -> tuple[Gates, Any]:
-        program = program_of(params, x)
+        program = remembered(programs_of, network, has_aux, wants)(params, x)
         outputs, q, gates = run_with_gates(program, jax.tree_util.tree_leaves((params, x)))
         aux = result_of(program, outputs, True)[1] if has_aux else None
         own_gates = gates if own else [hard_gate(v) for v in q]

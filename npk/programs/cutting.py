@@ -108,16 +108,17 @@ class Cutting:
         gate, mixes = equation.inputs[at], equation.name in PRODUCTS
         assert isinstance(gate, Var)
         source = self.source_of(gate)
-        if not self.wants(self.kind(source, mixes), source):
+        kind = self.kind(source, mixes)
+        if not self.wants(kind, source):
             self.equations.append(equation)
         elif equation.name == "select_n":
             self.chosen(equation, values, gate)
         elif mixes:
-            ((part, _),) = self.parts(gate, False, True)
+            ((part, _),) = self.parts(gate, kind, False, True)
             inputs = tuple(part if i == at else a for i, a in enumerate(equation.inputs))
             self.equations.append(dataclasses.replace(equation, inputs=inputs))
         else:
-            self.times(equation, equation.inputs[values[0]], self.parts(gate, equation.name == "div", False))
+            self.times(equation, equation.inputs[values[0]], self.parts(gate, kind, equation.name == "div", False))
 
     def times(self, equation: Equation, value: Atom, parts: Parts) -> None:
         """A value times factors, in place of an equation."""
@@ -139,7 +140,7 @@ class Cutting:
     def chosen(self, equation: Equation, values: Sequence[int], condition: Var) -> None:
         """A choice by a condition that depends on x: each case times one where it is chosen, else zero."""
         dtype = equation.outputs[0].dtype
-        ((gate, _),) = self.parts(condition, False, True, dtype)
+        ((gate, _),) = self.parts(condition, "product", False, True, dtype)
         one = self.write(lambda g, v: jnp.broadcast_to(g, v.shape), equation, gate, equation.inputs[values[0]])
         other = self.write(lambda g: 1 - g, equation, one)
         cases = [
@@ -182,36 +183,37 @@ class Cutting:
             return data[0] if is_float(data[0]) else None
         return data[0] if equation.name in ("mul", "div", "neg", *_SUMS) and is_float(data[0]) else None
 
-    def parts(self, var: Var, inverted: bool, whole: bool, dtype: Any = None) -> Parts:
+    def parts(self, var: Var, kind: str, inverted: bool, whole: bool, dtype: Any = None) -> Parts:
         """A gate as factors on the way of the values, each a cut or what does not depend on x.
 
         Args:
             var: the gate.
+            kind: of the gate.
             inverted: what is divided by it is wanted.
             whole: a single factor is.
             dtype: of a condition, which is cut as numbers.
         """
         inner = self.inner(var)
         if inner is None:
-            return [(self.cut(var, inverted, self.kind(var, whole), self.known.producer[var], dtype), False)]
+            return [(self.cut(var, inverted, kind, self.known.producer[var], dtype), False)]
         equation = self.known.producer[var]
         if equation.name in MOVES | _CASTS:
-            found = self.parts(inner, inverted, whole, dtype)
+            found = self.parts(inner, kind, inverted, whole, dtype)
             return [(self.copied(equation, inner, a, equation.outputs.index(var)), divides) for a, divides in found]
         others = [a for a in equation.inputs if a is not inner]
         made = [o for a in others if (o := self.known.origin(a)) is not None and (o.leaves or o.fixed)]
         if equation.name == "neg" or (not made and not inverted and (equation.name in _SUMS or whole)):
             if equation.name == "div" and equation.inputs[0] is not inner:
-                return self.parts(inner, True, whole)
-            found = self.parts(inner, inverted, True)
+                return self.parts(inner, kind, True, whole)
+            found = self.parts(inner, kind, inverted, True)
             if len(found) == 1:
                 return [(self.copied(equation, inner, found[0][0], 0), found[0][1])]
         if equation.name in _SUMS or (whole and made):
-            return [(self.cut(var, inverted, self.kind(var, whole), equation, dtype), False)]
+            return [(self.cut(var, inverted, kind, equation, dtype), False)]
         turned = equation.name == "div" and equation.inputs[0] is not inner  # other / inner
-        found = self.parts(inner, inverted != turned, whole)
+        found = self.parts(inner, kind, inverted != turned, whole)
         if others and others[0] in self.known.data:
-            return [*found, *self.parts(others[0], inverted, whole)]  # type: ignore[arg-type]
+            return [*found, *self.parts(others[0], kind, inverted, whole)]  # type: ignore[arg-type]
         divides = inverted != (equation.name == "div" and not turned)
         return found + [(a, divides) for a in others if self.known.number(a) != 1]
 
@@ -223,6 +225,7 @@ class Cutting:
         if dtype is not None:
             source = self.write(lambda a: a.astype(dtype), at, var)
         out = Var(jax.ShapeDtypeStruct(source.shape, source.dtype))
+        kind = "scale" if var in self.scales else kind
         activation = Activation(kind, jnp.reciprocal if inverted else _itself, _given, alone=True, form=inverted)
         self.equations.append(
             dataclasses.replace(at, primitive=_CUT, inputs=(source,), outputs=(out,), params={}, activation=activation)

@@ -136,12 +136,10 @@ def test_what_is_neither_linear_nor_a_gate_is_refused_unless_it_is_allowed():
         "cos": jnp.cos,
         "cbrt": jnp.cbrt,
         "sign": jnp.sign,
-        "mul": lambda q: q * jax.nn.sigmoid(q[:, ::-1]),
-        "select_n": lambda q: jnp.where(q[:, ::-1] > 0, q, 0.0),
+        "mul": lambda q: q * q[:, ::-1],
         "min": lambda q: jnp.minimum(q, q[:, ::-1]),
         "div": lambda q: 1 / (3 + q[:, ::-1]),
         "sqrt": lambda q: jnp.sqrt(1 + q * q),
-        "rsqrt": lambda q: q * jax.lax.rsqrt(1 + q[:, ::-1] ** 2),
         "dot_general": lambda q: q * jnp.einsum("nk,nk->n", q, q)[:, None],
         "sort": lambda q: jnp.sort(q, axis=1),
         "reduce_min": lambda q: q.min(1, keepdims=True) + jnp.zeros((1, 4)),
@@ -179,7 +177,7 @@ def test_masks_that_do_not_depend_on_x_are_linear():
     assert len(npk.gates(tokens)(PARAMS, jnp.array([[0], [2]]))) == 1
 
 
-def test_a_normalisation_of_the_sample_or_of_the_batch_stays():
+def test_the_scale_of_a_sample_is_a_gate_and_that_of_a_batch_stays():
     scaled = {
         "rsqrt": jax.nn.standardize,
         "of the batch": lambda q: jax.nn.standardize(q, axis=0),
@@ -187,9 +185,62 @@ def test_a_normalisation_of_the_sample_or_of_the_batch_stays():
         "power": lambda q: q * (q.var(1, keepdims=True) + 1e-5) ** -0.5,
         "norm": lambda q: q / jnp.maximum(jnp.linalg.norm(q, axis=1, keepdims=True), 1e-12),
     }
-    for scale in scaled.values():
+    for name, scale in scaled.items():
         f = network(lambda q, scale=scale: jax.nn.relu(scale(q)))
-        assert len(npk.gates(f)(PARAMS, X)) == 1
+        kinds = [g.kind for g in npk.explain(f)(PARAMS, X).gates]
+        assert kinds == (["hard"] if name == "of the batch" else ["scale", "hard"]), name
+        found = npk.gates(f)(PARAMS, X)
+        assert_close(npk.gated(f)(PARAMS, X, found), f(PARAMS, X))
+        assert len(npk.gates(f, kinds=("activation",))(PARAMS, X)) == 1
+
+
+def test_a_factor_that_holds_a_nonlinearity_is_the_gate_of_what_it_multiplies():
+    """In whatever order, and with an affine factor that occurs inside it."""
+    u, v, silu = (lambda q: q, lambda q: q[:, ::-1], jax.nn.silu)
+    products = {
+        "sigmoid": (lambda q: v(q) * jax.nn.sigmoid(q), jax.nn.sigmoid),
+        "silu": (lambda q: silu(q) * v(q), silu),
+        "affine first": (lambda q: (u(q) * v(q)) * jax.nn.sigmoid(q), silu),
+        "affine last": (lambda q: u(q) * (jax.nn.sigmoid(q) * v(q)), silu),
+        "numbers between": (lambda q: (v(q) * 2 * u(q)) * jax.nn.sigmoid(q), silu),
+        "a denominator": (lambda q: v(q) / (1 + q * q), lambda q: 1 / (1 + q * q)),
+        "a condition": (lambda q: jnp.where(q > 0, v(q), 0.0), npk.hard_gate),
+        "either case": (lambda q: jnp.where(q > 0, v(q), -v(q)), npk.hard_gate),
+        "one minus": (lambda q: (1 - jax.nn.sigmoid(q)) * v(q), jax.nn.sigmoid),
+    }
+    q = X @ PARAMS["a"]
+    for name, (product, gate) in products.items():
+        f = network(product)
+        (found,) = npk.gates(f)(PARAMS, X)
+        assert_close(found, gate(q))
+        assert_close(npk.gated(f)(PARAMS, X, (found,)), f(PARAMS, X))
+        (kind,) = [g.kind for g in npk.explain(f)(PARAMS, X).gates]
+        assert kind == "product", name
+
+
+def test_either_side_of_a_product_may_be_declared_the_gate():
+    def f(p, x):
+        q = x @ p["a"]
+        left = q[:, ::-1] + 0
+        return (left * q) @ p["c"]
+
+    line = f.__code__.co_firstlineno + 2
+    with pytest.raises(npk.UnsupportedOperation, match=r"(?s)`mul`.*npk.as_gate"):
+        npk.gates(f)(PARAMS, X)
+    marked = network(lambda q: npk.as_gate(q[:, ::-1]) * q)
+    (found,) = npk.gates(f, gate_at=(f"test_gating.py:{line}",))(PARAMS, X)
+    assert_close(found, (X @ PARAMS["a"])[:, ::-1])
+    assert (found == npk.gates(marked)(PARAMS, X)[0]).all()
+    h = npk.path_kernel(f, gate_at=(f"test_gating.py:{line}",))(PARAMS, X)
+    assert_close(h, npk.path_kernel(marked)(PARAMS, X))
+    with pytest.raises(ValueError, match="makes nothing of x"):
+        npk.gates(f, gate_at=("nowhere.py:1",))(PARAMS, X)
+    with pytest.raises(npk.UnsupportedOperation, match="declared to be a gate"):
+        npk.gates(network(npk.as_gate))(PARAMS, X)
+    with pytest.raises(ValueError, match="floating"):
+        npk.as_gate(jnp.arange(3))
+    with pytest.raises(ValueError, match="kinds must be some of activation, choice"):
+        npk.gates(f, kinds=("softmax",))(PARAMS, X)
 
 
 def test_a_maximum_may_be_taken_of_what_a_mask_leaves():
