@@ -24,7 +24,7 @@ from npk.gating.transforms import (
     result_of,
     run_with_gates,
 )
-from npk.programs import Wanted, check_key, remembered, transformation, wanted, working_dtype
+from npk.programs import Wanted, check_key, floats_of, of_floats, remembered, transformation, wanted, working_dtype
 
 Gates = tuple[Any, ...]
 
@@ -141,7 +141,7 @@ def _composed(
         found, feature_aux = makes(params["feature"], x)
         if permute is not None:
             found = permuted(found, permute)
-        start = jnp.ones_like(x) if constant_input else x
+        start = of_floats(jnp.ones_like, x) if constant_input else x
         out = gated(f, has_aux=has_aux, allow=wants.allow, kinds=wants.kinds)(params["value"], start, found)
         return (out[0], {"feature": feature_aux, "value": out[1]}) if has_aux else out
 
@@ -349,7 +349,7 @@ def _shallow(
     """`DLGN_SF`, made once."""
 
     def makes(maps: PyTree, x: Any) -> tuple[Gates, Any]:
-        flat = x.reshape(x.shape[0], -1)
+        flat = jnp.concatenate([a.reshape(a.shape[0], -1) for a in floats_of(x)], 1)
         q = [
             jnp.tensordot(flat, m["kernel"], 1) + jnp.expand_dims(m["bias"], 0)  # [N, *gate]
             for m in maps
@@ -396,7 +396,10 @@ def shallow_features(
                 "functions of one value each. kinds=('activation',) leaves the latter in f."
             )
         found = gate_shapes(program)
-        features, dtype = math.prod(x.shape[1:]), working_dtype(*jax.tree_util.tree_leaves(params))
+        features, dtype = (
+            sum(math.prod(a.shape[1:]) for a in floats_of(x)),
+            working_dtype(*jax.tree_util.tree_leaves(params)),
+        )
         keys = jax.random.split(key, len(found))
         scale = math.sqrt(2 / features)
 

@@ -32,6 +32,7 @@ from npk.programs import (
     evaluate,
     is_traced,
     remembered,
+    samples_in,
     shapes_of,
     transformation,
     wanted,
@@ -73,7 +74,7 @@ def activation_program(f: Function, params: Any, x: Any, has_aux: bool = False, 
     if has_aux and not _is_pair(program.out_tree):
         raise ValueError(f"with has_aux=True f must return a pair (logits, aux), got {program.out_tree}.")
     logits = dataclasses.replace(program, outputs=program.outputs[:1]) if has_aux else program
-    check_program(logits, x.shape[0])
+    check_program(logits, samples_in(x))
     if wants is not None:
         check_linear(program, wants.allow)
     return program

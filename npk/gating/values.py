@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
@@ -25,6 +24,8 @@ from npk.programs import (
     named,
     opens_all,
     remembered,
+    resized,
+    sample_of,
     trace,
     with_activations,
 )
@@ -58,7 +59,7 @@ def _sampler(f: Function, fixed: Chosen) -> Callable[[PyTree, Any], Program]:
         return dataclasses.replace(program, gate_places=samples.of_gates)
 
     def found(params: PyTree, x: Any) -> Program:
-        return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "sample", lambda: find(params, x))
+        return once((params, sample_of(x)), "sample", lambda: find(params, x))
 
     return found
 
@@ -73,7 +74,7 @@ def _check_sizes(program: Program) -> None:
 
 
 def _of_batch(f: Function, params: PyTree, x: Any, n: int) -> Program:
-    return with_activations(trace(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), opens_all))
+    return with_activations(trace(f, params, resized(x, n), opens_all))
 
 
 def value_program(f: Function, params: PyTree, x: Any, fixed: Chosen = None) -> Program:

@@ -11,7 +11,7 @@ from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.network import Network
 from npk.path_kernels.thresholds import Thresholds
 from npk.paths import Form
-from npk.programs import on_host, shown
+from npk.programs import alone, on_host, shown
 
 _SOFT = "gates other than 0 and 1"
 _NUMBA = "Numba is not installed"
@@ -107,7 +107,7 @@ class Choice:
 
     def rules(self, x: Any) -> str:
         """How the plain rules compute a kernel."""
-        (_, size), form = self.network.demands(self.params, (x[:, None], ())), self.network.form(self.params, x)
+        (_, size), form = self.network.demands(self.params, (alone(x), ())), self.network.form(self.params, x)
         how = "compiled as one program"
         if here(form, self.params, x) and host.repays(size, self.many, self.thresholds):
             small = host.is_small(size, self.many, self.thresholds)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from npk.programs import cores, shown
+from npk.programs import cores, samples_in, shown, some_of
 
 # Nanoseconds of one core for a position pair of one layer (hard gates, up to 64 channels), in the compiled loop.
 _PAIR = 1.4
@@ -58,11 +58,11 @@ def timed(kernel: Callable[[Any, Any | None], Any], x1: Any, x2: Any | None, gat
     Returns:
         The cost.
     """
-    n1, n2 = len(x1), len(x1 if x2 is None else x2)
+    n1, n2 = samples_in(x1), samples_in(x1 if x2 is None else x2)
     found: list[tuple[int, float]] = []  # pairs, seconds
     size, most = 4, max(n1, n2)
     while True:
-        part = (x1[:size], None if x2 is None else x2[:size])
+        part = (some_of(x1, slice(size)), some_of(x2, slice(size)))
         jax.block_until_ready(kernel(*part))  # compiled
         start = time.perf_counter()
         h = jax.block_until_ready(kernel(*part))

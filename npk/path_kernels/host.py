@@ -10,7 +10,7 @@ from npk.path_kernels.interpreters import CompiledMoments, HostMoments
 from npk.path_kernels.moments import output_moment
 from npk.path_kernels.thresholds import Thresholds
 from npk.paths import Form, Numbers
-from npk.programs import block_of
+from npk.programs import block_of, samples_in
 
 # Bytes of the numbers of all factors of a batch that are held from block to block.
 _HELD = 1 << 27
@@ -47,7 +47,7 @@ def kernel(
         known: what was found of the form before, of shapes alone.
         thresholds: of the choice.
     """
-    n1, n2 = len(one[0]), len(two[0])
+    n1, n2 = samples_in(one), samples_in(two)
     small = is_small(size, n1 * n2, thresholds)
     asked = {} if small else uses(demands)
 
@@ -59,7 +59,7 @@ def kernel(
     size1, size2 = (-(-n // -(-n // side)) for n in (n1, n2))  # blocks of equal size
 
     def numbers(batch: Any, start: int, count: int) -> Numbers:
-        x, gates = batch if count == len(batch[0]) else block_of(batch, start, count)
+        x, gates = batch if count == samples_in(batch) else block_of(batch, start, count)
         return Numbers(np, x, gates, fixed, dtype)
 
     held = n2 * size.factors * np.dtype(dtype).itemsize <= _HELD
@@ -96,6 +96,7 @@ def largest(form: Form, demands: Demands, fixed: dict[Any, Any], batch: Any, dty
     met: list[Any] = []
     with np.errstate(all="ignore"):
         output_moment(
-            form.state, HostMoments(len(x), 1, False, (numbers, numbers), diagonal=True, met=met, demands=demands)
+            form.state,
+            HostMoments(samples_in(x), 1, False, (numbers, numbers), diagonal=True, met=met, demands=demands),
         )
     return float(np.max(np.stack(met)))

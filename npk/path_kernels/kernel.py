@@ -27,10 +27,15 @@ from npk.programs import (
     check_pair,
     concrete,
     finite,
+    floats_of,
     in_blocks,
     known_true,
     option_of,
     remembered,
+    resized,
+    sample_of,
+    samples_in,
+    together,
     transformation,
     unsharded,
     working_dtype,
@@ -45,13 +50,15 @@ _CPU_BLOCK, _BLOCK = 1 << 18, 1 << 22
 
 def kernel_dtype(params: PyTree, x: Any, normalize: bool) -> Any:
     """The dtype of a kernel of inputs x, of integers that of the parameters; for counts the widest there is."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        x = jax.tree_util.tree_leaves(params)
-    return (
-        working_dtype(*jax.tree_util.tree_leaves(x))
-        if normalize
-        else jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
-    )
+    if not normalize:
+        return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
+    return working_dtype(*(floats_of(x) or jax.tree_util.tree_leaves(params)))
+
+
+def _of_array(batch: Batch) -> Batch:
+    """A batch of one array, whatever tree holds it."""
+    (x,) = jax.tree_util.tree_leaves(batch[0])
+    return x, batch[1]
 
 
 # --------------------------------------------------------------------------------------- the kernel
@@ -71,7 +78,7 @@ def moment_of(
     """H of two blocks, each (x [n, 1, ...], gates [n, ...]), in numbers of some kind, and what was met on the way."""
     fixed = form.fixed(params)
     sides = Numbers(jnp, *one, fixed, dtype), Numbers(jnp, *two, fixed, dtype)
-    moments = kind(len(one[0]), len(two[0]), normalize, sides, binary, **options)
+    moments = kind(samples_in(one), samples_in(two), normalize, sides, binary, **options)
     return output_moment(form.state, moments), moments
 
 
@@ -181,13 +188,13 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         form = network.form_of(params, one)
         demands, size = network.demands(params, one)
         side = max(1, math.isqrt((_CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK) // size.elements))
-        if here(form, params, one, two) and host.repays(size, len(one[0]) * len(two[0]), thresholds):
-            known = network.once("known", params, one[0].shape[2:], one[0], dict)
+        if here(form, params, one, two) and host.repays(size, samples_in(one) * samples_in(two), thresholds):
+            known = network.once("known", params, sample_of(together(one[0])), dict)
             options = {"normalize": normalize, "binary": binary, "dtype": dtype, "side": side, "known": known}
             options["thresholds"] = thresholds
             return host.kernel(form, fixed_of(params, form), one, two, demands=demands, size=size, **options)
         # One program for any gates and either normalisation.
-        whole = max(t[0].shape[0] for t in (one, two)) <= side
+        whole = max(map(samples_in, (one, two))) <= side
         other = None if one is two and not whole else two
         return blocks(params, one, other, normalize, binary=binary, side=None if whole else side, dtype=dtype)
 
@@ -208,7 +215,7 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         """Of all that is met for two batches; nothing is derived by it."""
         form = network.form_of(params, one)
         demands, size = network.demands(params, one)
-        if here(form, params, one, two) and host.is_small(size, len(one[0]) + len(two[0]), thresholds):
+        if here(form, params, one, two) and host.is_small(size, samples_in(one) + samples_in(two), thresholds):
             return max(host.largest(form, demands, fixed_of(params, form), side, dtype) for side in (one, two))
         params, one, two = jax.tree_util.tree_map(jax.lax.stop_gradient, (params, one, two))
         return functools.reduce(jnp.maximum, [largest_count(params, side, dtype=dtype) for side in (one, two)])
@@ -216,8 +223,8 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
     def packed_kernel(choice: Choice, one: Batch, two: Batch, dtype: Any) -> Any | None:
         """H by packed gates, or None where the network, the gates or the machine are not made for it."""
         chain = choice.packed(one[0], None, one, two)
-        left = None if isinstance(chain, str) else dense.side(chain, *one, dtype)
-        right = left if isinstance(chain, str) or one is two else dense.side(chain, *two, dtype)
+        left = None if isinstance(chain, str) else dense.side(chain, *_of_array(one), dtype)
+        right = left if isinstance(chain, str) or one is two else dense.side(chain, *_of_array(two), dtype)
         if isinstance(chain, str) or left is None or right is None:
             return None
         most = max(dense.largest(chain, left), dense.largest(chain, right))
@@ -230,19 +237,20 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
     def fused_kernel(choice: Choice, one: Any, two: Any, symmetric: bool, dtype: Any) -> Any | None:
         """H of laid out batches by the fused GPU kernel, or None where it is not made for them, or not trusted."""
         params, x, normalize = choice.params, one[0], choice.normalize
-        chain = choice.fused(x[:, 0], True, one, two)
+        chain = choice.fused(together(x), True, one, two)
         if isinstance(chain, str):
             return None
         whole = functools.partial(compute, params, normalize=normalize, binary=True, dtype=dtype)
-        once = functools.partial(network.once, f"fused, {normalize}, {dtype}", params, x.shape[1:], x)
+        once = functools.partial(network.once, f"fused, {normalize}, {dtype}", params, sample_of(x))
+        one, two = _of_array(one), _of_array(two)
         return pooled.fused(chain, one, two, dtype, symmetric=symmetric, plain=lambda b: whole(b, b), once=once)
 
     def paired_kernel(choice: Choice, one: Any, two: Any, symmetric: bool, dtype: Any) -> Any | None:
         """H by position pairs, or None where the engine does not cover the network or would not be faster."""
-        plan = choice.paired(one[0][:, 0], one, two)
+        plan = choice.paired(together(one[0]), one, two)
         if isinstance(plan, str):
             return None
-        samples = one[0].shape[0] * two[0].shape[0]
+        samples = samples_in(one) * samples_in(two)
         tell_if_long(samples // 2 if symmetric else samples, plan.positions)
         form = network.form_of(choice.params, one)
         fixed = fixed_of(choice.params, form)
@@ -262,7 +270,7 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         one, two = network.sides(params, x1, x2, gates1, gates2)
         symmetric = one is two
         dtype = kernel_dtype(params, x1, normalize)
-        choice = Choice(network, thresholds, params, many or one[0].shape[0] * two[0].shape[0], normalize)
+        choice = Choice(network, thresholds, params, many or samples_in(one) * samples_in(two), normalize)
         h = packed_kernel(choice, one, two, dtype)
         if h is not None:
             return h
@@ -302,8 +310,8 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
 
     def estimate(params: PyTree, x1: Any, x2: Any | None = None, *, normalize: bool = True) -> Cost:
         check_pair(x1, x2)
-        pairs_of_all = len(x1) * len(x1 if x2 is None else x2)
-        gates = jax.tree_util.tree_leaves(jax.eval_shape(network.own_gates, params, jnp.asarray(x1[:1])))
+        pairs_of_all = samples_in(x1) * samples_in(x1 if x2 is None else x2)
+        gates = jax.tree_util.tree_leaves(jax.eval_shape(network.own_gates, params, resized(x1, 1)))
         bytes_each = sum(g.size * g.dtype.itemsize for g in gates)
         return timed(lambda a, b: of_many(pairs_of_all, params, a, b, None, None, normalize), x1, x2, bytes_each)
 
@@ -318,7 +326,7 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
     ) -> tuple[Engine, ...]:
         one, two = network.sides(params, x1, x2, gates1, gates2)
         binary = (gates1 is None and network.has_binary_gates(params, x1)) or is_binary((*one[1], *two[1]))
-        many = one[0].shape[0] * two[0].shape[0]
+        many = samples_in(one) * samples_in(two)
         return Choice(network, thresholds, params, many, normalize).engines(one[0], binary)
 
     kernel.estimate, kernel.engines = estimate, asked  # type: ignore[attr-defined]

@@ -24,7 +24,10 @@ from npk.programs import (
     known_true,
     option_of,
     remembered,
+    sample_of,
+    samples_in,
     shown,
+    together,
     transformation,
     unsharded,
 )
@@ -115,7 +118,7 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
         def of_block(a: Any, b: Any) -> LogKernel:
             return moment(params, a, b, normalize, binary, dtype)[0]
 
-        if max(t[0].shape[0] for t in (one, one if two is None else two)) <= side:
+        if max(map(samples_in, (one, one if two is None else two))) <= side:
             return of_block(one, one if two is None else two)
         return in_blocks(of_block, one, two, side, lambda block: block)
 
@@ -141,7 +144,7 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
             return block_side(lambda a, b: moment(params, a, b, normalize, binary, dtype), one, two)
 
         what = f"side of logarithms, {normalize}, {binary}, {dtype}"
-        side = network.once(what, params, one[0].shape[2:], one[0], largest_side)
+        side = network.once(what, params, sample_of(together(one[0])), largest_side)
         other = None if symmetric else two
         found = blocks(params, one, other, normalize=normalize, binary=binary, side=side, dtype=dtype)
         if concrete(found) and not known_true(_known, found.log):

@@ -17,10 +17,15 @@ from npk.programs import (
     Equation,
     Once,
     Program,
+    alone,
     check_finite,
     check_gate_shapes,
     check_pair,
     on_host,
+    resized,
+    sample_of,
+    samples_in,
+    together,
     unsharded,
 )
 
@@ -35,18 +40,17 @@ class Network:
         self.find = Once()
         self.own_gates = jax.jit(lambda params, x: own_gates(f, params, x))
 
-    def once(self, what: str, params: PyTree, shape: Sequence[int], x: Any, find: Callable[[], Any]) -> Any:
-        """What depends on the shapes of params and of x, which may be another than its own, and on `what`."""
-        return self.find((params, jax.ShapeDtypeStruct(tuple(shape), x.dtype)), what, find)
+    def once(self, what: str, params: PyTree, x: Any, find: Callable[[], Any]) -> Any:
+        """What depends on the shapes of params and of x, and on `what`."""
+        return self.find((params, x), what, find)
 
     def form(self, params: PyTree, x: Any) -> Form:
         """The normal form of f: one and the same, whose parts the rest of what is found refers to."""
-        return self.once("form", params, x.shape[1:], x, lambda: form_of(self.f, params, x, self.fixed))
+        return self.once("form", params, sample_of(x), lambda: form_of(self.f, params, x, self.fixed))
 
     def form_of(self, params: PyTree, laid: tuple[Any, Gates]) -> Form:
         """The same, of a batch that is laid out: [n, 1, ...]."""
-        x = laid[0]
-        return self.form(params, jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype))
+        return self.form(params, together(laid[0]))
 
     def demands(self, params: PyTree, laid: tuple[Any, Gates]) -> tuple[Demands, Size]:
         """What the plain rules ask of f's terms, and what that takes for a pair of samples."""
@@ -55,12 +59,13 @@ class Network:
             demands = demands_of(self.form_of(params, laid).state)
             return demands, size_of(demands)
 
-        x = laid[0]
-        return self.once("demands", params, x.shape[2:], x, find)
+        return self.once("demands", params, sample_of(together(laid[0])), find)
 
     def gate_shapes(self, params: PyTree, x: Any) -> list[Any]:
         """The gates of a batch."""
-        return self.once("gates", params, x.shape, x, lambda: gate_shapes(activation_program(self.f, params, x)))
+        return self.once(
+            "gates", params, resized(x, samples_in(x)), lambda: gate_shapes(activation_program(self.f, params, x))
+        )
 
     def sides(
         self, params: PyTree, x1: Any, x2: Any, gates1: Gates | None, gates2: Gates | None
@@ -86,13 +91,13 @@ class Network:
 
     def has_binary_gates(self, params: PyTree, x: Any) -> bool:
         """Whether f's own gates can only be 0 or 1."""
-        return self.once("binary", params, x.shape[1:], x, lambda: _slopes_binary(self.form(params, x).program))
+        return self.once("binary", params, sample_of(x), lambda: _slopes_binary(self.form(params, x).program))
 
     def plan(self, covers: Callable[[Form, bool], Any], params: PyTree, x: Any, normalize: bool) -> Any:
         """How an engine computes f's kernel, or why it does not, from what it says that it covers."""
         form = self.form(params, x)
         name = f"{covers.__module__}, normalize={normalize}"
-        return self.once(name, params, x.shape[1:], x, lambda: covers(form, normalize))
+        return self.once(name, params, sample_of(x), lambda: covers(form, normalize))
 
     def positions(self, params: PyTree, x: Any) -> list[int]:
         """How many positions the convolutions of f have for one sample, each of them."""
@@ -102,10 +107,11 @@ class Network:
         """Inputs [n, 1, ...] and gates [n, *their shape for one sample]; of numbers in host memory by NumPy."""
         found = self.form(params, x)
         if jax.default_backend() == "cpu" and on_host(x, gates):
-            x, gates = np.asarray(x, jnp.result_type(x)), [np.asarray(g) for g in gates]
+            x = jax.tree_util.tree_map(lambda a: np.asarray(a, jnp.result_type(a)), x)
+            gates = [np.asarray(g) for g in gates]
         else:
-            x, gates = jnp.asarray(x), [jnp.asarray(g) for g in gates]
-        return x[:, None], found.gates(gates, x.shape[0])
+            x, gates = jax.tree_util.tree_map(jnp.asarray, x), [jnp.asarray(g) for g in gates]
+        return alone(x), found.gates(gates, samples_in(x))
 
 
 def _positions(convolution: Equation) -> int:

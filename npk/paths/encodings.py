@@ -31,12 +31,12 @@ class Encoding:
         return self.var.shape if self.rows is None else (*self.var.shape, self.rows)
 
     def numbers(self, xp: Any, x: Any, dtype: Any) -> Any:
-        """[n, *shape] of samples x [n, ...]."""
+        """[n, *shape] of samples, all leaves of x [n, ...]."""
         making = dataclasses.replace(self.program, outputs=(self.var,)).pruned()
         unused = [None] * len(making.params)
-        found = jax.vmap(lambda sample: evaluate(making, [*unused, sample])[0])(
-            jnp.asarray(x).reshape(len(x), *self.program.x[0].shape)
-        )
+        own = zip(x, self.program.x, strict=True)
+        laid = [jnp.asarray(a).reshape(len(a), *var.shape) for a, var in own]
+        found = jax.vmap(lambda *sample: evaluate(making, [*unused, *sample])[0])(*laid)
         if self.rows is not None:
             inside = (found >= 0) & (found < self.rows)
             chosen = jax.nn.one_hot(jnp.clip(found, 0, self.rows - 1), self.rows, dtype=dtype)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from npk.programs import Var, is_traced
@@ -25,7 +26,7 @@ _MOST = 1 << 22
 class Factor:
     """Numbers [n, *shape] of every sample, n = 1 where they are alike; a size of 1 may stand for a longer dim.
 
-    `op` makes it of `args`, or says what it is: "input", "encoded" (an `Encoding` of it), "gate" (number `how`),
+    `op` makes it of `args`, or says what it is: "input" and "gate" (number `how`), "encoded" (an `Encoding` of x),
     "constant" (`how` itself) or "fixed" (the value `how` of the program, made of parameters). Two factors of one
     `name` are one expression.
     """
@@ -222,14 +223,15 @@ class Numbers:
 
     Args:
         xp: `numpy` or `jax.numpy`.
-        x: the batch, [n, *shape of the factor "input"].
+        x: the batch, its leaves [n, *shape of a factor "input"].
         gates: for each activation [n, *shape for one sample].
         fixed: the numbers of what is made of parameters (`Form.fixed`).
         dtype: of the numbers.
     """
 
     def __init__(self, xp: Any, x: Any, gates: Sequence[Any], fixed: dict[Var, Any], dtype: Any):
-        self.xp, self.x, self.gates, self.fixed, self.dtype = xp, x, gates, fixed, dtype
+        self.xp, self.gates, self.fixed, self.dtype = xp, gates, fixed, dtype
+        self.x = jax.tree_util.tree_leaves(x)
         self.known: dict[bytes, Any] = {}
 
     def of(self, factor: Factor) -> Any:
@@ -249,9 +251,10 @@ class Numbers:
         if factor.args:
             return _MAKING[factor.op](self.xp, factor, *(self.known[a.name] for a in factor.args))
         if factor.op == "encoded":
-            return factor.how.numbers(self.xp, self.x, self.dtype).reshape(len(self.x), *factor.shape)
+            found = factor.how.numbers(self.xp, self.x, self.dtype)
+            return found.reshape(len(found), *factor.shape)
         if factor.op in ("input", "gate"):
-            values = self.x if factor.op == "input" else self.gates[factor.how]
+            values = (self.x if factor.op == "input" else self.gates)[factor.how]
             return self.xp.asarray(values, self.dtype).reshape(len(values), *factor.shape)
         values = factor.how if factor.op == "constant" else self.fixed[factor.how]
         return self.xp.asarray(values, self.dtype).reshape(1, *factor.shape)

@@ -4,7 +4,6 @@ A coordinate is one product of weights along a way through the network. Paths th
 (a convolution's, at different positions) form one coordinate, a bundle; its feature is the sum of theirs.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,8 +25,11 @@ from npk.programs import (
     check_arrays,
     check_batch,
     check_finite,
+    floats_of,
     option_of,
     remembered,
+    resized,
+    samples_in,
     transformation,
     tried,
     working_dtype,
@@ -47,7 +49,7 @@ def _listed(f: Function, fixed: Chosen, params: PyTree, x: Any) -> Form:
 
 def _dtype_of(params: PyTree, x: Any) -> Any:
     """Of features: of integers that of the parameters."""
-    return working_dtype(*([x] if jnp.issubdtype(x.dtype, jnp.floating) else jax.tree_util.tree_leaves(params)))
+    return working_dtype(*(floats_of(x) or jax.tree_util.tree_leaves(params)))
 
 
 def _count_of(state: Sequence[Term]) -> int:
@@ -108,13 +110,13 @@ def _npf(f: Function, fixed: Chosen) -> Callable[..., Any]:
     @jax.jit
     def features(params: PyTree, x: Any) -> Any:
         found = _listed(f, fixed, params, x)
-        gates = found.gates(own_gates(f, params, x), x.shape[0])
+        gates = found.gates(own_gates(f, params, x), samples_in(x))
         algebra = coordinates.Features(found.numbers(jnp, params, x, gates, _dtype_of(params, x)))
         parts = []
         for term in found.state:
             value = algebra.read(term, set(), coordinates.output_dims(term))
             parts.append(value.reshape(value.shape[0], term.shape[-1], -1)[:, 0])
-        return jnp.concatenate([jnp.broadcast_to(p, (x.shape[0], p.shape[1])) for p in parts], 1)
+        return jnp.concatenate([jnp.broadcast_to(p, (samples_in(x), p.shape[1])) for p in parts], 1)
 
     def npf_of_f(params: PyTree, x: Any) -> Float[Array, "n p"]:
         check_batch(x)
@@ -188,16 +190,16 @@ def npv(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()) ->
 def _npv(f: Function, fixed: Chosen) -> Callable[..., Any]:
     """`npv`, made once."""
 
-    @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
-    def values(params: PyTree, shape: tuple[int, ...], dtype: Any) -> Any:
-        found = _listed(f, fixed, params, jax.ShapeDtypeStruct(shape, dtype))
+    @jax.jit
+    def values(params: PyTree, x: Any) -> Any:
+        found = _listed(f, fixed, params, x)
         return coordinates.numbers(jax.tree_util.tree_leaves(params)).of_output(found.state)
 
     def npv_of_f(params: PyTree, x: Any | None = None) -> Float[Array, "p k"]:
         check_finite(params, "params")
         sample = _sample(f, params, x)
         _check_count(_count_of(_listed(f, fixed, params, sample).state))
-        return values(params, sample.shape, sample.dtype)
+        return values(params, jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), resized(sample, 1)))
 
     return npv_of_f
 

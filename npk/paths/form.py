@@ -13,7 +13,7 @@ from npk.paths.factors import Numbers
 from npk.paths.rules import output_terms
 from npk.paths.terms import Base, Term
 from npk.paths.walk import Layer
-from npk.programs import Chosen, Once, Program, Var, evaluate, is_traced, remembered
+from npk.programs import Chosen, Once, Program, Var, evaluate, is_traced, remembered, sample_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def _former(f: Function, fixed: Chosen) -> Any:
         return Form(program, shapes, tuple(output_terms(program, shapes)))
 
     def found(params: PyTree, x: Any) -> Form:
-        return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "form", lambda: find(params, x))
+        return once((params, sample_of(x)), "form", lambda: find(params, x))
 
     return found
 

@@ -10,6 +10,14 @@ between versions of JAX live here and nowhere else.
 from npk.programs.activations import GATED as GATED
 from npk.programs.activations import IDENTITY as IDENTITY
 from npk.programs.activations import Activation as Activation
+from npk.programs.batches import alone as alone
+from npk.programs.batches import floats_of as floats_of
+from npk.programs.batches import of_floats as of_floats
+from npk.programs.batches import resized as resized
+from npk.programs.batches import sample_of as sample_of
+from npk.programs.batches import samples_in as samples_in
+from npk.programs.batches import some_of as some_of
+from npk.programs.batches import together as together
 from npk.programs.blocks import block_of as block_of
 from npk.programs.blocks import cuts as cuts
 from npk.programs.blocks import in_blocks as in_blocks

@@ -116,9 +116,17 @@ def check_finite(value: Any, name: str) -> None:
 
 
 def check_batch(x: Any, name: str = "x", *, floating: bool = False, finite: bool = True) -> None:
-    """`x` is a batch [N, ...] of at least one sample, of finite numbers."""
+    """`x` is a batch [N, ...] of at least one sample, of finite numbers; or a tree of such, of equal N."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        raise ValueError(f"{name} must be an array [N, ...], got {type(x).__name__}.")
+        found = jax.tree_util.tree_flatten_with_path(x)[0]
+        if not found or found[0][1] is x:
+            raise ValueError(f"{name} must be an array [N, ...], or a tree of them, got {type(x).__name__}.")
+        for path, leaf in found:
+            check_batch(leaf, f"{name}/{path_name(path)}", floating=floating, finite=finite)
+        counts = {f"{name}/{path_name(path)}": leaf.shape[0] for path, leaf in found}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"all of {name} must have the samples first, as many of each: {counts}.")
+        return
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError(f"{name} must be a batch [N, ...] of at least one sample, got shape {list(x.shape)}.")
     if floating and not jnp.issubdtype(x.dtype, jnp.floating):
@@ -135,10 +143,16 @@ def check_pair(x1: Any, x2: Any, *, floating: bool = False, finite: bool = True)
     if x2 is None:
         return
     check_batch(x2, "x2", floating=floating, finite=finite)
-    if x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(f"x1 and x2 must agree in all axes but the first, got {list(x1.shape)} and {list(x2.shape)}.")
-    if x1.dtype != x2.dtype:
-        raise ValueError(f"x1 and x2 must have one dtype, got {x1.dtype} and {x2.dtype}.")
+    one, two = (jax.tree_util.tree_structure(x) for x in (x1, x2))
+    if one != two:
+        raise ValueError(f"x1 and x2 must be trees of one structure, got {one} and {two}.")
+    for a, b in zip(*map(jax.tree_util.tree_leaves, (x1, x2)), strict=True):
+        if a.shape[1:] != b.shape[1:]:
+            raise ValueError(
+                f"x1 and x2 must agree in all axes but the first, got {list(a.shape)} and {list(b.shape)}."
+            )
+        if a.dtype != b.dtype:
+            raise ValueError(f"x1 and x2 must have one dtype, got {a.dtype} and {b.dtype}.")
 
 
 def check_program(program: Program, n: int) -> None:
@@ -157,7 +171,7 @@ def check_program(program: Program, n: int) -> None:
                 "constants outside f."
             )
     for x in program.x:
-        if not jnp.issubdtype(x.dtype, jnp.floating):
+        if jnp.issubdtype(x.dtype, jnp.integer):
             _check_indices(program, x)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from npk.programs.batches import resized, samples_in, some_of
 from npk.programs.checks import check_program
 from npk.programs.program import Const, Program, Var, evaluate, is_traced, now
 from npk.programs.samples import Samples, samples_of
@@ -35,17 +36,18 @@ def check_independent(
     def of_batch(n: int) -> Program:
         if program_of is not None:
             return program_of(n)
-        return trace(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype))
+        return trace(f, params, resized(x, n))
 
     try:
         two, three = of_batch(2), of_batch(3)
     except (TypeError, ValueError) as error:
-        of_batch(x.shape[0])  # what fails for the batch itself is told of that
+        of_batch(samples_in(x))  # what fails for the batch itself is told of that
         told = error.__context__ or error  # for a single sample f may well work: that is not its trouble
+        n = samples_in(x)
         raise ValueError(
-            f"f takes a batch of {x.shape[0]} samples, but not of any other number ({told}). npk asks for batches of "
+            f"f takes a batch of {n} samples, but not of any other number ({told}). npk asks for batches of "
             "one, two and three, since kernels and path features are of single samples: f must take any number of "
-            f"them, each by itself. What f holds for {x.shape[0]} samples together (a table of the batch's positions, "
+            f"them, each by itself. What f holds for {n} samples together (a table of the batch's positions, "
             "the adjacency matrix of a graph) belongs to x, or to the one sample that a graph with all its nodes is."
         ) from error
     check_program(two, 2)
@@ -90,7 +92,7 @@ def _same_numbers(one: Program, other: Program) -> bool:
 
 def _probe(f: Callable[..., Any], params: Any, x: Any) -> None:
     """Ask random networks and inputs, all units of some of which are open, whether one sample moves another."""
-    shape = (3, *x.shape[1:])
+    three = resized(x, 3)
     rng = np.random.default_rng(0)
 
     def numbers(leaf: Any, size: tuple[int, ...], positive: bool) -> Any:
@@ -103,18 +105,16 @@ def _probe(f: Callable[..., Any], params: Any, x: Any) -> None:
         return np.asarray(drawn / (math.prod(size[:-1]) if len(size) > 1 else 1), dtype)
 
     def outputs(p: Any, batch: Any, other: Any) -> tuple[Any, Any, Any]:
-        return f(p, batch), f(p, other), f(p, batch[1:2])
+        return f(p, batch), f(p, other), f(p, some_of(batch, slice(1, 2)))
 
-    program = trace(lambda p, batches: outputs(p, *batches), params, (jax.ShapeDtypeStruct(shape, x.dtype),) * 2, _none)
+    program = trace(lambda p, batches: outputs(p, *batches), params, (three, three), _none)
     run = jax.jit(lambda *values: evaluate(program, values))
     for positive in (True, False):
 
         def answers(positive: bool = positive) -> Any:
             p = jax.tree_util.tree_map(lambda a, positive=positive: numbers(a, np.shape(a), positive), params)
-            batch = numbers(jax.ShapeDtypeStruct(shape, x.dtype), shape, positive)
-            real = np.issubdtype(batch.dtype, np.floating)
-            moved = np.flip(batch[:1]) * np.asarray(1.5, batch.dtype) + batch[2:] if real else 1 - batch[:1]
-            other = np.concatenate([moved, batch[1:]])
+            batch = jax.tree_util.tree_map(lambda a, positive=positive: numbers(a, a.shape, positive), three)
+            other = jax.tree_util.tree_map(_first_moved, batch)
             return run(*jax.tree_util.tree_leaves((p, batch, other)))
 
         whole, moved, alone = (np.asarray(v, np.float64) for v in now(answers))
@@ -125,6 +125,13 @@ def _probe(f: Callable[..., Any], params: Any, x: Any) -> None:
         ):
             if change > 1e-3 * size:  # false where numbers are not finite
                 raise ValueError(_MIXED.format(why))
+
+
+def _first_moved(batch: Any) -> Any:
+    """The same samples but for the first."""
+    real = np.issubdtype(batch.dtype, np.floating)
+    moved = np.flip(batch[:1]) * np.asarray(1.5, batch.dtype) + batch[2:] if real else 1 - batch[:1]
+    return np.concatenate([moved, batch[1:]])
 
 
 def _none(eqn: Any) -> bool:

@@ -191,7 +191,7 @@ def affine_form(f: Function, params: Any, x: Any, allow: Sequence[str], place: P
     _, gates = jax.eval_shape(begin, params, x)
     held = trace(under, (jax.tree_util.tree_leaves(params), gates), x, opens_derivatives)
     read = with_activations(held)
-    left = tuple(dict.fromkeys((*read.nonlinear, *read.scales, *filter(_bends, read.equations))))
+    left = tuple(dict.fromkeys((*read.nonlinear, *read.kept, *filter(_bends, read.equations))))
     check_linear(dataclasses.replace(read, nonlinear=left), allow)
     return AffineForm(held, not left, jax.jit(begin))
 

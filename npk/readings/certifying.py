@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from npk.programs import floats_of, of_floats
 from npk.readings.reading import Certificate
 
 
@@ -24,9 +25,14 @@ def measured(value: Any, here: Any, under: Callable[[Any], Any], x: Any, proven:
     """
     size = float(jnp.max(jnp.abs(here))) or 1.0
     same = float(jnp.max(jnp.abs(value - here))) / size
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if not floats_of(x):
         return Certificate(same, None, proven)
-    along = np.random.default_rng(0).normal(size=x.shape)
-    step = jnp.sqrt(jnp.mean(jnp.square(x))) * jnp.asarray(along, x.dtype)
-    there, back = under(x + step), under(x - step)
+    rng = np.random.default_rng(0)
+    steps = [jnp.sqrt(jnp.mean(jnp.square(a))) * jnp.asarray(rng.normal(size=a.shape), a.dtype) for a in floats_of(x)]
+
+    def moved(sign: int) -> Any:
+        rest = iter(steps)
+        return of_floats(lambda a: a + sign * next(rest), x)
+
+    there, back = under(moved(1)), under(moved(-1))
     return Certificate(same, float(jnp.max(jnp.abs((there - here) + (back - here)))) / size, proven)

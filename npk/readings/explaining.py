@@ -33,6 +33,7 @@ from npk.programs import (
     named,
     option_of,
     remembered,
+    some_of,
     transformation,
     wanted,
 )
@@ -106,7 +107,9 @@ def _explain(f: Function, fixed: Chosen, wants: Wanted, wrt: Chosen) -> Callable
         nonlinear = tuple(_nonlinear(program, wants.allow))
         certificate = None
         if concrete(params, x):
-            certificate = _certificate(f, params, x[:_TRIED] if alone else x, proven=alone and not nonlinear)
+            certificate = _certificate(
+                f, params, some_of(x, slice(_TRIED)) if alone else x, proven=alone and not nonlinear
+            )
         return Reading(
             tuple(_parameters(program, value, roles, counted(params, wrt))),
             tuple(map(_gate, itertools.count(), activations(program), gate_shapes(program))),
@@ -229,11 +232,11 @@ def _certificate(f: Function, params: PyTree, x: Any, proven: bool) -> Certifica
 
     @jax.jit
     def own(params: PyTree, x: Any) -> tuple[Any, Any]:
-        return f(params, x), run_with_gates(program, [*jax.tree_util.tree_leaves(params), x])[2]
+        return f(params, x), run_with_gates(program, jax.tree_util.tree_leaves((params, x)))[2]
 
     @jax.jit
     def under(params: PyTree, x: Any, gates: Any) -> Any:
-        return run_with_gates(program, [*jax.tree_util.tree_leaves(params), x], gates)[0][0]
+        return run_with_gates(program, jax.tree_util.tree_leaves((params, x)), gates)[0][0]
 
     out, gates = own(params, x)
     return measured(out, under(params, x, gates), lambda z: under(params, z, gates), x, proven)

@@ -119,7 +119,9 @@ class ValueNetwork:
                     values = [*values[:at], operands[number], *values[at + 1 :]]
                 return equation.bind(*values)
 
-            return evaluate(self.program, [*self.leaves, sample[None]], rule)[0][0]
+            return evaluate(self.program, [*self.leaves, *(a[None] for a in jax.tree_util.tree_leaves(sample))], rule)[
+                0
+            ][0]
 
         return jax.vmap(one)(x, tuple(gates))
 

@@ -35,8 +35,13 @@ from npk.programs import (
     concrete,
     cuts,
     evaluate,
+    floats_of,
+    of_floats,
     option_of,
     remembered,
+    resized,
+    sample_of,
+    samples_in,
     transformation,
     unsharded,
     wanted,
@@ -86,7 +91,7 @@ def _shapes_of(find: Callable[[PyTree, Any], Program]) -> Callable[[PyTree, Any]
             gates, outputs = tuple(gate_shapes(program)), program.outputs[0].shape[-1]
             return _Shapes(gates, program.gate_places, _numbers_of(program), outputs)
 
-        return once((params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), "shapes", found)
+        return once((params, sample_of(x)), "shapes", found)
 
     return shapes
 
@@ -103,17 +108,17 @@ def _block_of(block: int | None, n: int, numbers: int) -> int:
 
 def _swept(compute: Callable[..., Any], x: Any, gates_of: Callable[[slice], Any], block: int, traced: bool) -> Any:
     """Features [N, D, K] of all samples, a block at a time; as a whole where they are being traced."""
-    n = x.shape[0]
+    n = samples_in(x)
     if traced:
         return compute(x, gates_of(slice(0, n)))
     features: Any = None
     for rows in cuts(n, block):
-        batch = jnp.asarray(x[rows])
+        batch = jax.tree_util.tree_map(lambda a, rows=rows: jnp.asarray(a[rows]), x)
         check_finite(batch, f"x[{rows.start}:{rows.stop}]" if n > block else "x")
         found = compute(block_of(batch, 0, block), block_of(gates_of(rows), 0, block))
         if not concrete(found):  # f closes over what is being traced
             return compute(x, gates_of(slice(0, n)))
-        found = np.asarray(found)[: len(batch)]
+        found = np.asarray(found)[: samples_in(batch)]
         if features is None:
             features = np.empty((n, *found.shape[1:]), found.dtype)
         features[rows] = found
@@ -196,14 +201,14 @@ def _sketch(f: Function, fixed: Chosen) -> Callable[..., KernelSketch]:
         if gates is None:
             own = own_gates(f, params, x)
             sides = zip(own, gate_shapes(program), program.gate_places, strict=True)
-            gates = [per_sample(g, s.shape, x.shape[0], place) for g, s, place in sides]
-        dtype = working_dtype(x)
+            gates = [per_sample(g, s.shape, samples_in(x), place) for g, s, place in sides]
+        dtype = working_dtype(*(floats_of(x) or jax.tree_util.tree_leaves(params)))
         network = value_network(program, jax.tree_util.tree_leaves(params), normalize, dtype)
 
         def one_draw(key: Any) -> Any:
-            return network.outputs(network.draw(key), x.astype(dtype), gates)
+            return network.outputs(network.draw(key), of_floats(lambda a: a.astype(dtype), x), gates)
 
-        room = 1 if network.convolves else max(1, _BLOCK_NUMBERS // (x.shape[0] * _numbers_of(program)))
+        room = 1 if network.convolves else max(1, _BLOCK_NUMBERS // (samples_in(x) * _numbers_of(program)))
         found = _in_draws(one_draw, draws, kind, room)
         return (found / math.sqrt(found.shape[-1])).astype(dtype)
 
@@ -220,13 +225,13 @@ def _sketch(f: Function, fixed: Chosen) -> Callable[..., KernelSketch]:
         first: int = 0,
         block: int | None = None,
     ) -> KernelSketch:
-        check_batch(x, floating=True, finite=False)
+        check_batch(x, finite=False)
         check_finite(params, "params")
         params, x, gates = unsharded((params, x, gates))
         shapes = shapes_of(params, x)
         gates_of = _given(f, params, x, gates, shapes)
         draws = _draws_of(features, shapes.outputs, key, first)
-        block = _block_of(block, x.shape[0], shapes.numbers)
+        block = _block_of(block, samples_in(x), shapes.numbers)
         run = functools.partial(compute, params, draws=draws, normalize=normalize, kind=key_kind(key))
         traced = not concrete(params, x, gates, draws)
         return KernelSketch(_swept(lambda t, g: run(t, gates=g), x, gates_of, block, traced), draws)
@@ -240,13 +245,13 @@ def _given(
     """Some samples' gates, [n, *shape for one sample]; None where f makes its own."""
     if gates is None:
         return lambda rows: None
-    batch = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    batch = resized(x, samples_in(x))
     expected = jax.eval_shape(functools.partial(own_gates, f), params, batch)
     check_gate_shapes(gates, expected)
 
     def of_rows(rows: slice) -> tuple[Any, ...]:
         sides = zip(gates, shapes.gates, shapes.places, strict=True)
-        found = tuple(per_sample(g, s.shape, x.shape[0], place, rows) for g, s, place in sides)
+        found = tuple(per_sample(g, s.shape, samples_in(x), place, rows) for g, s, place in sides)
         check_finite(found, "gates")
         return found
 
@@ -257,7 +262,7 @@ def _one_sample(f: Function, part: str, wants: Wanted, params: PyTree, x: Any) -
     """The program of f for a batch of one, activations found, derivatives of the user's own left alone."""
 
     def of_batch(n: int) -> Program:
-        return with_gates(f, params, jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), wants.kinds)
+        return with_gates(f, params, resized(x, n), wants.kinds)
 
     program = dataclasses.replace(of_batch(1), gate_places=check_independent(f, params, x, of_batch).of_gates)
     if part != "total":
@@ -282,7 +287,7 @@ def _derivative(
                 gate = equation.activation.gate(*values) if gates is None else next(queue).astype(values[0].dtype)
                 return [equation.activation.apply(values[0], jax.lax.stop_gradient(gate) if fixed else gate)]
 
-            return evaluate(program, [*args, sample[None]], rule)[0][0]
+            return evaluate(program, [*args, *(a[None] for a in jax.tree_util.tree_leaves(sample))], rule)[0][0]
 
         return jax.vmap(one)(x, () if gates is None else tuple(gates))
 
@@ -358,7 +363,7 @@ def _sketch_ntk(f: Function, part: str, wants: Wanted, wrt: Selection) -> Callab
         def one_draw(key: Any) -> Any:
             return along(dict(zip(wanted, random_signs(key, list(wanted.values())), strict=True)))
 
-        room = max(1, _BLOCK_NUMBERS // (x.shape[0] * _numbers_of(program)))
+        room = max(1, _BLOCK_NUMBERS // (samples_in(x) * _numbers_of(program)))
         found = _in_draws(one_draw, draws, kind, room)
         return found.astype(working_dtype(found))  # of half precision, to be summed in single
 
@@ -381,7 +386,7 @@ def _sketch_ntk(f: Function, part: str, wants: Wanted, wrt: Selection) -> Callab
         shapes = shapes_of(params, x)
         gates_of = _given(f, params, x, gates, shapes)
         draws = _draws_of(features, shapes.outputs, key, first)
-        block = _block_of(block, x.shape[0], shapes.numbers)
+        block = _block_of(block, samples_in(x), shapes.numbers)
         run = functools.partial(compute, params, draws=draws, kind=key_kind(key))
         traced = not concrete(params, x, gates, draws)
         return KernelSketch(_swept(lambda t, g: run(t, gates=g), x, gates_of, block, traced), draws)

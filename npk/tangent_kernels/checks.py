@@ -23,6 +23,7 @@ from npk.programs import (
     named,
     opens_for_gates,
     paths_of,
+    samples_in,
     statistics,
     trace,
 )
@@ -105,7 +106,7 @@ class Checks:
         """What is checked once for all params and inputs of the same shapes, where their numbers are known."""
         self.count(params)
         check_finite(params, "params")
-        check_program(trace(self.f, params, x, opens_for_gates), x.shape[0])
+        check_program(trace(self.f, params, x, opens_for_gates), samples_in(x))
         check_independent(self.f, params, x)
 
 

@@ -23,12 +23,15 @@ from npk.programs import (
     UnsupportedOperation,
     Var,
     Wanted,
+    alone,
     channels_last,
     check_linear,
     check_program,
     evaluate,
     opens_for_gates,
     opens_without_gates,
+    resized,
+    samples_in,
     trace,
     varies,
     varying_as,
@@ -102,7 +105,7 @@ class DerivativePlan:
 
 
 def plan_of(f: Function, params: PyTree, x: Any, split: bool, wants: Wanted, wrt: Selection) -> DerivativePlan:
-    sample = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    sample = resized(x, 1)
     # Inside shard_map a call that stays closed cannot be bound to values of another kind than it was traced for.
     if split:
         program = with_gates(f, params, sample, wants.kinds)
@@ -210,7 +213,7 @@ def seeds_of(plan: DerivativePlan, n: int) -> Any:
 
 def derivatives(plan: DerivativePlan, leaves: Sequence[Any], x: Any) -> Derivatives:
     """Inputs, cotangents and gradients of a block of samples: one forward pass, one backward pass a mode."""
-    return pulled(plan, leaves, [x[:, None]], [[seeds_of(plan, x.shape[0])]] * plan.modes)[0]
+    return pulled(plan, leaves, jax.tree_util.tree_leaves(alone(x)), [[seeds_of(plan, samples_in(x))]] * plan.modes)[0]
 
 
 def pulled(

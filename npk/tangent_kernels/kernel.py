@@ -22,9 +22,11 @@ from npk.programs import (
     check_finite,
     check_pair,
     concrete,
+    floats_of,
     on_host,
     option_of,
     remembered,
+    samples_in,
     shown,
     transformation,
     unsharded,
@@ -98,7 +100,7 @@ def _sums(
 ) -> _Sums:
     zeros = [jnp.zeros(shape, plan.dtype)] * (3 if plan.soft else 1)
     whole = [functools.reduce(jnp.add, column) for column in zip(*pieces.values(), strict=True)] if pieces else zeros
-    floats = [v for v in inputs if v is not None and jnp.issubdtype(v.dtype, jnp.floating)]
+    floats = floats_of(inputs)
     fine = functools.reduce(jnp.logical_and, [jnp.isfinite(v).all() for v in (*floats, *whole)])
     return _Sums({name: pieces.get(name, zeros) for name in plan.blocks.values()} if split else {}, whole, fine)
 
@@ -130,7 +132,9 @@ def _stages_of(f: Function, split: bool, wrt: Selection, wants: Wanted | None) -
 
 def _serve(stages: Staged | None, params: PyTree, *xs: Any) -> bool:
     """Whether stages compute a kernel of these numbers."""
-    return stages is not None and max(len(x) for x in xs if x is not None) <= stages.most and on_host(params, *xs)
+    return (
+        stages is not None and max(samples_in(x) for x in xs if x is not None) <= stages.most and on_host(params, *xs)
+    )
 
 
 # -------------------------------------------------------------------------------------------- public
@@ -143,14 +147,14 @@ def _kernel(f: Function, split: bool, wrt: Selection, wants: Wanted | None = Non
     def compute(params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
         plan = plan_of(f, params, x1, split, wants or Wanted(), wrt)
         pieces = kernel_pieces(plan, jax.tree_util.tree_leaves(params), x1, x2, full)
-        shape = _shape(plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
+        shape = _shape(plan, (samples_in(x1), samples_in(x1 if x2 is None else x2)), full)
         return _sums(plan, pieces, shape, split, x1, x2)
 
     check = Checks(f, wrt, _stages_of(f, split, wrt, wants))
 
     def staged_sums(stages: Staged, params: PyTree, x1: Any, x2: Any | None, full: bool) -> _Sums:
         pieces = stages.pieces(jax.tree_util.tree_leaves(params), x1, x2, full)
-        shape = _shape(stages.plan, (x1.shape[0], x1.shape[0] if x2 is None else x2.shape[0]), full)
+        shape = _shape(stages.plan, (samples_in(x1), samples_in(x1 if x2 is None else x2)), full)
         return _sums(stages.plan, pieces, shape, split, x1, x2)
 
     def kernel(params: PyTree, x1: Any, x2: Any | None = None, *, outputs: str = "trace") -> Any:
@@ -171,13 +175,13 @@ def _diagonal(f: Function, split: bool, wrt: Selection, wants: Wanted | None = N
     def compute(params: PyTree, x: Any) -> _Sums:
         plan = plan_of(f, params, x, split, wants or Wanted(), wrt)
         pieces = diagonal_pieces(plan, jax.tree_util.tree_leaves(params), x)
-        return _sums(plan, pieces, (x.shape[0],), split, x)
+        return _sums(plan, pieces, (samples_in(x),), split, x)
 
     check = Checks(f, wrt, _stages_of(f, split, wrt, wants))
 
     def staged_sums(stages: Staged, params: PyTree, x: Any) -> _Sums:
         pieces = stages.pieces(jax.tree_util.tree_leaves(params), x, None, False, diagonal=True)
-        return _sums(stages.plan, pieces, (x.shape[0],), split, x)
+        return _sums(stages.plan, pieces, (samples_in(x),), split, x)
 
     def diagonal(params: PyTree, x: Any) -> Any:
         params, x = unsharded((params, x))

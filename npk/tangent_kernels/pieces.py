@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from npk.programs import in_blocks
+from npk.programs import in_blocks, samples_in
 from npk.tangent_kernels.derivatives import DerivativePlan, Derivatives, derivatives, derivatives_apart
 from npk.tangent_kernels.factors import by_pairs, contributions, inner, own_inner, places_of, sizes_of, squared_norms
 
@@ -110,7 +110,7 @@ def kernel_pieces(
     """All leaves' pieces for all pairs, block by block where the derivatives of all samples do not fit."""
     derive = functools.partial(derivatives_apart, plan, leaves)
     size = block_size(plan)
-    if max(x1.shape[0], 0 if x2 is None else x2.shape[0]) <= size:
+    if max(samples_in(x1), 0 if x2 is None else samples_in(x2)) <= size:
         return _pieces(plan, derive(x1), None if x2 is None else derive(x2), full, False)
     return in_blocks(lambda one, two: _pieces(plan, one, two, full, False), x1, x2, size, derive)
 
@@ -119,8 +119,8 @@ def diagonal_pieces(plan: DerivativePlan, leaves: Sequence[Any], x: Any, full: b
     """All leaves' pieces for every sample with itself, without the kernel."""
 
     def single(sample: Any) -> Any:
-        one = derivatives(plan, leaves, sample[None])
+        one = derivatives(plan, leaves, jax.tree_util.tree_map(lambda a: a[None], sample))
         return jax.tree_util.tree_map(lambda t: t[0], _pieces(plan, one, None, full, True))
 
     size = block_size(plan)
-    return jax.lax.map(single, x, batch_size=min(size, x.shape[0]))
+    return jax.lax.map(single, x, batch_size=min(size, samples_in(x)))

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from npk.programs import Const, Equation, Kind, Program, Var, evaluate, is_traced, spelled, stages_of
+from npk.programs import Const, Equation, Kind, Program, Var, evaluate, is_traced, samples_in, spelled, stages_of
 from npk.tangent_kernels.derivatives import DerivativePlan, apply, pulled_apart, seeds_of
 from npk.tangent_kernels.pieces import added, block_size, parts_of
 from npk.tangent_kernels.uses import Uses
@@ -140,7 +140,8 @@ class Staged:
         """Forward through all stages: what each of them read, and the cotangents of the output in each mode."""
         program = self.plan.program
         (end,) = program.outputs
-        values: dict[Any, Any] = {program.x[0]: jnp.asarray(x)[:, None]}
+        laid = [jnp.asarray(a)[:, None] for a in jax.tree_util.tree_leaves(x)]
+        values: dict[Any, Any] = dict(zip(program.x, laid, strict=True))
         read: list[list[Any]] = []
         for number, stage in enumerate(self.stages):
             own = stage.plan.program
@@ -148,4 +149,4 @@ class Staged:
             made = self.forward[stage.kind]([leaves[n] for n in stage.leaves], read[-1])
             values.update(zip(own.outputs, made, strict=True))
             values = {v: a for v, a in values.items() if self.last.get(v, 0) > number}
-        return read, [{end: seeds_of(self.plan, len(x))} for _ in self.plan.fixed]
+        return read, [{end: seeds_of(self.plan, samples_in(x))} for _ in self.plan.fixed]

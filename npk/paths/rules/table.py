@@ -78,9 +78,9 @@ def begun(program: Program, gate_shapes: Sequence[Any], rules: Rules) -> Walk:
         if number not in (program.fixed or ()):
             leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
             walk.states[var] = [terms.whole(leaf, var.shape)]
-    (x,) = program.x
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        walk.states[x] = walk.known(Factor("input", (), None, tuple(x.shape)), x.shape)
-    else:
-        walk.encoded.add(x)
+    for number, x in enumerate(program.x):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            walk.states[x] = walk.known(Factor("input", (), number, tuple(x.shape)), x.shape)
+        else:
+            walk.encoded.add(x)
     return walk

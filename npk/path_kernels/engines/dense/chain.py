@@ -42,6 +42,7 @@ class DenseSide:
 @covering
 def covers(form: Form, normalize: bool) -> DenseChain:
     """The chain of a network under hard gates, or why it is none."""
+    require(len(form.program.x) == 1, "several inputs")
     numbers, scales, shifts = [], [], []
     terms, last = list(form.state), None
     while True:

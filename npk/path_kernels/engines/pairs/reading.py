@@ -53,13 +53,14 @@ def slot_values(form: Form, numbers: Numbers, slots: Sequence[Slot]) -> tuple[An
         g = np.take(_arranged(owner, term, numbers.of(term.g)), np.maximum(slot.where, 0), axis=1)
         g = g if owner else g[:, :, :1]
         g = g if (slot.where >= 0).all() else np.where(slot.where[:, None] >= 0, g, np.zeros((), g.dtype))
-        values.append(np.broadcast_to(g, (len(numbers.x), *g.shape[1:])))
+        values.append(np.broadcast_to(g, (len(numbers.x[0]), *g.shape[1:])))
     return tuple(values)
 
 
 @covering
 def covers(form: Form, normalize: bool) -> PairPlan:
     """The plan of a network, or why it has none."""
+    require(len(form.program.x) == 1, "several inputs")
     (x,) = form.program.x
     largest = max(math.prod(shape) for shape in (x.shape, *form.gate_shapes))
     require(largest <= _LARGEST, f"a factor of more than {_LARGEST:,} numbers a sample")

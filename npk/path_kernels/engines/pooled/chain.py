@@ -54,6 +54,7 @@ class GapChain:
 @covering
 def covers(form: Form, normalize: bool) -> GapChain:
     """The chain of a network under hard gates, or why it is none."""
+    require(len(form.program.x) == 1, "several inputs")
     (x,) = form.program.x
     require(len(x.shape) == 4 and min(x.shape[1:3]) > 1, "no images [height, width, channels]")
     return _Reading(x.shape[1:], form.gate_shapes, normalize).chain(form.state)
