@@ -15,6 +15,11 @@ from npk.gating.networks import hard_gate as hard_gate
 from npk.gating.networks import permuted as permuted
 from npk.gating.networks import shallow_features as shallow_features
 from npk.gating.networks import soft_gate as soft_gate
+from npk.gating.outputs import Place as Place
+from npk.gating.outputs import check_place as check_place
+from npk.gating.outputs import index_of as index_of
+from npk.gating.outputs import of_output as of_output
+from npk.gating.outputs import place_of as place_of
 from npk.gating.transforms import Function as Function
 from npk.gating.transforms import activation_program as activation_program
 from npk.gating.transforms import activations as activations

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function, at_lines
+from npk.gating import Function, at_lines, of_output
 from npk.path_kernels import host
 from npk.path_kernels.choice import Choice, Engine, here
 from npk.path_kernels.costs import Cost, tell_if_long, timed
@@ -99,7 +99,12 @@ def block_side(moment: Callable[..., Any], one: tuple, two: tuple) -> int:
 
 @transformation()
 def path_kernel(
-    f: Function, *, fixed: Selection = None, thresholds: Thresholds | None = None, gate_at: Sequence[str] = ()
+    f: Function,
+    *,
+    fixed: Selection = None,
+    thresholds: Thresholds | None = None,
+    gate_at: Sequence[str] = (),
+    output: Any = None,
 ) -> Callable[..., Float[Array, "n1 n2"]]:
     """Transform f into its neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ under any gates.
 
@@ -131,6 +136,8 @@ def path_kernel(
         thresholds: from where on which form of the kernel computes it, None for `Thresholds()`. `.engines(params, x)`
             of what is returned says which one does, and why not the others.
         gate_at: as of `gates`: source lines whose values are gates.
+        output: which outputs, where f returns others than [N, K]: an index, a slice or a tuple of them behind the
+            samples, (t, slice(None)) for position t of [N, T, V]; () for all of [N].
 
     Returns:
         A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → H [N1, N2], in the
@@ -156,7 +163,9 @@ def path_kernel(
     """
     if not isinstance(thresholds, Thresholds | None):
         raise ValueError(f"thresholds must be npk.path_kernels.Thresholds, got {type(thresholds).__name__}.")
-    return remembered(_kernel_of, at_lines(f, gate_at), option_of(fixed, "fixed"), thresholds or Thresholds())
+    return remembered(
+        _kernel_of, of_output(at_lines(f, gate_at), output), option_of(fixed, "fixed"), thresholds or Thresholds()
+    )
 
 
 def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[..., Float[Array, "n1 n2"]]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from npk.gating import Function, at_lines
+from npk.gating import Function, at_lines, of_output
 from npk.path_kernels.counts import is_binary
 from npk.path_kernels.kernel import block_side, kernel_dtype, moment_of
 from npk.path_kernels.moments import SecondMoments
@@ -59,7 +59,9 @@ class LogKernel:
 
 
 @transformation()
-def log_path_kernel(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()) -> Callable[..., LogKernel]:
+def log_path_kernel(
+    f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = (), output: Any = None
+) -> Callable[..., LogKernel]:
     """Transform f into the sign and the logarithm of its neural path kernel, at any depth.
 
     H of a deep network leaves the range of every dtype: hard gates halve it a layer, and counts of paths grow by the
@@ -74,6 +76,7 @@ def log_path_kernel(f: Function, *, fixed: Selection = None, gate_at: Sequence[s
         f: a function of (params, x), x: [N, ...] → [N, K], as of `path_kernel`.
         fixed: as of `path_kernel`.
         gate_at: as of `path_kernel`.
+        output: as of `path_kernel`.
 
     Returns:
         A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → `LogKernel` with fields sign
@@ -94,7 +97,7 @@ def log_path_kernel(f: Function, *, fixed: Selection = None, gate_at: Sequence[s
 
     Source: Lakshminarayanan & Singh 2020, sections 2 and 5.
     """
-    return remembered(_log_kernel_of, at_lines(f, gate_at), option_of(fixed, "fixed"))
+    return remembered(_log_kernel_of, of_output(at_lines(f, gate_at), output), option_of(fixed, "fixed"))
 
 
 def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function, at_lines, own_gates
+from npk.gating import Function, at_lines, of_output, own_gates
 from npk.paths import coordinates
 from npk.paths.ends import OWN_FEATURES, alike
 from npk.paths.form import Form, form_of
@@ -71,7 +71,7 @@ def _check_count(count: int) -> None:
 
 @transformation()
 def npf(
-    f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()
+    f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = (), output: Any = None
 ) -> Callable[[PyTree, Any], Float[Array, "n p"]]:
     """Transform f into its neural path features φ: f(x) = ⟨φ_x, v⟩.
 
@@ -83,6 +83,7 @@ def npf(
         f: a function of (params, x), x: [N, ...] → [N, K], of any architecture `path_kernel` covers.
         fixed: as of `path_kernel`: the parameters that are fixed numbers; they are a part of φ.
         gate_at: as of `gates`: source lines whose values are gates.
+        output: as of `path_kernel`: which outputs, where f returns others than [N, K].
 
     Returns:
         A function (params, x) → φ [N, P] in the dtype of x (of half precision float32), in the order of
@@ -101,7 +102,7 @@ def npf(
 
     Source: Lakshminarayanan & Singh 2020, definition 2.1 (NPF).
     """
-    return remembered(_npf, at_lines(f, gate_at), option_of(fixed, "fixed"))
+    return remembered(_npf, of_output(at_lines(f, gate_at), output), option_of(fixed, "fixed"))
 
 
 def _npf(f: Function, fixed: Chosen) -> Callable[..., Any]:
@@ -158,13 +159,16 @@ def _fits(f: Function, params: PyTree, shape: tuple[int, ...], dtype: Any) -> bo
 
 
 @transformation()
-def npv(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()) -> Callable[..., Float[Array, "p k"]]:
+def npv(
+    f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = (), output: Any = None
+) -> Callable[..., Float[Array, "p k"]]:
     """Transform f into its neural path values v: the product of the weights along every path.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
         fixed: as of `npf`.
         gate_at: as of `npf`.
+        output: as of `npf`.
 
     Returns:
         A function (params, x=None) → v [P, K] in the dtype of the parameters, in the order of
@@ -184,7 +188,7 @@ def npv(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()) ->
 
     Source: Lakshminarayanan & Singh 2020, definition 2.2 (NPV).
     """
-    return remembered(_npv, at_lines(f, gate_at), option_of(fixed, "fixed"))
+    return remembered(_npv, of_output(at_lines(f, gate_at), output), option_of(fixed, "fixed"))
 
 
 def _npv(f: Function, fixed: Chosen) -> Callable[..., Any]:
@@ -205,13 +209,16 @@ def _npv(f: Function, fixed: Chosen) -> Callable[..., Any]:
 
 
 @transformation("params")
-def path_names(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()) -> Callable[..., list[str]]:
+def path_names(
+    f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = (), output: Any = None
+) -> Callable[..., list[str]]:
     """Transform f into the names of its path coordinates, the order of `npf(f)` and `npv(f)`.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
         fixed: as of `npf`.
         gate_at: as of `npf`.
+        output: as of `npf`.
 
     Returns:
         A function (params, x=None) → P names: the weights from input to output joined by " -> ", each as
@@ -230,7 +237,7 @@ def path_names(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] =
 
     Source: Lakshminarayanan & Singh 2020, section 2 (paths).
     """
-    declared, f = option_of(fixed, "fixed"), at_lines(f, gate_at)
+    declared, f = option_of(fixed, "fixed"), of_output(at_lines(f, gate_at), output)
 
     def path_names_of_f(params: PyTree, x: Any | None = None) -> list[str]:
         return _names(_listed(f, declared, params, _sample(f, params, x)).state)
@@ -246,13 +253,16 @@ def _names(state: Sequence[Term]) -> list[str]:
 
 
 @transformation("params")
-def count_paths(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()) -> Callable[..., int]:
+def count_paths(
+    f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = (), output: Any = None
+) -> Callable[..., int]:
     """Transform f into the number of its path coordinates (bundles), however many there are.
 
     Args:
         f: a function of (params, x), x: [N, ...] → [N, K].
         fixed: as of `npf`.
         gate_at: as of `npf`.
+        output: as of `npf`.
 
     Returns:
         A function (params, x=None) → P, an exact Python integer.
@@ -269,7 +279,7 @@ def count_paths(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] 
 
     Source: Lakshminarayanan & Singh 2020, section 2 (number of paths).
     """
-    declared, f = option_of(fixed, "fixed"), at_lines(f, gate_at)
+    declared, f = option_of(fixed, "fixed"), of_output(at_lines(f, gate_at), output)
 
     def count_paths_of_f(params: PyTree, x: Any | None = None) -> int:
         return _count_of(_listed(f, declared, params, _sample(f, params, x)).state)

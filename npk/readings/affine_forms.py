@@ -7,7 +7,6 @@ out, so that the derivative of the form is that of what it computes.
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk.gating import Function, activation_program, activations, run_with_gates
+from npk.gating import Function, Place, activation_program, activations, check_place, index_of, run_with_gates
 from npk.programs import (
     Equation,
     Program,
@@ -30,46 +29,6 @@ from npk.programs import (
 
 # Samples that one product of a materialised matrix is of, about.
 _TOGETHER = 256
-Place = tuple[Any, ...] | None
-
-
-def place_of(output: Any) -> Place:
-    """An index, a slice or a tuple of them as what can be hashed.
-
-    Raises:
-        TypeError: it is none of these.
-    """
-    if output is None:
-        return None
-    try:
-        return tuple(map(_entry, output if isinstance(output, tuple) else (output,)))
-    except TypeError:
-        raise TypeError(
-            f"output must be an index, a slice or a tuple of them, got {output!r}: output=3, or output=slice(0, 5)."
-        ) from None
-
-
-def _entry(value: Any) -> Any:
-    if isinstance(value, slice):
-        return tuple(None if v is None else operator.index(v) for v in (value.start, value.stop, value.step))
-    if isinstance(value, bool):
-        raise TypeError
-    return operator.index(value)
-
-
-def _index(place: Place) -> tuple[Any, ...]:
-    return (slice(None), *(slice(*e) if isinstance(e, tuple) else e for e in place or ()))
-
-
-def _check_place(place: Place, shape: tuple[int, ...]) -> None:
-    """`place` chooses something of outputs of that shape; JAX would take the nearest."""
-    try:
-        chosen = np.broadcast_to(np.empty(()), shape)[_index(place)].size
-    except IndexError:
-        chosen = 0
-    if not chosen:
-        meant = ", ".join(f"slice{e}" if isinstance(e, tuple) else str(e) for e in place or ())
-        raise ValueError(f"output=({meant}) chooses nothing of what is {list(shape[1:])} for each sample.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,16 +136,16 @@ def affine_form(f: Function, params: Any, x: Any, allow: Sequence[str], place: P
             "let f keep them there."
         )
     check_independent(f if number is None else lambda p, x: of_f(p, x).reshape(x.shape[0], -1), params, x)
-    _check_place(place, whole)
+    check_place(place, whole)
 
     def begin(params: Any, x: Any) -> tuple[Any, Any]:
         _, q, gates = run_with_gates(program, _leaves(params, x))
-        return (f(params, x) if number is None else q[number])[_index(place)], tuple(gates)
+        return (f(params, x) if number is None else q[number])[index_of(place)], tuple(gates)
 
     def under(given: Any, x: Any) -> Any:
         leaves, gates = given
         outputs, q, _ = run_with_gates(program, [*leaves, x], gates)
-        return (outputs[0] if number is None else q[number])[_index(place)]
+        return (outputs[0] if number is None else q[number])[index_of(place)]
 
     _, gates = jax.eval_shape(begin, params, x)
     held = trace(under, (jax.tree_util.tree_leaves(params), gates), x, opens_derivatives)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function
+from npk.gating import Function, Place, place_of
 from npk.programs import (
     Once,
     available_memory,
@@ -27,7 +27,7 @@ from npk.programs import (
     shown,
     transformation,
 )
-from npk.readings.affine_forms import AffineForm, Place, affine_form, place_of
+from npk.readings.affine_forms import AffineForm, affine_form
 from npk.readings.certifying import measured
 from npk.readings.reading import Certificate
 from npk.solving import largest_singular_values

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from npk.gating import Function, at_lines, gate_shapes, own_gates, per_sample, sample_program
+from npk.gating import Function, at_lines, gate_shapes, of_output, own_gates, per_sample, sample_program
 from npk.programs import (
     Chosen,
     Equation,
@@ -148,7 +148,9 @@ def _in_draws(one_draw: Callable[[Any], Any], draws: Any, kind: Any, together: i
 
 
 @transformation("params, x, features=m, key=jax.random.key(0)")
-def sketch(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ()) -> Callable[..., KernelSketch]:
+def sketch(
+    f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = (), output: Any = None
+) -> Callable[..., KernelSketch]:
     """Transform f into random-sign features of its neural path kernel: E[z(s)·z(s')] = H(s, s').
 
     The features are the outputs of the value network `gated(f)(w, x, gates)` whose weights and biases w are drawn
@@ -163,6 +165,7 @@ def sketch(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ())
         f: a function of (params, x), x: [N, ...] → [N, K], ending in a weight layer.
         fixed: as of `path_kernel`.
         gate_at: as of `path_kernel`.
+        output: as of `path_kernel`.
 
     Returns:
         A function (params, x, gates=None, *, features, key, normalize=True, first=0, block=None) → `KernelSketch`.
@@ -189,7 +192,7 @@ def sketch(f: Function, *, fixed: Selection = None, gate_at: Sequence[str] = ())
 
     Source: Lakshminarayanan & Singh 2020, section 5 (H as a second moment over weights); random features.
     """
-    return remembered(_sketch, at_lines(f, gate_at), option_of(fixed, "fixed"))
+    return remembered(_sketch, of_output(at_lines(f, gate_at), output), option_of(fixed, "fixed"))
 
 
 def _sketch(f: Function, fixed: Chosen) -> Callable[..., KernelSketch]:
