@@ -74,6 +74,7 @@ from npk.programs.program import varying_as as varying_as
 from npk.programs.program import x64 as x64
 from npk.programs.provenance import Origin as Origin
 from npk.programs.provenance import Provenance as Provenance
+from npk.programs.provenance import said as said
 from npk.programs.samples import Place as Place
 from npk.programs.selecting import Chosen as Chosen
 from npk.programs.selecting import Selection as Selection

@@ -32,7 +32,7 @@ from npk.programs.affine import Affine, affine_step
 from npk.programs.cutting import Cutting
 from npk.programs.linearity import DECLARED, ELEMENTWISE, POOLS, is_declared, is_elementwise, is_float, only_stopped
 from npk.programs.program import Atom, Equation, Program, UnsupportedOperation, Var
-from npk.programs.provenance import Provenance
+from npk.programs.provenance import Provenance, said
 from npk.programs.streams import Stream
 from npk.programs.tracing import flatten, is_custom, sub_jaxpr, trace, written
 
@@ -204,6 +204,8 @@ class _Finder:
             self.opaque.add(equation.outputs[0])
         elif equation.outputs[0] in self.data and name in ELEMENTWISE and is_float(equation.outputs[0]):
             self.look_elementwise(equation)
+        elif equation.outputs[0] in self.data and name in ELEMENTWISE and _is_complex(equation.outputs[0]):
+            self.opaque.update(() if self.is_affine(equation) else equation.outputs)
 
     def look_elementwise(self, equation: Equation) -> None:
         data = self.data_inputs(equation)
@@ -248,7 +250,7 @@ class _Finder:
             return first not in self.data
         if equation.name == "div" and others[0] in self.data:
             return False
-        if equation.name == "convert_element_type" and not is_float(first):
+        if equation.name == "convert_element_type" and not is_float(first) and not _is_complex(first):
             return not any(map(is_float, self.program.x))  # an input of integers is encoded by that
         return equation.name in _SUMS or (equation.name in _AFFINE and len(self.data_inputs(equation)) == 1)
 
@@ -304,9 +306,11 @@ def with_activations(program: Program, kinds: Collection[str] | None = None) -> 
             equations += cutting.of(equation)
             continue
         if equation.name in ("cond", "while") and contains_activation(equation):
+            chooser = said(finder.known.origin(equation.inputs[0]), program.param_paths)
+            which = f"; which branch is taken depends on {chooser}" if equation.name == "cond" else ""
             raise UnsupportedOperation(
-                f"an activation inside `{equation.name}` has no gate of its own (at {equation.source}). Compute both "
-                "branches and select, or use lax.scan with a fixed length."
+                f"an activation inside `{equation.name}` has no gate of its own (at {equation.source}){which}. Compute "
+                "both branches and select, or use lax.scan with a fixed length."
             )
         equations.append(equation)
     found = dataclasses.replace(program, equations=tuple(equations)).pruned()
@@ -414,6 +418,10 @@ def says_derivative(eqn: Any) -> bool:
                 if any(is_custom(e) or e.name == "stop_gradient" or says_derivative(e) for e in inside):
                     return True
     return False
+
+
+def _is_complex(atom: Atom) -> bool:
+    return jnp.issubdtype(atom.dtype, jnp.complexfloating)
 
 
 def _is_mark(eqn: Any) -> bool:

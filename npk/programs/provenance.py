@@ -6,6 +6,7 @@ parameter a layer reads), the search for activations (which values depend on x),
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,6 +47,14 @@ class Origin:
 
 
 _NUMBER = Origin()
+
+
+def said(origin: Origin | None, param_paths: Sequence[str]) -> str:
+    """What a value depends on, in words."""
+    if origin is None:
+        return "x"
+    names = [f"`{param_paths[n]}`" for n in sorted(origin.leaves | origin.fixed)]
+    return f"params ({', '.join(names)})" if names else "numbers that are not known while f is traced"
 
 
 class Provenance:

@@ -12,6 +12,8 @@ belongs to it: u·σ(u)·v is v times the gate silu(u), in whatever order it is 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from npk.programs.linearity import (
     CHOOSING,
     ELEMENTWISE,
@@ -51,6 +53,10 @@ class Nature(NamedTuple):
 
 
 _VALUE, _ACTIVE, _NONLINEAR, _ENCODED = Nature(1, 0), Nature(0, 1), Nature(0, 0), Nature(0, 0, True)
+
+
+def _is_number(var: Var) -> bool:
+    return jnp.issubdtype(var.dtype, jnp.inexact)
 
 
 class Product(NamedTuple):
@@ -113,7 +119,7 @@ class Stream:
         if name in ELEMENTWISE and not self.bent.isdisjoint(equation.outputs):
             return _NONLINEAR
         if name in ELEMENTWISE or name in LINEAR or name in PRODUCTS or name in CHOOSING:
-            if not all(map(is_float, data)) or not is_float(equation.outputs[0]):
+            if not all(map(_is_number, (*data, *equation.outputs))):
                 return _NONLINEAR
             return self.added(natures, name in MOVES or name in ELEMENTWISE)
         if name in PLACES:

@@ -1,7 +1,8 @@
 """Tracing: from a JAX function to its program.
 
-`trace` runs `jax.make_jaxpr` and opens every call (`jit`, `remat`, `custom_jvp`, `scan` of known length). What differs
-between JAX versions, and the choice of what to open, live here and in `program`, nowhere else.
+`trace` runs `jax.make_jaxpr` and opens every call (`jit`, `remat`, `custom_jvp`, `scan` of known length, the branch of
+a `cond` that constants choose). What differs between JAX versions, and the choice of what to open, live here and in
+`program`, nowhere else.
 """
 
 import dataclasses
@@ -15,17 +16,18 @@ from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
 from npk.programs.functions import diagnose
-from npk.programs.program import Atom, Const, Equation, Program, Var
+from npk.programs.program import Atom, Const, Equation, Program, Var, is_traced, now
 
 # Calls whose body is the computation itself; opening them changes no value and no derivative.
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 _CALLS |= {"remat": "jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr", "custom_lin": "call_jaxpr"}
+_CALLS |= {"custom_vmap_call": "call"}
 # Calls that carry a derivative of their own: opened only when the caller asks for it.
 _CUSTOM = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
 
 
 # What returns its operands: marks for memory, names and meshes. They are left out, since `bind` makes its own.
-_SAME = frozenset(("copy", "copy_p", "name", "optimization_barrier", "pvary"))
+_SAME = frozenset(("copy", "copy_p", "device_put", "name", "optimization_barrier", "pvary"))
 
 
 def sub_jaxpr(eqn: Any) -> Any | None:
@@ -70,6 +72,8 @@ class _Flattener:
     caller: Any = None
     module: str = ""
     stacks: dict[Atom, tuple[list[Atom], int]] = dataclasses.field(default_factory=dict)  # conditions, along an axis
+    making: dict[Atom, Equation] = dataclasses.field(default_factory=dict)  # of what is made of constants alone
+    numbers: dict[Atom, Any] = dataclasses.field(default_factory=dict)  # of those that were asked for
 
     def run(self, closed: Any, args: Sequence[Atom]) -> list[Atom]:
         jaxpr = closed.jaxpr
@@ -93,7 +97,12 @@ class _Flattener:
             return self.first_true(eqn, self.stacks[inputs[0]][0])
         if eqn.primitive.name == "reshape" and eqn.params.get("dimensions") is not None:
             return self.reshaped(eqn, inputs)
-        body = sub_jaxpr(eqn)
+        if eqn.primitive.name == "select_n" and (chosen := self.choice(inputs)) is not None:
+            return [chosen]
+        body, operands = sub_jaxpr(eqn), inputs
+        if eqn.primitive.name == "cond" and (index := self.number(inputs[0])) is not None:
+            branches = eqn.params["branches"]
+            body, operands = branches[max(0, min(int(index), len(branches) - 1))], inputs[1:]
         # Bodies of library functions carry no line of the user's: they are placed where they are called.
         place = eqn.source_info if source_info_util.summarize(eqn.source_info) else self.caller or eqn.source_info
         module = "/".join(filter(None, (self.module, str(getattr(eqn.source_info, "name_stack", "")))))
@@ -102,15 +111,46 @@ class _Flattener:
             outputs = tuple(Var(v.aval) for v in eqn.outvars)
             made = Equation(eqn.primitive, tuple(inputs), outputs, dict(eqn.params), place, module=module)
             self.equations.append(made)
+            if all(a in self.making if isinstance(a, Var) else not is_traced(a.value) for a in inputs):
+                self.making.update(dict.fromkeys(outputs, made))
             if eqn.primitive.name == "stack" and outputs[0].dtype == bool:
                 self.stacks[outputs[0]] = (inputs, eqn.params["axis"])
             return list(outputs)
         outer = self.caller, self.module
         self.caller, self.module = place, module
         try:
-            return self.unroll(eqn, inputs) if body is None else self.run(body, inputs)
+            return self.unroll(eqn, inputs) if body is None else self.run(body, operands)
         finally:
             self.caller, self.module = outer
+
+    def number(self, atom: Atom) -> Any | None:
+        """The numbers of a value made of constants alone (the count of a loop's steps), computed; None for others."""
+        todo = [atom]
+        while todo:  # no recursion: a count is made of all those before it
+            last = todo[-1]
+            if isinstance(last, Const) or last in self.numbers:
+                todo.pop()
+                continue
+            if last not in self.making:
+                return None
+            equation = self.making[last]
+            before = [a for a in equation.inputs if isinstance(a, Var) and a not in self.numbers]
+            if not before:
+                values = [self.numbers[a] if isinstance(a, Var) else a.value for a in equation.inputs]
+                results = now(lambda values=values, equation=equation: equation.bind(*values))
+                self.numbers.update(zip(equation.outputs, results, strict=True))
+            todo += before
+        found = self.numbers[atom] if isinstance(atom, Var) else atom.value
+        return None if is_traced(found) else found
+
+    def choice(self, inputs: list[Atom]) -> Atom | None:
+        """The case that one number chooses for all elements of a `select_n`."""
+        which, *cases = inputs
+        while which.shape and which in self.making and self.making[which].name == "broadcast_in_dim":
+            which = self.making[which].inputs[0]
+        if which.shape or (number := self.number(which)) is None:
+            return None
+        return cases[max(0, min(int(number), len(cases) - 1))]
 
     def reshaped(self, eqn: Any, inputs: list[Atom]) -> list[Atom]:
         """A reshape that puts the axes in another order first, as `vmap` writes it: both steps by themselves."""

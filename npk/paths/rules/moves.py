@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.paths import sums, terms
+from npk.paths.factors import constant
 from npk.paths.rules import maps
 from npk.paths.terms import Term
 from npk.paths.walk import State, Walk, Window
-from npk.programs import Equation, is_traced, now
+from npk.programs import Equation, is_traced, now, said
 
 
 def window_axes(term: Term, equation: Equation) -> Term:
@@ -60,6 +61,14 @@ def _split(walk: Walk, equation: Equation) -> list[State]:
     state, axis = walk.data(equation.inputs[0]), equation.params["axis"]
     pieces = itertools.pairwise(starts.tolist())
     return [[terms.take(t, axis, np.arange(*piece)) for t in state] for piece in pieces]
+
+
+def _cond(walk: Walk, equation: Equation) -> list[State]:
+    """A branch that no constant chooses: `tracing` opens all others."""
+    chooser = said(walk.origin(equation.inputs[0]), walk.program.param_paths)
+    raise walk.refuse(
+        equation, f"which branch is taken depends on {chooser}: compute both branches and select, or choose outside f."
+    )
 
 
 def _unstack(walk: Walk, equation: Equation) -> list[State]:
@@ -156,6 +165,29 @@ def selection(walk: Walk, equation: Equation, states: list[State]) -> State:
     return [terms.select_elements(t, chosen) for t in states[0]]
 
 
+def _select(walk: Walk, equation: Equation, states: list[State]) -> State:
+    """Elements of one case or another, as constants choose."""
+    which, *cases = equation.inputs
+    if not walk.is_known(which) or walk.is_declared(which):
+        chooser = said(walk.origin(which), walk.program.param_paths)
+        raise walk.refuse(equation, f"which case is taken depends on {chooser}.")
+    if any(walk.is_parameter(case) for case in cases):
+        raise walk.refuse(equation, "puts parameters in some places of a value: pad or concatenate them instead.")
+    taken, values = [], walk.value(which)
+    for number, (case, state) in enumerate(zip(cases, states[1:], strict=True)):
+        chosen = np.equal(values, number) if not is_traced(values) else values == jnp.asarray(number, values.dtype)
+        if walk.is_data(case) or walk.is_declared(case):
+            numbers = chosen if is_traced(chosen) else np.asarray(chosen, np.float32)
+            taken.append([terms.scale(t, constant(numbers), True) for t in state])
+            continue
+        fill = walk.value(case)
+        traced = is_traced(chosen) or is_traced(fill)
+        numbers = jnp.where(chosen, fill, jnp.zeros_like(fill)) if traced else np.where(chosen, fill, 0)
+        if traced or np.any(numbers):
+            taken.append(walk.known(constant(numbers), case.shape))
+    return sums.add(taken)
+
+
 def _reduce_sum(walk: Walk, equation: Equation, states: list[State]) -> State:
     return [terms.sum_axes(t, equation.params["axes"]) for t in states[0]]
 
@@ -178,10 +210,11 @@ POSITIONWISE: dict[str, Callable[[Walk, Equation, list[State]], State]] = {
     "concatenate": _concatenate,
     "stack": _stack,
     "reduce_sum": _reduce_sum,
+    "select_n": _select,
     "reduce_window_sum": _reduce_window_sum,
     "cumsum": maps.cumulative_sum,
     "scatter-add": maps.scatter_add,
 }
 
 # Those of several results.
-SEVERAL: dict[str, Callable[[Walk, Equation], list[State]]] = {"split": _split, "unstack": _unstack}
+SEVERAL: dict[str, Callable[[Walk, Equation], list[State]]] = {"cond": _cond, "split": _split, "unstack": _unstack}
