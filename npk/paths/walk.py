@@ -21,6 +21,7 @@ from npk.paths.terms import Axis, Base, Leaf, Source, Term
 from npk.programs import Atom, Const, Equation, Origin, Program, UnsupportedOperation, Var, is_traced, now
 
 State = list[Term]
+COMPLEX = "complex numbers"  # the name of their rule
 
 DECLARE = (
     "Which side is the gate cannot be told: mark it in the model, npk.as_gate(value), or by the line that makes it, "
@@ -109,6 +110,7 @@ class Walk:
     encoded: set[Var] = dataclasses.field(default_factory=set)  # an input of integers, and what encodes it
     scalars: dict[Var, Factor] = dataclasses.field(default_factory=dict)
     constants: dict[Var, Factor] = dataclasses.field(default_factory=dict)  # what multiplies a piece, but for declared
+    imaginary: dict[Var, State] = dataclasses.field(default_factory=dict)  # of complex values; `states` are the real
     used: dict[int, tuple[np.ndarray, str]] = dataclasses.field(default_factory=dict)
     roles: list[Role] = dataclasses.field(default_factory=list)
     poisoned: set[Var] = dataclasses.field(default_factory=set)
@@ -362,7 +364,8 @@ class Walk:
         return (is_same(one) and counts(two)) or (is_same(two) and counts(one))
 
     def rule(self, equation: Equation) -> list[State]:
-        rule = self.rules.get(equation.name)
+        # What reads or makes complex values is of one kind, whatever its primitive.
+        rule = self.rules.get(COMPLEX if has_complex(equation) else equation.name)
         if rule is not None:
             return rule(self, equation)
         moved = self.moves.get(equation.name)
@@ -373,6 +376,11 @@ class Walk:
                 "apply npk to the logits, in evaluation mode.",
             )
         return [moved(self, equation, [self.state(a) or [] for a in equation.inputs])]
+
+
+def has_complex(equation: Equation) -> bool:
+    """Whether an equation reads or makes complex values."""
+    return any(jnp.issubdtype(a.dtype, jnp.complexfloating) for a in (*equation.inputs, *equation.outputs))
 
 
 def elements(selection: Term) -> np.ndarray:

@@ -18,11 +18,29 @@ BLUR = jnp.asarray([[1.0, 2.0, 1.0]]).T @ jnp.asarray([[1.0, 3.0]])
 GRAPH = np.array([[0.0, 1.0, 0.5], [1.0, 0.0, -1.0], [0.5, 0.0, 1.0]])
 SEGMENTS = np.array([0, 2, 0, 1])
 FOURIER = np.real(np.fft.fft(np.eye(4)))
+FILTER = np.array([[1 + 2j, 0.5], [-1j, 2 - 1j], [1.0, -1 + 1j]])
+SPREAD = np.array([[[True, True], [True, False], [False, False]]])
+CHOSEN = np.array([[True], [False], [True]])
 numbers = ("NHWC", "HWIO", "NHWC")
 
 
 def constant(value, x):
     return jnp.asarray(value, x.dtype)
+
+
+def spectral(x):
+    """The dtype of a value's spectrum."""
+    return np.result_type(x.dtype, np.complex64)
+
+
+def turned(x):
+    return x.astype(spectral(x)) * constant(2j, jnp.zeros(1, spectral(x)))
+
+
+def filtered(z):
+    """Every frequency and channel times a number."""
+    numbers = FILTER[: z.shape[-2], : z.shape[-1]].astype(z.dtype)
+    return z * jnp.broadcast_to(numbers, z.shape)
 
 
 def blurred(x):
@@ -97,6 +115,88 @@ MAPS = {
     "groups": (positions(convolved(KERNEL[:2, :1].repeat(2, 2), groups=2)), (3, 1), 2, 4),
     "transposed": (positions(convolved(KERNEL, spread=2, padding=[(2, 1)])), (3, 1), 2, 2),
     "stride and dilation": (positions(convolved(KERNEL, stride=2, dilation=2, padding=[(2, 2)])), (4, 1), 2, 2),
+    "one case or another": (
+        positions(lambda x: jnp.where(SPREAD, x, jnp.flip(x, 1)) + jnp.where(CHOSEN, x, constant(2, x))),
+        (3, 2),
+        2,
+        2,
+    ),
+    "a Fourier transform": (positions(lambda x: jnp.fft.fft(x, axis=1).imag), (4, 1), 2, 2),
+    "of positions and channels": (positions(lambda x: jnp.fft.fft2(x, axes=(1, 2)).real), (3, 2), 2, 2),
+    "of the input's positions": (
+        lambda p, x: relu(jnp.fft.fft(jnp.fft.fft(x, axis=-1), axis=-2).real @ p["u"]).sum(1) @ p["v"],
+        (5, 2),
+        2,
+        2,
+    ),
+    "a global filter": (
+        positions(lambda x: jnp.fft.irfft(filtered(jnp.fft.rfft(x, axis=1, norm="ortho")), n=4, axis=1, norm="ortho")),
+        (4, 1),
+        2,
+        2,
+    ),
+    "of an odd length, divided": (
+        positions(
+            lambda x: jnp.fft.irfft(
+                jnp.fft.rfft(x, n=5, axis=1) / filtered(jnp.ones((1, 3, 2), spectral(x))), n=5, axis=1
+            )
+        ),
+        (4, 1),
+        2,
+        2,
+    ),
+    "along two axes": (
+        images(lambda x: jnp.fft.irfftn(filtered(jnp.fft.rfftn(x, axes=(1, 2))), s=x.shape[1:3], axes=(1, 2))),
+        (2, 3, 1),
+        2,
+        2,
+    ),
+    "moved, joined, conjugated": (
+        positions(
+            lambda x: (
+                jnp.concatenate(
+                    [jnp.roll(jnp.conj(jnp.fft.fft(x, axis=1)), 1, 1), turned(x), x[:, :1].astype(turned(x).dtype)], 1
+                ).imag
+            )
+        ),
+        (3, 2),
+        2,
+        2,
+    ),
+    "sums and differences": (
+        positions(
+            lambda x: (
+                (
+                    jnp.fft.fft(x, axis=1)
+                    - turned(jnp.fft.ifft(x, axis=1))
+                    + filtered(jnp.fft.fft(jnp.ones_like(x), axis=1))
+                ).real
+            )
+        ),
+        (3, 1),
+        2,
+        2,
+    ),
+    "a complex matrix": (
+        positions(
+            lambda x: (
+                jnp.einsum(
+                    "pq,nqc->npc", np.fft.ifft(np.eye(3)).astype(spectral(x)), filtered(-jnp.fft.fft(x, axis=1))
+                ).real
+            )
+        ),
+        (3, 2),
+        2,
+        2,
+    ),
+    "some frequencies": (
+        positions(
+            lambda x: jnp.fft.ifft(jnp.where(CHOSEN, jnp.fft.fft(x, axis=1), jnp.zeros((), spectral(x))), axis=1).real
+        ),
+        (3, 1),
+        2,
+        2,
+    ),
     "resized": (images(lambda x: jax.image.resize(x, (len(x), 5, 3, x.shape[-1]), "linear")), (3, 2, 1), 2, 2),
 }
 
@@ -189,10 +289,45 @@ def test_the_limit_of_a_map_between_weights_and_activation(x64):
     np.testing.assert_allclose(npk.infinite.nngp(f)(params, x), 2 * joint.reshape(3, 3, 3, 3).mean((1, 3)), rtol=1e-7)
 
 
-def test_complex_numbers_are_refused_with_what_to_write():
-    f = lambda p, x: relu(jnp.fft.fft(x @ p["u"], axis=1).real).sum(1) @ p["v"]  # noqa: E731
-    with pytest.raises(npk.UnsupportedOperation, match="multiply by the real and the imaginary part of its matrix"):
-        npk.path_kernel(f)({"u": normal(2, 2), "v": normal(2, 1)}, normal(3, 4, 2))
+REFUSED = {
+    "a product": (lambda p, z: (z * jnp.conj(z)).real, "`mul`.*a product of two complex values that both depend on x"),
+    "a quotient": (lambda p, z: (1 / z).real, "`div`.*a division by a complex value that depends on x"),
+    "a modulus": (lambda p, z: jnp.abs(z), "`abs`.*not linear in the real and the imaginary part"),
+    "a learned filter": (
+        lambda p, z: (z * jax.lax.complex(p["u"], p["u"])[:1, None]).real,
+        "complex numbers made of parameters .`u`.* by real weights, or close over constants",
+    ),
+    "real weights of complex values": (
+        lambda p, z: (z @ p["v"].astype(z.dtype)).real,
+        "complex numbers made of parameters .`v`",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_linear_in_complex_values_is_refused(name):
+    g, message = REFUSED[name]
+    f = lambda p, x: g(p, jnp.fft.fft(x @ p["w"], axis=1)).sum((1, 2))[:, None]  # noqa: E731
+    with pytest.raises(npk.UnsupportedOperation, match=message):
+        npk.path_kernel(f)({"w": normal(2, 2), "u": normal(2, 2), "v": normal(2, 1)}, normal(3, 4, 2))
+
+
+def test_a_product_of_complex_values_is_nonlinear():
+    f = lambda p, x: (jnp.fft.fft(x @ p["w"]) ** 2).real  # noqa: E731
+    with pytest.raises(npk.UnsupportedOperation, match="given its gates f is not linear"):
+        npk.gates(f)({"w": normal(2, 2)}, normal(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        (lambda p, x: p["u"] > 0, r"which case is taken depends on params \(`u`\)"),
+    ],
+)
+def test_a_choice_that_is_no_constant_one_is_refused(which, message):
+    f = lambda p, x: jnp.where(which(p, x), x @ p["w"], jnp.flip(x, 1)) @ p["v"]  # noqa: E731
+    with pytest.raises(npk.UnsupportedOperation, match=message):
+        npk.path_kernel(f)({"w": normal(2, 2), "u": normal(2), "v": normal(2, 1)}, normal(3, 2))
 
 
 def test_adding_at_places_that_parameters_choose_is_refused():

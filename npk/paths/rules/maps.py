@@ -34,6 +34,14 @@ def product(state: State, factor: Factor, n_batch: int, n_free: int, n_out: int)
     return [terms.sum_axes(terms.scale(terms.broadcast(t, whole, own), laid), list(summed)) for t in state]
 
 
+def along(state: State, axis: int, matrix: np.ndarray) -> State:
+    """Along one axis times constants [read, made]."""
+    rank = len(state[0].shape) if state else 0
+    order = [a for a in range(rank) if a != axis] + [axis]
+    made = product([terms.transpose(t, order) for t in state], constant(matrix), 0, rank - 1, 1)
+    return [terms.transpose(t, np.argsort(order).tolist()) for t in made]
+
+
 def convolution(state: State, factor: Factor, windows: Sequence[Window]) -> State:
     """Values [groups, spatial.., batch, channels] and constants [groups, kernel.., channels, out]."""
     n = len(windows)
@@ -49,11 +57,7 @@ def cumulative_sum(walk: Walk, equation: Equation, states: list[State]) -> State
     """The sums of all elements up to each, along an axis."""
     axis, size = equation.params["axis"], equation.inputs[0].shape[equation.params["axis"]]
     sums_of = np.triu(np.ones((size, size)))  # [read, made]
-    sums_of = sums_of.T if equation.params["reverse"] else sums_of
-    rank = len(equation.inputs[0].shape)
-    order = [a for a in range(rank) if a != axis] + [axis]
-    state = [terms.transpose(t, order) for t in states[0]]
-    return [terms.transpose(t, np.argsort(order).tolist()) for t in product(state, constant(sums_of), 0, rank - 1, 1)]
+    return along(states[0], axis, sums_of.T if equation.params["reverse"] else sums_of)
 
 
 def scatter_add(walk: Walk, equation: Equation, states: list[State]) -> State:

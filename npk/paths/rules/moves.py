@@ -44,12 +44,6 @@ def _same(walk: Walk, equation: Equation, states: list[State]) -> State:
 
 
 def _convert(walk: Walk, equation: Equation, states: list[State]) -> State:
-    if jnp.issubdtype(equation.outputs[0].dtype, jnp.complexfloating):
-        raise walk.refuse(
-            equation,
-            "complex numbers (a Fourier transform) are outside the rules: multiply by the real and the imaginary part "
-            "of its matrix; products with constants are covered.",
-        )
     if not jnp.issubdtype(equation.outputs[0].dtype, jnp.floating):
         raise walk.refuse(equation, f"a conversion to {equation.outputs[0].dtype}, which is not linear.")
     return states[0]

@@ -13,11 +13,12 @@ from npk.paths.ends import check_end
 from npk.paths.factors import Factor
 from npk.paths.normalisations import normalising
 from npk.paths.rules.arithmetic import add, multiply, negate
+from npk.paths.rules.complexes import complex_values
 from npk.paths.rules.gates import activation
 from npk.paths.rules.moves import POSITIONWISE, SEVERAL, selection
 from npk.paths.rules.weights import convolution, dot_general, lookup
 from npk.paths.terms import Axis, Leaf
-from npk.paths.walk import State, Walk
+from npk.paths.walk import COMPLEX, State, Walk
 from npk.programs import Equation, Program, Provenance
 
 Rules = Mapping[str, Callable[[Walk, Equation], list[State]]]
@@ -45,6 +46,7 @@ RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
     "dot_general": _one(dot_general),
     "conv_general_dilated": _one(convolution),
     "gather": _one(gather),
+    COMPLEX: complex_values,
     **SEVERAL,
 }
 
