@@ -20,6 +20,9 @@ _REARRANGING |= {"split", "unstack"}
 _SELECTING = _REARRANGING | {"gather", "dynamic_slice", "pad", "tile", "stop_gradient"}
 _SAME = frozenset(("convert_element_type", "reduce_precision", "sharding_constraint"))
 _UNIFORM = frozenset(("broadcast_in_dim", "convert_element_type", "neg", "reshape"))
+# Where a bias may pass, by constants: what is linear in the values it reads.
+_MAPS = _SELECTING | _SAME | {"concatenate", "cumsum", "neg", "reduce_sum", "reduce_window_sum", "stack"}
+_SUMS = frozenset(("add", "add_any", "sub"))
 _ROOTS = frozenset(("cbrt", "rsqrt", "sqrt"))
 
 
@@ -32,7 +35,8 @@ class Origin:
         fixed: those of parameters that were declared to be fixed numbers; to `leaves` they do not belong.
         powered: a negative or fractional power of a parameter was taken on the way.
         piece: it is a selection of elements of one parameter, times numbers.
-        network: it is the output of a network whose input are numbers (a constant input).
+        network: it is the output of a network whose input are numbers (a constant input). What is only added to values
+            that depend on x is none, but a bias through a constant map.
     """
 
     leaves: frozenset[int] = frozenset()
@@ -53,8 +57,10 @@ def said(origin: Origin | None, param_paths: Sequence[str]) -> str:
     """What a value depends on, in words."""
     if origin is None:
         return "x"
-    names = [f"`{param_paths[n]}`" for n in sorted(origin.leaves | origin.fixed)]
-    return f"params ({', '.join(names)})" if names else "numbers that are not known while f is traced"
+    leaves = sorted(origin.leaves | origin.fixed)
+    names = ", ".join(f"`{param_paths[n]}`" for n in leaves if param_paths[n])  # params may be one array
+    made_of = f"params ({names})" if names else "params"
+    return made_of if leaves else "numbers that are not known while f is traced"
 
 
 class Provenance:
@@ -75,6 +81,7 @@ class Provenance:
         }
         self.producer: dict[Var, Equation] = {}
         self.consumers = program.consumers()
+        self._added = self._only_added()
         self._numbers: dict[Var, float] = {}
         self._elements: dict[Var, tuple[int, np.ndarray, float] | None] = {}
         for equation in program.equations:
@@ -96,13 +103,35 @@ class Provenance:
             fixed=frozenset().union(*(o.fixed for o in known)),
             powered=any(o.powered for o in known) or _takes_a_power(equation, made),
             piece=_selects(equation, known),
-            network=any(o.network for o in known) or (layer and any(made) and not all(made)),
+            network=any(o.network for o in known)
+            or (layer and any(made) and not all(made) and equation.outputs[0] not in self._added),
         )
         self.origins.update(dict.fromkeys(equation.outputs, origin))
         if equation.name in _UNIFORM and (number := self.number(equation.inputs[0])) is not None:
             held = _held(-number if equation.name == "neg" else number, equation.outputs[0].dtype)
             if held is not None:
                 self._numbers[equation.outputs[0]] = held
+
+    def _only_added(self) -> set[Var]:
+        """What is made of parameters and does nothing but be added to what depends on x, by constant maps between."""
+        made = self.program.reached_from(self.program.params) - self.data
+        found: set[Var] = set()
+
+        def adds(equation: Equation, var: Var) -> bool:
+            others = [a for a in equation.inputs if a is not var]
+            if equation.name in _SUMS and not self.data.isdisjoint(others):
+                return True
+            by_numbers = len(others) == 1 and others[0] not in made and others[0] not in self.data
+            product = equation.name in ("dot_general", "mul") or (equation.name == "div" and equation.inputs[0] is var)
+            linear = equation.name in _MAPS | _SUMS or (product and by_numbers)
+            return linear and found.issuperset(equation.outputs)
+
+        for equation in reversed(self.program.equations):
+            for var in made.intersection(equation.outputs) - set(self.program.outputs):
+                readers = self.readers(var)
+                if readers and all(adds(reader, var) for reader in readers):
+                    found.add(var)
+        return found
 
     def origin(self, atom: Atom) -> Origin | None:
         """What an atom is made of; None where it depends on x."""

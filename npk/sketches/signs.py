@@ -6,6 +6,7 @@ normalisation's parameters) keeps its value, in all that is computed from it.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from npk.gating import gate_shapes
 from npk.paths import OWN_FEATURES, RULES, Layer, Leaf, Numbers, State, Term, Walk, alike, output_terms, over
-from npk.programs import Const, Equation, Program, UnsupportedOperation, Var, evaluate
+from npk.programs import Const, Equation, Program, UnsupportedOperation, evaluate
 
 # ------------------------------------------------------------------------------------------------- draws
 
@@ -69,7 +70,7 @@ class _Claim:
 
     operand: int
     weight: Term
-    layer: Layer | None  # None for a bias
+    layer: Layer | None  # None for a bias, of which `weight` is one term
 
     @property
     def leaf(self) -> Leaf:
@@ -145,19 +146,19 @@ def value_network(program: Program, leaves: Sequence[Any], normalize: bool, dtyp
     """
     program, leaves = _single(program), [_in_single(leaf) for leaf in leaves]
     shapes = [g.shape for g in gate_shapes(program)]
-    claims: dict[Equation, _Claim] = {}
+    claims: dict[Equation, list[_Claim]] = {}
     rules = {name: _noting(rule, claims) for name, rule in RULES.items()}
     state = output_terms(program, shapes, rules)
     if state[0].shape[-1] > 1 and not all(map(alike, state)):
         raise UnsupportedOperation(OWN_FEATURES)
-    operands = [e.inputs[c.operand] for e, c in claims.items()]
+    operands = [e.inputs[c[0].operand] for e, c in claims.items()]
     weights = dataclasses.replace(program, outputs=tuple(operands)).pruned()
-    places = {e: (c.operand, i) for i, (e, c) in enumerate(claims.items())}
-    return ValueNetwork(program, weights, places, _scales(claims.values(), normalize), leaves)
+    places = {e: (c[0].operand, i) for i, (e, c) in enumerate(claims.items())}
+    return ValueNetwork(program, weights, places, _scales(itertools.chain(*claims.values()), normalize), leaves)
 
 
 def _noting(
-    rule: Callable[[Walk, Equation], list[State]], claims: dict[Equation, _Claim]
+    rule: Callable[[Walk, Equation], list[State]], claims: dict[Equation, list[_Claim]]
 ) -> Callable[[Walk, Equation], list[State]]:
     """A path rule that also notes which parameter it has claimed."""
 
@@ -166,13 +167,17 @@ def _noting(
         states = rule(walk, equation)
         if any(before.get(leaf) is not claimed for leaf, claimed in walk.used.items()):
             (operand,) = (i for i, a in enumerate(equation.inputs) if walk.is_parameter(a))
-            bases = [t.base for t in states[0]]
-            layer = None if equation.name in ("add", "add_any", "sub") else bases[0]
-            assert layer is None or isinstance(layer, Layer)
-            atom = equation.inputs[operand]
-            assert isinstance(atom, Var)
-            (term,) = walk.states[atom] if layer is None else (layer.weight,)
-            claims[equation] = _Claim(operand, term, layer)
+            if equation.name in ("add", "add_any", "sub"):
+                biases = [
+                    t
+                    for t in states[0]
+                    if isinstance(t.base, Leaf) and before.get(t.base.number) is not walk.used.get(t.base.number)
+                ]
+                claims[equation] = [_Claim(operand, t, None) for t in biases]
+            else:
+                layer = states[0][0].base
+                assert isinstance(layer, Layer)
+                claims[equation] = [_Claim(operand, layer.weight, layer)]
         return states
 
     return noting

@@ -169,7 +169,11 @@ def test_all_that_is_refused_is_said_at_once_with_lines_and_remedies():
             normal(3, 2),
             "activations for",
         ),
-        (lambda p, x: jax.lax.cond(True, jax.nn.relu, jnp.negative, x @ p), normal(3, 2), "an activation inside"),
+        (
+            lambda p, x: jax.lax.cond(p[0, 0] > 0, jax.nn.relu, jnp.negative, x @ p),
+            normal(3, 2),
+            "taken depends on params",
+        ),
     ],
 )
 def test_refusals(f, params, message):

@@ -2,6 +2,7 @@
 
 from npk.paths import sums
 from npk.paths.factors import constant
+from npk.paths.rules.biases import bias
 from npk.paths.rules.weights import elementwise
 from npk.paths.walk import DECLARE, State, Walk
 from npk.programs import Atom, Equation
@@ -24,15 +25,7 @@ def _addend(walk: Walk, equation: Equation, atom: Atom) -> State:
     if equation in walk.normalising:
         walk.fix(atom, equation)
         return walk.known(walk.factor(atom), atom.shape)
-    if not walk.is_leaf(atom):
-        raise walk.refuse(
-            equation,
-            f"adds a value computed from parameters ({walk.made_of(atom)}); a bias must be a parameter itself: "
-            "compute it outside f, and let params hold the result.",
-        )
-    (bias,) = walk.data(atom)
-    walk.claim(bias, equation.source)
-    return [bias]
+    return bias(walk, equation, atom)
 
 
 def multiply(walk: Walk, equation: Equation) -> State:
