@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from npk.programs.program import Atom, Const, Equation, Program, Var, is_traced
+from npk.programs.program import Atom, Const, Equation, Program, Var, evaluate, is_traced, now
 
 # What puts each element in one place, and what else selects elements.
 _REARRANGING = frozenset(("reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "broadcast_in_dim"))
@@ -35,8 +35,8 @@ class Origin:
         fixed: those of parameters that were declared to be fixed numbers; to `leaves` they do not belong.
         powered: a negative or fractional power of a parameter was taken on the way.
         piece: it is a selection of elements of one parameter, times numbers.
-        network: it is the output of a network whose input are numbers (a constant input). What is only added to values
-            that depend on x is none, but a bias through a constant map.
+        network: it is the output of a network whose input are numbers (a constant input). Weighted means of a parameter
+            that are only added to what depends on x are none, but a bias at other places (an interpolated embedding).
     """
 
     leaves: frozenset[int] = frozenset()
@@ -113,7 +113,10 @@ class Provenance:
                 self._numbers[equation.outputs[0]] = held
 
     def _only_added(self) -> set[Var]:
-        """What is made of parameters and does nothing but be added to what depends on x, by constant maps between."""
+        """What is made of parameters and does nothing but be added to what depends on x, by constant maps between.
+
+        Of matrices only weighted means: numbers that weights multiply are otherwise the input of a network.
+        """
         made = self.program.reached_from(self.program.params) - self.data
         found: set[Var] = set()
 
@@ -127,11 +130,28 @@ class Provenance:
             return linear and found.issuperset(equation.outputs)
 
         for equation in reversed(self.program.equations):
+            if made.isdisjoint(equation.outputs) or (equation.name == "dot_general" and not self._averages(equation)):
+                continue
             for var in made.intersection(equation.outputs) - set(self.program.outputs):
                 readers = self.readers(var)
                 if readers and all(adds(reader, var) for reader in readers):
                     found.add(var)
         return found
+
+    def _averages(self, equation: Equation) -> bool:
+        """Whether a matrix product takes weighted means of one operand: each row of the other, numbers, sums to one."""
+        contracted, _ = equation.params["dimension_numbers"]
+        for atom, axes in zip(equation.inputs, contracted, strict=True):
+            making = dataclasses.replace(self.program, params=(), x=(), outputs=(atom,)).pruned()
+            read = {a for e in making.equations for a in e.inputs} | {atom}
+            known = read.isdisjoint(self.program.inputs) and not any(
+                isinstance(a, Const) and is_traced(a.value) for a in read
+            )
+            if known:
+                rows = np.asarray(now(lambda making=making: evaluate(making, ())[0])).sum(tuple(axes), dtype=float)
+                size, real = math.prod(atom.shape[a] for a in axes), jnp.issubdtype(atom.dtype, jnp.floating)
+                return bool((np.abs(rows - 1) <= (size * jnp.finfo(atom.dtype).eps if real else 0)).all())
+        return False
 
     def origin(self, atom: Atom) -> Origin | None:
         """What an atom is made of; None where it depends on x."""

@@ -119,6 +119,13 @@ def test_what_passes_a_weight_is_a_network_of_numbers(x64):
     assert_close(npk.path_kernel(f)(p, x), (x @ x.T + 2 * 4.0) / 2)
 
 
+def test_other_numbers_that_weights_multiply_are_the_input_of_a_layer(x64):
+    """Also where its output is only moved and added."""
+    f = lambda p, x: (x + spread((constant(np.array([[1.0, 3.0, 1.0]]), x) @ p["a"])[:, ::-1], x)) @ p["v"]  # noqa: E731
+    x, p = normal(3, 2), {"a": normal(3, 2), "v": normal(2, 1)}
+    assert_close(npk.path_kernel(f)(p, x), (x @ x.T + 2 * 11 / 3) / 2)
+
+
 def test_a_bias_read_twice_and_a_bias_that_is_no_linear_map():
     p, x = {"a": normal(2), "u": normal(2, 2)}, normal(3, 2)
     twice = lambda p, x: relu(x @ p["u"] + p["a"][None]) + p["a"].sum()  # noqa: E731
