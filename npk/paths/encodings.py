@@ -17,18 +17,19 @@ from npk.programs import Program, Var, evaluate
 class Encoding:
     """Numbers that are a function of the input alone: `var` of the program of one sample.
 
-    With `rows` they are one-hot: which of so many rows the integers of `var` choose. An integer beyond them chooses
-    the nearest row where the program `clips` it, and else makes NaN, as it does in f.
+    With `rows` they are one-hot: which of so many rows the integers in a `column` of `var` choose. An integer beyond
+    them chooses the nearest row where the program `clips` it, and else makes NaN, as it does in f.
     """
 
     program: Program
     var: Var
     rows: int | None = None
+    column: int = 0
     clips: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.var.shape if self.rows is None else (*self.var.shape, self.rows)
+        return self.var.shape if self.rows is None else (*self.var.shape[:-1], self.rows)
 
     def numbers(self, xp: Any, x: Any, dtype: Any) -> Any:
         """[n, *shape] of samples, all leaves of x [n, ...]."""
@@ -38,6 +39,7 @@ class Encoding:
         laid = [jnp.asarray(a).reshape(len(a), *var.shape) for a, var in own]
         found = jax.vmap(lambda *sample: evaluate(making, [*unused, *sample])[0])(*laid)
         if self.rows is not None:
+            found = found[..., self.column]
             inside = (found >= 0) & (found < self.rows)
             chosen = jax.nn.one_hot(jnp.clip(found, 0, self.rows - 1), self.rows, dtype=dtype)
             found = chosen if self.clips else jnp.where(inside[..., None], chosen, jnp.asarray(jnp.nan, dtype))

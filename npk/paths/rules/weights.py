@@ -160,20 +160,22 @@ def lookup(walk: Walk, equation: Equation) -> State:
     """The rows of a table that an input of integers chooses: a weight layer on one-hot vectors."""
     table, indices = equation.inputs
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    axis, *more = numbers.start_index_map or (0,)
-    whole = all(sizes[a] == table.shape[a] for a in range(len(table.shape)) if a != axis)
-    taken = tuple(numbers.collapsed_slice_dims) == (axis,) and not numbers.operand_batching_dims
+    chosen = [axis for axis, (size, whole) in enumerate(zip(sizes, table.shape, strict=True)) if size < whole]
     last = tuple(numbers.offset_dims) == tuple(range(len(indices.shape) - 1, len(equation.outputs[0].shape)))
-    if more or not (whole and taken and last) or not isinstance(indices, Var) or not walk.is_leaf(table):
+    row = len(chosen) == 1 and sizes[chosen[0]] == 1 and chosen[0] in numbers.start_index_map
+    if not (row and last) or numbers.operand_batching_dims or not walk.is_leaf(table) or not walk.is_data(indices):
         raise walk.refuse(equation, "looks up something else than rows of a parameter.")
-    clips = "CLIP" in str(equation.params["mode"]).upper() or "PROMISE" in str(equation.params["mode"]).upper()
-    one_hot = Encoding(walk.program, indices, table.shape[axis], clips)
+    (axis,) = chosen
+    mode = str(equation.params["mode"]).upper()
+    column = numbers.start_index_map.index(axis)
+    one_hot = Encoding(walk.program, indices, table.shape[axis], column, "CLIP" in mode or "PROMISE" in mode)  # type: ignore[arg-type]
     shape = (*indices.shape[:-1], table.shape[axis])
     state = walk.known(Factor("encoded", (), one_hot, shape), shape)
     order = (axis, *(a for a in range(len(table.shape)) if a != axis))
     weight = terms.transpose(_the_weight(walk, equation, table), order)
     kept = len(indices.shape) - 1
-    return [_layer(walk, equation, state, weight, 0, kept, constant=walk.constant_of(table), fan_in=1)]
+    layer = _layer(walk, equation, [*state], weight, 0, kept, constant=walk.constant_of(table), fan_in=1)
+    return [terms.reshape(layer, equation.outputs[0].shape)]
 
 
 def elementwise(walk: Walk, equation: Equation, state: State, weight: Term, atom: Atom) -> State:
