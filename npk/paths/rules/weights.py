@@ -11,7 +11,7 @@ from npk.paths.factors import Factor, ones
 from npk.paths.rules import maps
 from npk.paths.terms import Axis, Term
 from npk.paths.walk import DECLARE, Layer, State, Walk, Window, elements
-from npk.programs import Atom, Equation, Var
+from npk.programs import Atom, Equation
 
 
 def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
