@@ -16,6 +16,7 @@ NAMES = (
     "gpu",
     "solving",
     "tangent_kernels",
+    "transformers",
     "scaling",
     "large",
 )

@@ -14,6 +14,7 @@ NAMES = (
     "faults",
     "solving",
     "tangent_kernels",
+    "transformers",
     "infinite",
     "training",
     "scaling",
