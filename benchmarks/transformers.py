@@ -1,8 +1,8 @@
 """Transformers: path kernel, gates, linear map and split of a vision transformer, against what they are made of.
 
 ViT-Tiny (192 wide, 12 layers, 3 heads, 64 positions). The path kernel at the rate of its own matrix products, counted
-by the recursion (overlaps of channels, and (A K) A'ᵀ of every head), against the machine's rate; gates beside the forward
-pass, the products of a linear map beside `jax.jvp`, the split beside the tangent kernel.
+by the recursion (overlaps of channels, and (A K) A'ᵀ of every head), against the machine's rate; gates beside the
+forward pass, the products of a linear map beside `jax.jvp`, the split beside the tangent kernel.
 
 Needs about 5 minutes on two cores (--quick: 1, of 3 layers).
 """

@@ -37,6 +37,7 @@ from npk.gating import preactivations as preactivations
 from npk.gating import shallow_features as shallow_features
 from npk.gating import soft_gate as soft_gate
 from npk.gating import soft_relu as soft_relu
+from npk.gating import untie as untie
 from npk.path_kernels import gram as gram
 from npk.path_kernels import layer_overlaps as layer_overlaps
 from npk.path_kernels import log_path_kernel as log_path_kernel
@@ -75,6 +76,7 @@ __all__ = [
     "LinearMap",
     "NTKSplit",
     "UnsupportedOperation",
+    "as_gate",
     "count_paths",
     "explain",
     "gated",
@@ -103,6 +105,7 @@ __all__ = [
     "soft_relu",
     "split_ntk",
     "split_ntk_diagonal",
+    "untie",
 ]
 _ROOMS = (
     "data",

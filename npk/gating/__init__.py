@@ -31,6 +31,7 @@ from npk.gating.transforms import own_gates as own_gates
 from npk.gating.transforms import preactivations as preactivations
 from npk.gating.transforms import run_with_gates as run_with_gates
 from npk.gating.transforms import soft_relu as soft_relu
+from npk.gating.untying import untie as untie
 from npk.gating.values import per_sample as per_sample
 from npk.gating.values import sample_program as sample_program
 from npk.gating.values import value_program as value_program
@@ -50,4 +51,5 @@ __all__ = [
     "shallow_features",
     "soft_gate",
     "soft_relu",
+    "untie",
 ]

@@ -227,7 +227,8 @@ class Walk:
         if leaf.number in self.used and (self.used[leaf.number][0] & mask).any():
             raise UnsupportedOperation(
                 f"parameter `{leaf.name}` is a weight twice, at {self.used[leaf.number][1]} and at {source}: paths "
-                "through shared weights are not independent, so neither the NPF nor the NPK is defined by these rules."
+                "through shared weights are not independent, so neither the NPF nor the NPK is defined by these rules; "
+                "npk.untie(f) is the same function with a leaf for each use."
             )
         before = self.used[leaf.number][0] if leaf.number in self.used else np.zeros_like(mask)
         self.used[leaf.number] = (before | mask, source)

@@ -41,6 +41,7 @@ from npk.programs.cutting import wanted as wanted
 from npk.programs.finding import opens_all as opens_all
 from npk.programs.finding import opens_derivatives as opens_derivatives
 from npk.programs.finding import opens_for_gates as opens_for_gates
+from npk.programs.finding import opens_loops as opens_loops
 from npk.programs.finding import opens_without_gates as opens_without_gates
 from npk.programs.finding import says_derivative as says_derivative
 from npk.programs.finding import with_activations as with_activations

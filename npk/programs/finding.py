@@ -399,6 +399,11 @@ def opens_without_gates(eqn: Any) -> bool:
     return not is_custom(eqn) and opens_for_gates(eqn)
 
 
+def opens_loops(eqn: Any) -> bool:
+    """Open every plain call and every loop, but no derivative of the user's own."""
+    return not is_custom(eqn) and not _is_mark(eqn)
+
+
 def opens_all(eqn: Any) -> bool:
     """Open everything but the marks that npk itself leaves."""
     return not _is_mark(eqn)
