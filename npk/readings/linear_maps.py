@@ -195,8 +195,8 @@ def linear_map(
             for all.
         layer: the number of an activation, in the order of `npk.preactivations`: the map from x to its pre-activation
             in place of f's output, from which `output` then chooses. Negative numbers count from the last.
-        allow: as of `gates`, a normalisation's 1/σ by its name too. With what is allowed M is the derivative at x of f
-            under its gates, c = f(x) − M x, and the certificate says how far from affine f is.
+        allow: as of `gates`. With what is allowed M is the derivative at x of f under its gates, c = f(x) − M x, and
+            the certificate says how far from affine f is.
 
     Returns:
         A function (params, x) → `LinearMap`. It can be jitted.

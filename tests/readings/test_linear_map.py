@@ -311,14 +311,46 @@ def test_what_is_not_affine_is_refused_or_named_and_measured():
     assert_close(found @ X + found.offset, attending(SMALL, X))
 
 
-def test_a_normalisation_is_refused_as_long_as_its_scale_is_no_gate():
-    """`gates` lets it stand; here f would not be M x + c under its gates."""
-    with pytest.raises(npk.UnsupportedOperation, match=r"(?s)`rsqrt` at .*allow=\('rsqrt',\)"):
-        npk.linear_map(layer_normed)(SMALL, X)
-    found = npk.linear_map(layer_normed, allow=("rsqrt",))(SMALL, X)
-    assert not found.certificate.proven and found.certificate.affine > 1e-3
-    assert_close(found.matrix(), of_samples(layer_normed, SMALL, X))
-    assert_close(found @ X + found.offset, layer_normed(SMALL, X))
+def swiglu(p, x):
+    return (jax.nn.silu(x @ p["w"]) * (x @ p["u"])) @ p["v"]
+
+
+def mixing(p, x):
+    """The features of a sample as its positions, which attend to each other."""
+    q, k, v = (x[..., None] * p[leaf][None] for leaf in ("q", "k", "u"))
+    pattern = jax.nn.softmax(jnp.einsum("npc,nqc->npq", q, k), -1)
+    return jnp.einsum("npq,nqc->npc", pattern, v).reshape(len(x), -1) @ p["o"]
+
+
+OTHERS = {"u": normal(5, 6)}
+MIXING = {"q": normal(5, 2), "k": normal(5, 2), "u": normal(5, 2), "o": normal(10, 3)}
+
+
+def held(f, p, x, x2):
+    """What layers, norms and products make of x2 where the gates are those of x, by hand."""
+    hold, p = np.asarray, {name: np.asarray(leaf, np.float64) for name, leaf in p.items()}
+    x, x2 = hold(x, np.float64), hold(x2, np.float64)
+    if f is swiglu:
+        q = x @ p["w"]
+        return (q / (1 + np.exp(-q)) * (x2 @ p["u"])) @ p["v"]
+    if f is mixing:
+        q, k = (x[..., None] * p[leaf] for leaf in ("q", "k"))
+        e = np.exp(np.einsum("npc,nqc->npq", q, k))
+        mixed = (e / e.sum(-1, keepdims=True)) @ (x2[..., None] * p["u"])
+        return mixed.reshape(len(x), -1) @ p["o"]
+    active = x @ p["w"] > 0
+    h, h2 = x @ p["w"] * active, x2 @ p["w"] * active
+    h, h2 = (a - a.mean(-1, keepdims=True) for a in (h, h2))
+    return h2 / np.sqrt((h * h).mean(-1, keepdims=True) + 1e-3) @ p["v"]
+
+
+@pytest.mark.parametrize("f", [layer_normed, swiglu, mixing])
+def test_a_norm_a_product_and_a_pattern_are_held_as_gates(f):
+    p = MIXING if f is mixing else SMALL | OTHERS
+    found, other = npk.linear_map(f)(p, X), normal(*X.shape)
+    assert found.certificate.proven and found.certificate.affine < 1e-5 and found.certificate.same < 1e-5
+    assert_close(found @ other + found.offset, held(f, p, X, other))
+    assert_close(jnp.einsum("noi,ni->no", found.matrix(), other), held(f, p, X, other))
 
 
 def test_without_activations_and_through_gates_alone():

@@ -13,6 +13,7 @@ from surrogates import clipped, surrogate
 from tolerances import assert_close
 
 import npk
+from npk.programs import Wanted
 from npk.tangent_kernels.derivatives import plan_of
 from npk.tangent_kernels.staged import staged
 
@@ -96,7 +97,7 @@ def jacobian(f, params, x):
 @pytest.mark.parametrize("name", [*CHAINS, "residual"])
 def test_stages_give_the_products_of_gradients(name):
     f, params, x, y = network(name)
-    assert staged(plan_of(f, params, x, False, (), None)) is not None
+    assert staged(plan_of(f, params, x, False, Wanted(), None)) is not None
     kernel, one, two = npk.ntk(f), jacobian(f, params, x), jacobian(f, params, y)
     assert_close(kernel(params, x, y, outputs="full"), np.einsum("nkp,mlp->nmkl", one, two), factor=2)
     assert_close(kernel(params, x), np.einsum("nkp,mkp->nm", one, one), factor=2)
@@ -104,7 +105,7 @@ def test_stages_give_the_products_of_gradients(name):
 
 def test_stages_give_the_split_of_one_program_block_by_block():
     f, params = CHAINS["soft gates"]
-    assert staged(plan_of(f, params, X, True, (), None)) is not None
+    assert staged(plan_of(f, params, X, True, Wanted(), None)) is not None
     split = npk.split_ntk(f)
     assert_same(split(params, X, Y), jax.jit(split)(params, X, Y))
     own = split(params, X)
@@ -155,7 +156,7 @@ def test_a_leaf_that_several_layers_read_is_of_no_stage():
         return x
 
     w = normal(4, 4) / 2
-    assert staged(plan_of(tied, w, X, False, (), None)) is None
+    assert staged(plan_of(tied, w, X, False, Wanted(), None)) is None
 
 
 def compiled(function) -> int:
@@ -235,4 +236,4 @@ def test_small_networks_stay_one_program(monkeypatch):
     """Whose calls take less time than those of many programs would."""
     monkeypatch.undo()
     f, params = CHAINS["dense"]
-    assert staged(plan_of(f, params, X, False, (), None)) is None
+    assert staged(plan_of(f, params, X, False, Wanted(), None)) is None
