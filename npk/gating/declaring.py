@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
-from npk.programs import DECLARED, GATED, IDENTITY, Equation, Var, evaluate, opens_for_gates, remembered, trace
+from npk.programs import DECLARED, GATED, GIVEN_SCALE, IDENTITY, Equation, Var, evaluate, opens_for_gates, remembered, trace
 
 
 def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,6 +23,7 @@ def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 identity_activation = _named(IDENTITY, lambda q: jnp.multiply(q, jnp.ones((), q.dtype)))
 gated_product = _named(GATED, lambda q, gate: jnp.multiply(q, gate))
 declared_gate = _named(DECLARED, lambda gate: jnp.multiply(gate, jnp.ones((), gate.dtype)))
+given_scale = _named(GIVEN_SCALE, lambda gate: jnp.multiply(gate, jnp.ones((), gate.dtype)))
 
 
 def as_gate(value: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:

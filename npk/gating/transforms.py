@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating.declaring import at_lines, declared_gate, gated_product, identity_activation
+from npk.gating.declaring import at_lines, declared_gate, gated_product, given_scale, identity_activation
 from npk.programs import (
     Activation,
     Const,
@@ -152,7 +152,7 @@ def _with_given(activation: Activation, q: Any, gate: Any) -> Any:
     if not (is_traced(q) or is_traced(gate)):
         return activation.apply(q, gate)
     if activation.alone:
-        return declared_gate(gate)
+        return (given_scale if activation.kind == "scale" else declared_gate)(gate)
     if activation.windows is None:
         return gated_product(q, gate)
     return jnp.sum(gated_product(activation.windows(q, 0), gate), -1)

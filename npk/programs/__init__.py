@@ -51,6 +51,7 @@ from npk.programs.functions import tried as tried
 from npk.programs.independence import check_independent as check_independent
 from npk.programs.layouts import channels_last as channels_last
 from npk.programs.linearity import DECLARED as DECLARED
+from npk.programs.linearity import GIVEN_SCALE as GIVEN_SCALE
 from npk.programs.linearity import check_linear as check_linear
 from npk.programs.linearity import is_allowed as is_allowed
 from npk.programs.machine import available_memory as available_memory

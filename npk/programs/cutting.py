@@ -83,7 +83,8 @@ class Cutting:
 
     def wants(self, kind: str, gate: Var) -> bool:
         """Whether a gate is cut; else what makes it is noted."""
-        if kind == "declared" or ((self.kinds is None or kind in self.kinds) and not self.is_of_batch(gate)):
+        declared = is_declared(self.known.producer[gate])
+        if declared or ((self.kinds is None or kind in self.kinds) and not self.is_of_batch(gate)):
             return True
         self.kept[self.known.producer[gate]] = None
         return False
@@ -97,9 +98,11 @@ class Cutting:
         return var in self.of_batch
 
     def kind(self, var: Var, mixes: bool) -> str:
+        if var in self.scales:
+            return "scale"
         if is_declared(self.known.producer[var]):
             return "declared"
-        return "scale" if var in self.scales else "pattern" if mixes else "product"
+        return "pattern" if mixes else "product"
 
     # -- products --------------------------------------------------------------------------------------
 

@@ -30,7 +30,16 @@ from npk.programs.activations import (
 )
 from npk.programs.affine import Affine, affine_step
 from npk.programs.cutting import Cutting
-from npk.programs.linearity import DECLARED, ELEMENTWISE, POOLS, is_declared, is_elementwise, is_float, only_stopped
+from npk.programs.linearity import (
+    DECLARED,
+    ELEMENTWISE,
+    GIVEN_SCALE,
+    POOLS,
+    is_declared,
+    is_elementwise,
+    is_float,
+    only_stopped,
+)
 from npk.programs.program import Atom, Equation, Program, UnsupportedOperation, Var
 from npk.programs.provenance import Provenance, said
 from npk.programs.streams import Stream
@@ -430,4 +439,4 @@ def _is_complex(atom: Atom) -> bool:
 
 
 def _is_mark(eqn: Any) -> bool:
-    return eqn.primitive.name in ("jit", "pjit") and eqn.params.get("name") in (IDENTITY, GATED, DECLARED)
+    return eqn.primitive.name in ("jit", "pjit") and eqn.params.get("name") in (IDENTITY, GATED, DECLARED, GIVEN_SCALE)

@@ -12,6 +12,8 @@ from npk.programs.tracing import is_custom, sub_jaxpr
 
 # The name of a call that npk leaves in a traced function: its value is a gate.
 DECLARED = "npk_declared_gate"
+# Likewise, of a gate from outside that takes the place of a norm's 1/σ.
+GIVEN_SCALE = "npk_given_scale"
 # What acts on every element by itself.
 ELEMENTWISE = frozenset(
     """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type cos cosh
@@ -43,13 +45,16 @@ POOLS = frozenset(("reduce_max", "reduce_window_max"))
 def scales_of(known: Provenance) -> set[Var]:
     """What is made of a normalisation's root alone, with numbers and parameters: 1/σ.
 
-    The root is of what was summed over positions, channels or samples.
+    The root is of what was summed over positions, channels or samples. What is given from outside in its place is one.
     """
     summed: set[Var] = set()
     found: set[Var] = set()
     for equation in known.program.equations:
         data = [a for a in equation.inputs if isinstance(a, Var) and a in known.data]
-        spread = equation.name in ELEMENTWISE or equation.name in ("broadcast_in_dim", "reshape", "squeeze")
+        moved = equation.name in ("broadcast_in_dim", "reshape", "squeeze") or is_declared(equation)
+        spread = equation.name in ELEMENTWISE or moved
+        if data and _is_call(equation, GIVEN_SCALE):
+            found.update(equation.outputs)
         if data and spread and found.issuperset(data):
             found.update(equation.outputs)
         if data and spread and summed.issuperset(data):
@@ -102,7 +107,11 @@ def is_float(var: Atom) -> bool:
 
 def is_declared(equation: Equation) -> bool:
     """Whether an equation is the mark of what was declared, or given from outside, to be a gate."""
-    return equation.primitive.name in ("jit", "pjit") and equation.params.get("name") == DECLARED
+    return _is_call(equation, DECLARED, GIVEN_SCALE)
+
+
+def _is_call(equation: Equation, *names: str) -> bool:
+    return equation.primitive.name in ("jit", "pjit") and equation.params.get("name") in names
 
 
 def is_allowed(equation: Equation, allow: Sequence[str]) -> bool:
