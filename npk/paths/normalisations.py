@@ -15,6 +15,7 @@ from npk.programs import Atom, Const, Equation, Origin, Program, Var
 _AFFINE = frozenset(("add", "add_any", "sub", "mul", "div", "neg"))
 _MOVES = frozenset(("broadcast_in_dim", "convert_element_type", "expand_dims", "reduce_precision", "reshape"))
 _MOVES |= {"sharding_constraint", "squeeze", "stop_gradient", "transpose"}
+_PLACED = frozenset(("concatenate", "gather", "rev", "slice", "split", "stack", "unstack"))
 
 
 def normalising(program: Program, origins: dict[Var, Origin]) -> set[Equation]:
@@ -77,7 +78,7 @@ def _of_scales(program: Program, origins: dict[Var, Origin]) -> set[Equation]:
     found: set[Atom] = {v for e in making for v in e.outputs}
     for equation in program.equations:
         known = all(a in found or isinstance(a, Const) or a in origins for a in equation.inputs)
-        if known and equation.name in _AFFINE | _MOVES and not found.isdisjoint(equation.inputs):
+        if known and equation.name in _AFFINE | _MOVES | _PLACED and not found.isdisjoint(equation.inputs):
             making.add(equation)
             found.update(equation.outputs)
     return making

@@ -125,10 +125,14 @@ class Cutting:
 
     def times(self, equation: Equation, value: Atom, parts: Parts) -> None:
         """A value times factors, in place of an equation."""
+        (last,) = equation.outputs
+
+        def met(function: Any) -> Any:
+            return lambda a, b: function(jnp.broadcast_to(a, last.shape), _as(b, a.dtype, last.shape))
+
         for number, (factor, divides) in enumerate(parts, 1):
-            out = equation.outputs[0] if number == len(parts) else Var(equation.outputs[0].aval)
-            function = jax.lax.div if divides else jax.lax.mul
-            value = self.write(lambda a, b, function=function: function(a, _as(b, a)), equation, value, factor, out=out)
+            out = last if number == len(parts) else Var(last.aval)
+            value = self.write(met(jax.lax.div if divides else jax.lax.mul), equation, value, factor, out=out)
 
     def regrouped(self, equation: Equation) -> None:
         """A product of several factors as its one value times a gate, the product of the others."""
@@ -205,7 +209,10 @@ class Cutting:
             return [(self.copied(equation, inner, a, equation.outputs.index(var)), divides) for a, divides in found]
         others = [a for a in equation.inputs if a is not inner]
         made = [o for a in others if (o := self.known.origin(a)) is not None and (o.leaves or o.fixed)]
-        if equation.name == "neg" or (not made and not inverted and (equation.name in _SUMS or whole)):
+        if equation.name == "neg":
+            (first, divides), *rest = self.parts(inner, kind, inverted, whole)
+            return [(self.copied(equation, inner, first, 0), divides), *rest]
+        if not made and not inverted and (equation.name in _SUMS or whole):
             if equation.name == "div" and equation.inputs[0] is not inner:
                 return self.parts(inner, kind, True, whole)
             found = self.parts(inner, kind, inverted, True)
@@ -241,11 +248,13 @@ class Cutting:
         if not new.shape and old.shape:
             return new
         if (equation, new) not in self.copies:
-            dtype = old.dtype != new.dtype
+            dtype, whole = old.dtype != new.dtype, new
+            if new.shape != old.shape:  # one of several factors, which are broadcast against each other
+                whole = self.write(lambda a: jnp.broadcast_to(a, old.shape), equation, new)
             outputs = tuple(
                 Var(jax.ShapeDtypeStruct(v.shape, new.dtype if dtype else v.dtype)) for v in equation.outputs
             )
-            inputs = tuple(new if a is old else a for a in equation.inputs)
+            inputs = tuple(whole if a is old else a for a in equation.inputs)
             self.equations.append(dataclasses.replace(equation, inputs=inputs, outputs=outputs))
             self.copies[equation, new] = outputs
         return self.copies[equation, new][output]
@@ -266,6 +275,6 @@ def _given(value: Any, gate: Any) -> Any:
     return gate
 
 
-def _as(factor: Any, value: Any) -> Any:
-    """Numbers as a product with a value takes them."""
-    return jnp.broadcast_to(factor, value.shape).astype(value.dtype)
+def _as(factor: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
+    """Numbers as a product of that shape takes them."""
+    return jnp.broadcast_to(factor, shape).astype(dtype)

@@ -269,3 +269,82 @@ def test_a_table_that_is_read_again_at_the_end_is_a_weight_twice():
     p = {"table": jnp.asarray(np.random.default_rng(0).normal(size=(3, WIDTH)))}
     with pytest.raises(npk.UnsupportedOperation):
         npk.path_kernel(f)(p, jnp.asarray(np.arange(POSITIONS)[None]))
+
+
+# -- other ways to write the same ----------------------------------------------------------------------
+
+
+def drawn(**shapes):
+    rng = np.random.default_rng(0)
+    return {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+
+
+def softmax_at_once(q, k, v):
+    return jax.nn.softmax(q @ k.swapaxes(1, 2)) @ v
+
+
+def softmax_key_by_key(q, k, v):
+    """Of each key the values so far are scaled anew, so that no exponential overflows."""
+
+    def step(carry, key_and_value):
+        most, total, out = carry
+        key, value = key_and_value
+        scores = jnp.einsum("npc,nc->np", q, key)
+        larger = jnp.maximum(most, scores)
+        before, own = jnp.exp(most - larger), jnp.exp(scores - larger)
+        out = out * before[..., None] + own[..., None] * value[:, None]
+        return (larger, total * before + own, out), None
+
+    begun = jnp.full(q.shape[:2], -jnp.inf), jnp.zeros(q.shape[:2]), jnp.zeros((*q.shape[:2], v.shape[-1]))
+    (_, total, out), _ = jax.lax.scan(step, begun, (k.swapaxes(0, 1), v.swapaxes(0, 1)))
+    return out / total[..., None]
+
+
+def test_attention_key_by_key_has_the_kernel_of_attention():
+    p = drawn(q=(WIDTH, 2), k=(WIDTH, 2), v=(WIDTH, WIDTH), o=(WIDTH, 1))
+    x = drawn(x=(3, POSITIONS, WIDTH))["x"]
+
+    def kernel(attend):
+        return npk.path_kernel(lambda p, x: attend(x @ p["q"], x @ p["k"], x @ p["v"]).mean(1) @ p["o"])(p, x)
+
+    np.testing.assert_allclose(kernel(softmax_key_by_key), kernel(softmax_at_once), rtol=1e-10)
+
+
+def test_a_recurrence_that_begins_with_zeros_is_the_one_without_its_first_step():
+    p, x = drawn(z=(WIDTH, 2), n=(WIDTH, 2), o=(2, 1)), drawn(x=(3, POSITIONS, WIDTH))["x"]
+
+    def recurrent(p, x, from_zeros):
+        share, new = jax.nn.sigmoid(x @ p["z"]), x @ p["n"]
+        state = jnp.zeros((len(x), 2)) if from_zeros else share[:, 0] * new[:, 0]
+        for t in range(0 if from_zeros else 1, POSITIONS):
+            state = (1 - share[:, t]) * state + share[:, t] * new[:, t]
+        return state @ p["o"]
+
+    one, two = (functools.partial(recurrent, from_zeros=zeros) for zeros in (True, False))
+    np.testing.assert_allclose(npk.path_kernel(one)(p, x), npk.path_kernel(two)(p, x), rtol=1e-10)
+    roles = {q.name: q.role for q in npk.explain(one)(p, x).parameters}
+    assert roles == {"z": "feature", "n": "weight", "o": "weight"}
+
+
+FACTORS = {  # of 1/σ [N, 1] and a parameter [1, 4]: the product is moved before it meets the value
+    "turned": lambda h, r, g: (h.T * (r * g).T).T,
+    "laid out": lambda h, r, g: (h.reshape(-1, 2, 2) * (r * g).reshape(-1, 2, 2)).reshape(-1, 4),
+    "in two parts": lambda h, r, g: jnp.concatenate([h[:, :2] * (r * g)[:, :2], h[:, 2:] * (r * g)[:, 2:]], 1),
+    "backwards": lambda h, r, g: h * (r * g[:, ::-1])[:, ::-1],
+    "negated": lambda h, r, g: -(h * -(r * g)),
+    "repeated": lambda h, r, g: (h[:, None] * jnp.broadcast_to((r * g)[:, None], (len(h), 1, 4)))[:, 0],
+}
+
+
+@pytest.mark.parametrize("write", FACTORS.values(), ids=FACTORS.keys())
+def test_a_norms_factor_is_fixed_in_whatever_shape_it_meets_the_value(write):
+    p, x = drawn(w=(3, 4), g=(1, 4), o=(4, 1)), drawn(x=(2, 3))["x"]
+
+    def normed(p, x, write):
+        h = x @ p["w"]
+        return write(h, jax.lax.rsqrt(jnp.square(h).mean(1) + 1e-3)[:, None], p["g"]) @ p["o"]
+
+    expected = npk.path_kernel(functools.partial(normed, write=lambda h, r, g: h * r * g))(p, x)
+    f = functools.partial(normed, write=write)
+    np.testing.assert_allclose(npk.path_kernel(f)(p, x), expected, rtol=1e-10)
+    assert npk.explain(f)(p, x).fixed == ("g",)
