@@ -11,7 +11,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
-from npk.programs import DECLARED, GATED, GIVEN_SCALE, IDENTITY, Equation, Var, evaluate, opens_for_gates, remembered, trace
+from npk.programs import (
+    DECLARED,
+    GATED,
+    GIVEN_SCALE,
+    IDENTITY,
+    Equation,
+    Var,
+    evaluate,
+    opens_for_gates,
+    remembered,
+    trace,
+)
 
 
 def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -190,9 +190,7 @@ MODELS = {
         (*QUERIES, "*/gate"),
     ),
     "post-norm": Model(post_norm, {**ENDS, "attention": HEADS, "mlp": MLP, "norm1": NORM, "norm2": NORM}, QUERIES),
-    "grouped": Model(
-        grouped, {**ENDS, "attention": GROUPED, "norm1": {"γ": (C,)}, "norm2": {"γ": (C,)}}, QUERIES
-    ),
+    "grouped": Model(grouped, {**ENDS, "attention": GROUPED, "norm1": {"γ": (C,)}, "norm2": {"γ": (C,)}}, QUERIES),
     "tokens": Model(
         of_tokens,
         {
