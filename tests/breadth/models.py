@@ -32,6 +32,7 @@ class Model:
     x: Any
     gates: int | None
     precision: float = 1e-10  # relative
+    arc_cosine: bool = False  # ReLU layers of weights alone
 
 
 MODELS: dict[str, dict[str, Callable[[], Model]]] = {}
@@ -187,7 +188,7 @@ def _():
 
 @model(LAYERS, "Equinox MLP")
 def _():
-    return equinox(lambda key: eqx.nn.MLP(3, 1, 3, 2, key=key), 2, 3)
+    return equinox(lambda key: eqx.nn.MLP(3, 1, width_size=3, depth=2, key=key), 2, 3)
 
 
 @model(LAYERS, "NNX MLP")
@@ -202,27 +203,34 @@ def _():
 
 @model(LAYERS, "`C4GAP`")
 def _():
-    return linen(networks.C4GAP(channels=1, outputs=1), 4, 4, 4, 1)
+    return linen(networks.C4GAP(channels=2, outputs=1), 4, 3, 3, 1)
 
 
 @model(LAYERS, "`VCONV`")
 def _():
-    return linen(networks.VCONV(channels=1, outputs=1), 5, 4, 4, 1)
+    return linen(networks.VCONV(channels=2, outputs=1), 4, 2, 2, 1)
 
 
 @model(LAYERS, "`GCONV`")
 def _():
-    return linen(networks.GCONV(width=1, outputs=1), 5, 4, 4, 1)
+    return linen(networks.GCONV(width=1, outputs=1), 6, 4, 4, 1)
 
 
-@model(LAYERS, "`VGG16`")
+@model(LAYERS, "VGG: convolutions, max-pooling, dense layers")
 def _():
-    return linen(networks.VGG16(width=1, outputs=1), 20, 4, 4, 1)
+    class VGG(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.max_pool(nn.relu(nn.Conv(2, (3, 3))(x)), (2, 2), (2, 2))
+            x = nn.max_pool(nn.relu(nn.Conv(2, (3, 3))(x)), (2, 2), (2, 2))
+            return nn.Dense(1)(nn.relu(nn.Dense(2)(x.reshape(len(x), -1))))
+
+    return linen(VGG(), 5, 4, 4, 1)
 
 
 @model(LAYERS, "`ResNet`, batch norm in evaluation")
 def _():
-    return linen(networks.ResNet(depth=8, width=1, outputs=1), 7, 4, 4, 1)
+    return linen(networks.ResNet(depth=8, width=1, outputs=1), 7, 2, 2, 1)
 
 
 @model(LAYERS, "DenseNet, growth 1")
