@@ -61,6 +61,12 @@ def walk(program: Program, *, linear: bool = False) -> tuple[State, tuple[Activa
     met: list[Activated] = []
 
     def activate(walk: Walk, equation: Equation) -> list[State]:
+        if equation.activation.alone:
+            raise walk.refuse(
+                equation,
+                "a gate that is no activation's (a softmax, a norm's 1/σ, the gate of a product): the infinite-width "
+                "rules have no expectation of it. Use finite widths, npk.path_kernel or npk.ntk.",
+            )
         state = walk.data(equation.inputs[0])
         if equation.activation.kind == "identity":
             return [state]

@@ -18,7 +18,7 @@ from npk.paths import terms
 from npk.paths.encodings import Encoding
 from npk.paths.factors import Factor, Numbers, constant, ones
 from npk.paths.terms import Axis, Base, Leaf, Source, Term
-from npk.programs import Atom, Const, Equation, Origin, Program, UnsupportedOperation, Var, is_traced, now
+from npk.programs import Atom, Const, Equation, Origin, Program, UnsupportedOperation, Var, is_traced, now, opaque
 
 State = list[Term]
 COMPLEX = "complex numbers"  # the name of their rule
@@ -27,6 +27,7 @@ DECLARE = (
     "Which side is the gate cannot be told: mark it in the model, npk.as_gate(value), or by the line that makes it, "
     "gate_at=('model.py:12',)."
 )
+ELSEWHERE = "npk.gates, npk.linear_map and npk.ntk take f as it is."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,6 +371,8 @@ class Walk:
         if rule is not None:
             return rule(self, equation)
         moved = self.moves.get(equation.name)
+        if moved is None and (closed := opaque(equation.name)):
+            raise self.refuse(equation, f"{closed.removeprefix(', ')}.")
         if moved is None:
             raise self.refuse(
                 equation,

@@ -124,7 +124,20 @@ def _told(equation: Equation) -> str:
         return f"a value that is declared to be a gate, at {equation.source}, and multiplies nothing"
     data = [a for a in equation.inputs if isinstance(a, Var)]
     both = equation.name in (*PRODUCTS, "mul") and len(data) > 1
-    return f"`{equation.primitive.name}` at {equation.source}{_EITHER if both else ''}"
+    return f"`{equation.primitive.name}` at {equation.source}{_EITHER if both else opaque(equation.primitive.name)}"
+
+
+def opaque(name: str) -> str:
+    """What to do about a primitive that hides what it computes; nothing of any other."""
+    return f", {OPAQUE}" if name in _CLOSED or name.startswith("dot_product_attention") else ""
+
+
+# Kernels and calls of other programs; those of attention by cuDNN begin with dot_product_attention.
+_CLOSED = frozenset("custom_call ffi_call io_callback pallas_call pure_callback triton_kernel_call".split())
+OPAQUE = (
+    "a call that npk cannot look into: write what it computes plainly (attention as softmax(QKᵀ)V, or "
+    "jax.nn.dot_product_attention(…, implementation='xla'))"
+)
 
 
 _EITHER = ", of which either side could be the gate: mark one, npk.as_gate(value), or by its line, gate_at=(…,)"

@@ -60,7 +60,11 @@ def drawn(shapes: Any) -> Any:
             return jnp.asarray(rng.uniform(0.5, 1.5, shape))
         return jnp.asarray(rng.normal(size=shape) * 0.7)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    return jax.tree_util.tree_map_with_path(draw, shapes, is_leaf=_is_shape)
+
+
+def _is_shape(leaf: Any) -> bool:
+    return isinstance(leaf, tuple) and all(isinstance(size, int) for size in leaf)
 
 
 def batch(*shape: int) -> Any:
@@ -203,7 +207,7 @@ def _():
 
 @model(LAYERS, "`C4GAP`")
 def _():
-    return linen(networks.C4GAP(channels=2, outputs=1), 4, 3, 3, 1)
+    return linen(networks.C4GAP(channels=2, outputs=1), 4, 2, 2, 1)
 
 
 @model(LAYERS, "`VCONV`")
@@ -213,7 +217,7 @@ def _():
 
 @model(LAYERS, "`GCONV`")
 def _():
-    return linen(networks.GCONV(width=1, outputs=1), 6, 4, 4, 1)
+    return linen(networks.GCONV(width=1, outputs=1), 6, 2, 2, 1)
 
 
 @model(LAYERS, "VGG: convolutions, max-pooling, dense layers")

@@ -10,7 +10,7 @@ from npk.paths.encodings import Encoding
 from npk.paths.factors import Factor, ones
 from npk.paths.rules import maps
 from npk.paths.terms import Axis, Term
-from npk.paths.walk import DECLARE, Layer, State, Walk, Window, elements
+from npk.paths.walk import DECLARE, ELSEWHERE, Layer, State, Walk, Window, elements
 from npk.programs import Atom, Equation
 
 
@@ -24,7 +24,8 @@ def _the_weight(walk: Walk, equation: Equation, atom: Atom) -> Term:
     if not walk.is_leaf(atom):
         raise walk.refuse(
             equation,
-            "weights computed from parameters (weight normalisation, products of parameters) are outside the rules.",
+            "weights computed from parameters (weight normalisation, products of parameters) are outside the rules. "
+            f"Compute them beforehand and pass the result as the parameter; {ELSEWHERE}",
         )
     (weight,) = walk.data(atom)
     return weight
@@ -53,14 +54,17 @@ def _layer(
     """
     if weight.g.size != 1:
         raise walk.refuse(
-            equation, "weights multiplied by an array of constants (a pruning mask) are outside the rules."
+            equation,
+            "weights multiplied by an array of constants (a pruning mask) are outside the rules. Pass the product as "
+            f"the parameter; {ELSEWHERE}",
         )
     plain, whole = _plain(weight), weight.g.reshape(())
     if constant is not None:
         inputs = walk.scaled(inputs, whole.over(constant))
     constant = whole if constant is None else constant
     if elements(plain).sum() != math.prod(plain.sizes):
-        raise walk.refuse(equation, f"parameter `{plain.base.name}` is repeated within one layer (weight sharing).")  # type: ignore[attr-defined]
+        name = plain.base.name  # type: ignore[attr-defined]
+        raise walk.refuse(equation, f"parameter `{name}` is repeated within one layer (weight sharing). {ELSEWHERE}")
     for axis in range(n_batch + n_kept):
         inputs = [terms.merge(t, axis) for t in inputs]
     rank = len(inputs[0].shape)
