@@ -54,6 +54,15 @@ class Checks:
 
         return [leaves[i] for i in kept], put
 
+    @functools.cached_property
+    def differentiable(self):
+        """Whether JAX has a derivative of f in reverse mode."""
+        try:
+            jax.eval_shape(jax.jacrev(self.f), self.params, self.x)
+        except ValueError:
+            return False
+        return True
+
     def jacobian(self, f):
         """The derivative by every parameter that is trained [N, K, parameters]."""
         leaves, put = self.trained
@@ -279,6 +288,7 @@ COLUMNS = {
 }
 
 
+NO_DERIVATIVE = "not offered: JAX has no derivative of this f in reverse mode."
 # What is found without compiling much.
 QUICK = ("gates", "gated", "npf", "path_kernel", "sketch", "ntk", "split_ntk", "infinite_nngp")
 
@@ -290,7 +300,8 @@ def row(model: Model, compiles: bool) -> dict[str, str]:
         try:
             checked = getattr(checks, column)()
         except ValueError as error:
-            found[column] = refusal(column, error)
+            whose = not isinstance(error, npk.UnsupportedOperation) and "ntk" in column and not checks.differentiable
+            found[column] = NO_DERIVATIVE if whose else refusal(column, error)
         except AssertionError as error:
             raise AssertionError(f"{column}: {error}") from error
         except Exception as error:

@@ -158,7 +158,7 @@ LAYERS = "layers"
 
 @model(LAYERS, "MLP")
 def _():
-    return plain(mlp, 2, 3, **MLP)
+    return dataclasses.replace(plain(mlp, 2, 3, **MLP), arc_cosine=True)
 
 
 @model(LAYERS, "`npk.networks.MLP`, gelu")
@@ -335,7 +335,7 @@ def a_norm(name: str, norm, gates: int | None = 2, *shape: int):
     MODELS.setdefault(NORMS, {})[name] = lambda: linen(Normed(norm), gates, *(shape or (3,)))
 
 
-def an_nnx_norm(name: str, norm, *shape: int):
+def an_nnx_norm(name: str, norm, *shape: int, gates: int = 2):
     class Net(nnx.Module):
         def __init__(self, rngs):
             self.a, self.norm = nnx.Linear(3, 4, rngs=rngs), norm(rngs)
@@ -344,7 +344,7 @@ def an_nnx_norm(name: str, norm, *shape: int):
         def __call__(self, x):
             return self.b(nnx.relu(self.norm(self.a(x))).reshape(len(x), -1))
 
-    MODELS.setdefault(NORMS, {})[name] = lambda: of_nnx(Net, 2, *shape, 3)
+    MODELS.setdefault(NORMS, {})[name] = lambda: of_nnx(Net, gates, *shape, 3)
 
 
 def an_equinox_norm(name: str, norm):
@@ -398,9 +398,8 @@ an_equinox_norm("group norm, Equinox", lambda: eqx.nn.GroupNorm(2, 4))
 a_norm("instance norm, Linen", nn.InstanceNorm, 2, 2, 3)
 an_nnx_norm("instance norm, NNX", lambda rngs: nnx.InstanceNorm(4, rngs=rngs), 2)
 a_norm("batch norm in evaluation, Linen", lambda: nn.BatchNorm(True), 1)
-an_nnx_norm("batch norm in evaluation, NNX", lambda rngs: nnx.BatchNorm(4, use_running_average=True, rngs=rngs))
-MODELS[NORMS]["batch norm in evaluation, NNX"] = (lambda make: lambda: dataclasses.replace(make(), gates=1))(
-    MODELS[NORMS]["batch norm in evaluation, NNX"]
+an_nnx_norm(
+    "batch norm in evaluation, NNX", lambda rngs: nnx.BatchNorm(4, use_running_average=True, rngs=rngs), gates=1
 )
 
 
@@ -560,7 +559,7 @@ def _(q, k, v):
     return mixed(npk.as_gate(scores(q, k)), v)
 
 
-@an_attention("linear attention, elu + 1, keys meet values first", gates=None)
+@an_attention("linear attention, elu + 1, keys meet values first", gates=4)
 def _(q, k, v):
     q, k = jax.nn.elu(q) + 1, jax.nn.elu(k) + 1
     state, total = jnp.einsum("nqhd,nqhe->nhde", k, v), k.sum(1)
@@ -735,7 +734,7 @@ def _():
         open_ = jax.nn.sigmoid(x @ p["a"])
         return (open_ * jax.nn.relu(x @ p["b"]) + (1 - open_) * x) @ p["c"]
 
-    return plain(f, 3, 3, **GLU)
+    return plain(f, 2, 3, **GLU)
 
 
 @model(PRODUCTS, "squeeze and excite")
@@ -806,14 +805,14 @@ def _():
     return linen(UNet(), 3, 4, 4, 1)
 
 
-def a_map(name: str, positions: int = TOKENS):
+def a_map(name: str, gates: int | None = 1):
     """A map of positions between two layers at every position."""
 
     def enter(move):
         def f(p, x):
             return jax.nn.relu(move(x @ p["a"])).mean(1) @ p["c"]
 
-        MODELS.setdefault(MAPS, {})[name] = lambda: plain(f, 1, positions, WIDTH, a=(WIDTH, 3), c=(3, 1))
+        MODELS.setdefault(MAPS, {})[name] = lambda: plain(f, gates, TOKENS, WIDTH, a=(WIDTH, 3), c=(3, 1))
         return move
 
     return enter
@@ -856,14 +855,9 @@ def _(h):
     return jax.lax.reduce_window(h, 0.0, jax.lax.add, (1, 2, 1), (1, 1, 1), "SAME") / 2
 
 
-@a_map("sorted positions")
+@a_map("sorted positions", gates=None)
 def _(h):
     return jnp.sort(h, axis=1)
-
-
-MODELS[MAPS]["sorted positions"] = (lambda make: lambda: dataclasses.replace(make(), gates=None))(
-    MODELS[MAPS]["sorted positions"]
-)
 
 
 @model(MAPS, "graph network, attention over an adjacency (GAT)")
