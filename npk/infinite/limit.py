@@ -134,7 +134,8 @@ def _check_gaussian(layer: Layer) -> None:
         if not isinstance(term.base, Source) and math.prod(term.shape[first:]) == 1:
             raise UnsupportedOperation(
                 f"parameter `{layer.leaf.name}` at {layer.source}: a layer that reads one channel at a time (an "
-                "elementwise scale, a depthwise convolution) has no Gaussian limit of infinite width."
+                "elementwise scale, a depthwise convolution) has no Gaussian limit of infinite width. Give what it "
+                "reads more channels, or leave the scale out."
             )
 
 

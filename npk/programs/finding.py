@@ -40,10 +40,11 @@ from npk.programs.linearity import (
     is_float,
     only_stopped,
 )
-from npk.programs.program import Atom, Const, Equation, Program, UnsupportedOperation, Var
+from npk.programs.program import Atom, Equation, Program, UnsupportedOperation, Var
 from npk.programs.provenance import Provenance, said
 from npk.programs.streams import Stream
 from npk.programs.tracing import flatten, is_custom, sub_jaxpr, trace, written
+from npk.programs.zeros import without_zeros
 
 # What makes a factor of q a gate rather than a polynomial of q.
 _GATE_LIKE = frozenset("clamp erf erfc exp exp2 expm1 log1p logistic max min select_n tanh".split())
@@ -298,7 +299,7 @@ def with_activations(program: Program, kinds: Collection[str] | None = None) -> 
     Raises:
         UnsupportedOperation: an activation lies inside a `cond` or `while`, where it cannot be replaced.
     """
-    program = _without_zeros(program)
+    program = without_zeros(program)
     finder = _Finder(program)
     for equation in program.equations:
         finder.look(equation)
@@ -326,22 +327,6 @@ def with_activations(program: Program, kinds: Collection[str] | None = None) -> 
     found = dataclasses.replace(program, equations=tuple(equations)).pruned()
     bent = tuple(e for e in passed if stream.bends(e))
     return dataclasses.replace(found, nonlinear=bent, kept=tuple(cutting.kept))
-
-
-def _without_zeros(program: Program) -> Program:
-    """The same program in which zero times what depends on x is zero: the state that a recurrence begins with."""
-    known = Provenance(program)
-    zeros: dict[Atom, Const] = {}
-    equations = []
-    for equation in program.equations:
-        inputs = tuple(zeros.get(a, a) for a in equation.inputs)
-        if equation.name == "mul" and any(known.number(a) == 0 for a in inputs):
-            (out,) = equation.outputs
-            if out in known.data and is_float(out) and out not in program.outputs:
-                zeros[out] = Const(np.broadcast_to(np.zeros((), out.dtype), out.shape))
-                continue
-        equations.append(dataclasses.replace(equation, inputs=inputs) if inputs != equation.inputs else equation)
-    return dataclasses.replace(program, equations=tuple(equations)).pruned() if zeros else program
 
 
 def with_gates(f: Callable[..., Any], params: Any, x: Any, kinds: Collection[str] | None = None) -> Program:

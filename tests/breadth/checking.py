@@ -9,10 +9,10 @@ import traceback
 import jax
 import jax.numpy as jnp
 import numpy as np
+from breadth.models import Model
 
 import npk
 import npk.infinite
-from breadth.models import Model
 
 LISTED = 500_000  # paths, at the most, that are written out
 DRAWS = 1000
@@ -314,9 +314,10 @@ def row(model: Model, compiles: bool) -> dict[str, str]:
 # -- messages ------------------------------------------------------------------------------------------
 
 _PLACE = re.compile(r"(?P<file>/[^\s:]+\.py):(?P<line>\d+)(?::\d+)?(?: \((?P<function>[^()]*)\))?")
-REMEDY = re.compile(
-    r"\b(use|must come from|apply|leave|name|give|choose|close over|call|mark|name them|write|declare|put|let|pass|make|untie|replace|divide|hold)\b|="
-)
+_TO_DO = """apply|call|choose|close over|compute|convert|declare|divide|give|hold|leave|let|make|mark|multiply|must come from|name|
+pass|
+put|replace|untie|use|write""".replace("\n", "")
+REMEDY = re.compile(rf"\b({_TO_DO})\b|=")
 
 
 def refusal(column: str, error: ValueError) -> str:

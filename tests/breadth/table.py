@@ -7,10 +7,9 @@ import sys
 
 import jax
 import pytest
-from fuzzing.numpy_in_place import numpy_in_place
-
-from breadth.checking import COLUMNS, EXACT, row
+from breadth.checking import COLUMNS, EXACT, OFFERED, row
 from breadth.models import MODELS
+from fuzzing.numpy_in_place import numpy_in_place
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 NAMES = [(group, name) for group, models in MODELS.items() for name in models]
@@ -18,16 +17,17 @@ RECORD, PAGE = DOCS / "breadth.json", DOCS / "breadth.md"
 COMMAND = "PYTHONPATH=.:tests python -m breadth.table"
 HEAD = f"""# Architectures
 
-What each function says of each architecture. Every cell was computed: it is what something independent of npk says
-(the function itself, ⟨φ, v⟩, ⟨φ, φ'⟩, `jax.jacrev`, standard errors of sketches), or the refusal's message is checked to
-name what was met, the line and a remedy. Models are a few weights wide, written as users write them. Made by
+What each function says of each architecture, written as users write it and a few weights wide. An exact cell was
+compared with something independent of npk: f itself, ⟨φ, v⟩, ⟨φ, φ'⟩, `jax.jacrev` of f and of f under held gates, or a mean and
+its standard error. A refusal names what was met, the line, and what to do. Made by
 `{COMMAND}`; the tests compute it again.
 
 | sign | meaning |
 |---|---|
-| ✓ | exact |
-| a number | refused, with this message below |
-| — | not offered: the number below says why |
+| ✓ | exact: the number was compared |
+| ○ | offered: traced to the end, nothing refused; numbers of this function are compared for other models |
+| [1](#messages) | refused, with this message |
+| —[1](#messages) | not offered, for this reason |
 """
 
 
@@ -42,6 +42,8 @@ def page(rows: dict) -> str:
     def cell(outcome: str) -> str:
         if outcome == EXACT:
             return "✓"
+        if outcome == OFFERED:
+            return "○"
         number = notes.setdefault(outcome.partition(": ")[2], len(notes) + 1)
         return f"[{number}](#note-{number})" if outcome.startswith("refused") else f"—[{number}](#note-{number})"
 

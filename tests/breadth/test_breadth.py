@@ -2,7 +2,6 @@
 
 import jax
 import pytest
-
 from breadth.checking import COLUMNS, EXACT, OFFERED, row
 from breadth.models import MODELS
 from breadth.table import COMMAND, NAMES, PAGE, as_users_write, page, recorded
