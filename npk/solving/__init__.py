@@ -28,6 +28,7 @@ from npk.solving.measures import alignment as alignment
 from npk.solving.measures import center as center
 from npk.solving.measures import cka as cka
 from npk.solving.measures import drift as drift
+from npk.solving.measures import gate_changes as gate_changes
 from npk.solving.measures import gate_flips as gate_flips
 from npk.solving.measures import label_kernel as label_kernel
 from npk.solving.measures import power_law as power_law
@@ -63,6 +64,7 @@ __all__ = [
     "cka",
     "classify",
     "drift",
+    "gate_changes",
     "gate_flips",
     "gradient_flow",
     "held_out",

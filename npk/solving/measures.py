@@ -295,6 +295,39 @@ def _pair(kernel1: ArrayLike, kernel2: ArrayLike) -> tuple[np.ndarray, np.ndarra
     return first, second
 
 
+def gate_changes(gates: Sequence[ArrayLike], reference: Sequence[ArrayLike]) -> list[float]:
+    """How far gates of any kind moved between two passes over the same samples: Σ|G - G'| / Σ(|G| + |G'|).
+
+    Of attention patterns it is the share of the attention that went elsewhere (total variation), since each row sums to
+    one; of a norm's 1/σ half its relative change, where that is small; of hard gates the share of the open ones that
+    are not open in both.
+
+    Args:
+        gates: gate arrays in call order, each of shape (N, ...).
+        reference: gate arrays of the same shapes, e.g. those at initialisation.
+
+    Returns:
+        One number in [0, 1] an array: 0 where nothing moved, 1 where nothing is left of what was.
+
+    Raises:
+        ValueError: the two differ in number or shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.solving import gate_changes
+        >>> gate_changes((np.array([[0.5, 0.5]]),), (np.array([[1.0, 0.0]]),))
+        [0.5]
+
+    Source: Bray & Curtis 1957 (the dissimilarity).
+    """
+    changes = []
+    for new, old in _paired(gates, reference):
+        new, old = np.asarray(new, np.float64), np.asarray(old, np.float64)
+        size = np.abs(new).sum() + np.abs(old).sum()
+        changes.append(float(np.abs(new - old).sum() / size) if size > 0 else 0.0)
+    return changes
+
+
 def gate_flips(gates: Sequence[ArrayLike], reference: Sequence[ArrayLike]) -> list[float]:
     """The fraction of gates that changed between two passes over the same samples, a layer at a time.
 
@@ -314,12 +347,15 @@ def gate_flips(gates: Sequence[ArrayLike], reference: Sequence[ArrayLike]) -> li
         >>> gate_flips((np.array([[1.0, 0.0]]),), (np.array([[1.0, 1.0]]),))
         [0.5]
     """
+    return [float(np.mean(new != old)) for new, old in _paired(gates, reference)]
+
+
+def _paired(gates: Sequence[ArrayLike], reference: Sequence[ArrayLike]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The arrays of two passes side by side, checked to fit."""
     if len(gates) != len(reference):
         raise ValueError(f"the two must have as many gate arrays, got {len(gates)} and {len(reference)}.")
-    flips = []
-    for i, (new, old) in enumerate(zip(gates, reference, strict=True)):
-        new, old = np.asarray(new), np.asarray(old)
+    pairs = [(np.asarray(new), np.asarray(old)) for new, old in zip(gates, reference, strict=True)]
+    for i, (new, old) in enumerate(pairs):
         if new.shape != old.shape:
             raise ValueError(f"gate arrays {i} must have one shape, got {list(new.shape)} and {list(old.shape)}.")
-        flips.append(float(np.mean(new != old)))
-    return flips
+    return pairs

@@ -15,7 +15,7 @@ training set. A run folder holds everything:
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ import optax
 
 from npk import networks, solving, training
 from npk.data import NAMES, Dataset, balanced
-from npk.gating import gates, soft_relu
+from npk.gating import activation_program, activations, gates, soft_relu
 from npk.path_kernels import gram, path_kernel
 from npk.programs import in_parts
 from npk.studies.run_folder import Progress, Run, carry_out, write_arrays
@@ -36,10 +36,6 @@ from npk.tangent_kernels import split_ntk
 from npk.training import Network
 
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
-
-
-# Those whose gates have a path kernel: attention and layer norm have none.
-_NETWORKS = tuple(name for name in networks.NAMES if not name.startswith(("convnext", "mixer", "vit")))
 
 
 @configuration
@@ -63,16 +59,23 @@ class StudyConfig:
         "Data",
         among=NAMES,
     )
-    network: str = setting("mlp", f"One of {', '.join(_NETWORKS)}.", "Network", among=_NETWORKS)
+    network: str = setting("mlp", f"One of {', '.join(networks.NAMES)}.", "Network", among=networks.NAMES)
     width: int | None = setting(None, "Units or channels of the first layer.", "Network", none="the network's", least=1)
-    depth: int | None = setting(None, "Weight layers (mlp, resnet).", "Network", none="the network's", least=2)
+    depth: int | None = setting(
+        None, "Weight layers (mlp, resnet), or layers (mixer, vit).", "Network", none="the network's", least=2
+    )
     use_bias: bool = setting(False, "Layers with biases.", "Network", flag="bias")
     seed: int = setting(0, "Of parameters, sample order and splits.", "Training", late=1, least=0, most=MOST_SEED)
     epochs: int = setting(40, "Passes over the training set.", "Training", least=1)
     batch_size: int = setting(64, "Samples a gradient step.", "Training", least=1)
     learning_rate: float = setting(1e-3, "Of Adam.", "Training", above=0)
     beta: float = setting(4.0, "Steepness of the soft gates in the split.", "Kernels", above=0, late=1)
-    samples: int = setting(500, "Training samples the kernels are of. Cost: its square.", "Kernels", least=1)
+    samples: int = setting(
+        500,
+        "Training samples the kernels are of. Cost: its square, and with pooling that of the positions.",
+        "Kernels",
+        least=1,
+    )
     test_samples: int = setting(500, "Most test samples for the ridge regression.", "Kernels", least=1)
     stages: int = setting(7, "How many stages, the initial and the trained one included.", hidden=True, least=2)
     regimes: bool = setting(True, "Train random, learned and trained gates beside the network.", "Training", late=2)
@@ -90,6 +93,12 @@ class _Model:
         self.gates = jax.jit(gates(module.apply))
         self.path_kernel = path_kernel(module.apply)
         self.split = split_ntk(soft_module.apply)
+
+    def kinds(self, x: Any) -> list[str]:
+        """Of the gates, in call order: "activation", or what else multiplies ("scale", "pattern", "product")."""
+        program = activation_program(self.module.apply, self.variables, x)
+        found = [equation.activation for equation in activations(program)]
+        return [gate.kind if gate.alone else "activation" for gate in found if gate is not None]
 
 
 def learning_step(apply: Callable[..., Any]) -> Callable[[Any, Any], tuple[Any, Any]]:
@@ -309,15 +318,13 @@ def _stage(
     write_arrays(folder / f"stage-{stage}.npz", **arrays, **eigenvalues)
     with np.load(folder / "stage-0.npz") as first:
         drift = {name: solving.drift(arrays[name], first[name]) for name in KERNELS}
-    now, before = model.gates(variables, x), model.gates(stages[0], x)
-    flips = solving.gate_flips(now, before)
-    sizes = [np.size(gate) for gate in now]
+    moved = _gates_moved(model.kinds(x[:1]), model.gates(variables, x), model.gates(stages[0], x))
     trace = float(np.trace(arrays["ntk"], dtype=np.float64))
     return {
         **run.content["training"]["stages"][stage],
         "stage": stage,
         "test_accuracy": _accuracy(model.logits, variables, data.x_test, data.y_test),
-        "gate_flips": {"all": float(np.average(flips, weights=sizes)), "layers": flips},
+        **moved,
         "alignment": {name: solving.alignment(arrays[name], chosen["train_labels"]).value for name in KERNELS},
         "alignment_uncentered": {
             name: solving.alignment(arrays[name], chosen["train_labels"], centered=False).value for name in KERNELS
@@ -330,6 +337,21 @@ def _stage(
         "ridge": _ridge(arrays["npk"], arrays["npk_test"], chosen),
         "seconds": time.perf_counter() - start,
     }
+
+
+def _gates_moved(kinds: Sequence[str], now: Sequence[Any], before: Sequence[Any]) -> dict[str, Any]:
+    """What became of the gates since stage 0: of those that open or close the flips, of other kinds the change."""
+    found: dict[str, Any] = {"gate_flips": {"all": 0.0, "layers": []}, "gate_changes": {}}
+    for kind in dict.fromkeys(kinds):
+        ours, theirs = ([gate for gate, k in zip(side, kinds, strict=True) if k == kind] for side in (now, before))
+        measure = solving.gate_flips if kind == "activation" else solving.gate_changes
+        layers = measure(ours, theirs)
+        told = {"all": float(np.average(layers, weights=[np.size(gate) for gate in ours])), "layers": layers}
+        if kind == "activation":
+            found["gate_flips"] = told
+        else:
+            found["gate_changes"][kind] = told
+    return found
 
 
 def _accuracy(f: Callable[[Any, Any], Any], params: Any, x: np.ndarray, y: np.ndarray) -> float:

@@ -173,3 +173,23 @@ def test_the_interval_of_a_slope_of_few_points_is_that_of_a_regression_line(poin
 def test_errors_of_relative_error_and_slope(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@given(seeds)
+def test_the_change_of_patterns_is_the_attention_that_went_elsewhere(seed):
+    a, b = np.random.default_rng(seed).dirichlet(np.ones(5), (2, 3, 4))
+    elsewhere = np.maximum(a - b, 0).sum(-1).mean()  # total variation of each row
+    assert solving.gate_changes((a,), (b,)) == pytest.approx([elsewhere])
+    hard = a > 0.2, b > 0.2
+    common, each = (hard[0] & hard[1]).sum(), hard[0].sum() + hard[1].sum()
+    assert solving.gate_changes(hard[:1], hard[1:]) == pytest.approx([1 - 2 * common / each])
+
+
+def test_gates_that_are_as_they_were_have_not_changed():
+    scale = np.array([[0.5], [2.0]])
+    assert solving.gate_changes((scale, 0 * scale), (scale, 0 * scale)) == [0.0, 0.0]
+    assert solving.gate_changes((scale,), (0 * scale,)) == [1.0]
+    with pytest.raises(ValueError, match="gate arrays 0 must have one shape"):
+        solving.gate_changes((scale,), (scale.T,))
+    with pytest.raises(ValueError, match="as many gate arrays, got 1 and 0"):
+        solving.gate_changes((scale,), ())

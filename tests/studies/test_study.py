@@ -219,7 +219,6 @@ def test_a_study_that_cannot_begin_leaves_no_folder(tmp_path):
         ({"beta": -1.0}, "beta must be more than 0"),
         ({"seed": 2**32}, "seed must be at least 0 and at most 4294967295, got 4294967296"),
         ({"network": "lenet"}, "network must be one of mlp, "),
-        ({"network": "vit"}, "network must be one of mlp, .*resnet-bn, got 'vit'"),
         ({"dataset": "emnist:4,7"}, "dataset must be one of digits, "),
         ({"stages": 1}, "stages must be at least 2"),
     ],
@@ -342,3 +341,31 @@ def test_a_report_speaks_of_points_where_there_are_no_images_and_shows_what_it_i
 def test_a_report_of_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no study"):
         write_report(tmp_path)
+
+
+def test_networks_whose_patterns_and_scales_are_gates_are_studied_too(tmp_path, monkeypatch):
+    """Of those gates the change is said, and of a tiny transformer all kernels are there."""
+
+    def build(name, *, outputs, activation, **options):
+        assert name == "vit-rows"
+        return networks.ViT((2, None), 4, 1, 1, 4, outputs, use_bias=False, activation=activation)
+
+    monkeypatch.setattr("npk.networks.build", build)
+    config = StudyConfig(network="vit-rows", epochs=1, samples=20, test_samples=10, stages=2, regimes=False)
+    result = run_study(config, tmp_path / "run")
+    first, last = result["stages"]
+    assert len(last["gate_flips"]["layers"]) == 1 and first["gate_flips"]["all"] == 0.0
+    assert {kind: len(told["layers"]) for kind, told in last["gate_changes"].items()} == {"scale": 3, "pattern": 1}
+    assert all(
+        first["gate_changes"][kind]["all"] == 0.0 < last["gate_changes"][kind]["all"] < 0.5
+        for kind in first["gate_changes"]
+    )
+    assert sum(last["share"].values()) == pytest.approx(1.0, abs=1e-5)
+    saved_alone(monkeypatch)
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "the patterns of its attention" in page and "ViT, 4 wide, 1 layers, no biases" in page
+
+
+@pytest.mark.parametrize("network", ["vit", "vit-rows", "vit-tiny", "mixer", "convnext"])
+def test_networks_with_norms_and_attention_can_be_chosen(network):
+    assert StudyConfig(network=network).network == network

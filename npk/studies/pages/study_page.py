@@ -61,7 +61,9 @@ def _draw(study: dict[str, Any], folder: Path) -> dict[str, Figure]:
             xlabel="gradient steps (logarithmic from 1 on)",
             ylabel="training accuracy",
         ),
-        "flips": plots.curves(_layer_flips(stages), ylabel="gates flipped since stage 0", percent=True, **common),
+        "flips": plots.curves(
+            _layer_flips(stages) | _other_changes(stages), ylabel="gates changed since stage 0", percent=True, **common
+        ),
         "accuracy": plots.curves(
             {
                 "network": [stage["test_accuracy"] for stage in stages],
@@ -127,6 +129,20 @@ def _layer_flips(stages: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     return {f"layer {i + 1}": [stage["gate_flips"]["layers"][i] for stage in stages] for i in shown}
 
 
+# What the gates of other kinds are called, and what their change is.
+_OTHERS = {
+    "pattern": ("patterns", "the patterns of its attention, that is how much each token takes from which others"),
+    "scale": ("scales", "the scales 1/σ of its normalisations"),
+    "product": ("products", "the sides of its products that gate the others"),
+}
+
+
+def _other_changes(stages: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Kind of gates → how far they moved, a line for all layers together."""
+    kinds = stages[0].get("gate_changes", {})
+    return {_OTHERS[kind][0]: [stage["gate_changes"][kind]["all"] for stage in stages] for kind in kinds}
+
+
 # --- the page ---------------------------------------------------------------------------------------
 
 
@@ -149,7 +165,8 @@ def _regimes_section(study: dict[str, Any], svg: dict[str, str]) -> str:
         return ""
     learned = [label for label in shown if label.startswith("FL-")]
     left_out = [row["label"] for row in study["regimes"] if row["test_accuracy"] is None]
-    note = f" Not possible for this network, which pools by maximum: {', '.join(left_out)}." if left_out else ""
+    why = ", ".join(dict.fromkeys(row["why"] for row in study["regimes"] if row["test_accuracy"] is None))
+    note = f" Not possible for this network: {', '.join(left_out)} ({html.escape(why)})." if left_out else ""
     return f"""<h2>Are the gates enough?</h2>
 <p>Now the gates are held apart from the weights. A second set of weights starts afresh and learns, while the gates are
 given to it: those of a random network (FR), or those that the network above had at stage k of its training (FL-k). With
@@ -177,6 +194,7 @@ def _render(study: dict[str, Any], svg: dict[str, str]) -> str:
         "value_moved": _moved(first["share"]["value"], last["share"]["value"], 0.005),
         "rank_moved": _moved(first["effective_rank"]["npk"], last["effective_rank"]["npk"], 0.5),
         "regimes_section": _regimes_section(study, svg),
+        "other_gates": _other_gates(study),
         # A column a stage: so the table fits a page, and a row reads as a story.
         "stages_table": table(
             ["stage", *(str(stage["stage"]) for stage in study["stages"])],
@@ -185,6 +203,21 @@ def _render(study: dict[str, Any], svg: dict[str, str]) -> str:
         **_nouns(study),
     }
     return filled("report_template.html", "What the gates learned: {described} on {dataset}", study, svg, words)
+
+
+def _other_gates(study: dict[str, Any]) -> str:
+    """What else is a gate in this network; nothing where only units open and close."""
+    first, last = study["stages"][0], study["stages"][-1]
+    kinds = first.get("gate_changes", {})
+    if not kinds:
+        return ""
+    said = "; ".join(
+        f"{_OTHERS[kind][1]} ({last['gate_changes'][kind]['all']:.1%} changed by the end)" for kind in kinds
+    )
+    return f"""<p>Whatever else multiplies and depends on the {_nouns(study)["image"]} is a gate of this network too:
+{said}. The change of such gates is Σ|<i>G</i> − <i>G</i><sub>0</sub>| / Σ(|<i>G</i>| + |<i>G</i><sub>0</sub>|): nothing
+at 0, all at 1, and of a pattern the share of attention that went elsewhere.</p>
+"""
 
 
 def _moved(before: float, after: float, tolerance: float) -> str:
@@ -196,7 +229,8 @@ def _moved(before: float, after: float, tolerance: float) -> str:
 def _network_words(network: dict[str, Any]) -> str:
     width = network.get("width") or network.get("channels")
     unit = "channels" if "channels" in network else "wide"
-    depth = f", {network['depth']} weight layers" if "depth" in network else ""
+    layers = "weight layers" if network["kind"] in ("MLP", "ResNet") else "layers"
+    depth = f", {network['depth']} {layers}" if "depth" in network else ""
     bias = "with biases" if network.get("use_bias") else "no biases"
     return f"{network['kind']}, {width} {unit}{depth}, {bias}"
 
