@@ -16,7 +16,7 @@ import jax
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import harness, infinite, large, path_kernels, tangent_kernels
+from benchmarks import harness, infinite, large, path_kernels, patterns, tangent_kernels
 from benchmarks.gpu import record, sizes
 from benchmarks.gpu.__main__ import PARTS
 
@@ -241,3 +241,23 @@ def test_kernels_at_infinite_width_are_measured_without_the_peer(alone, monkeypa
     monkeypatch.setitem(infinite.CASES, "small", infinite.Case((infinite.dense(),), (3,), 2))
     cells = infinite.row(infinite.measure("small", 1, False))
     assert cells[0] == "small, N=2²" and all(re.fullmatch(rf"[\d.e+-]+ / {WHY}", cell) for cell in cells[1:3])
+
+
+def test_one_kind_of_gates_is_of_the_trained_network_and_the_others_of_the_random_one():
+    trials = patterns.Trials(patterns.look_up(True), (0, 1))
+    trials.kinds = ["scale", "pattern", "scale", "hard", "scale"]
+    assert trials.mixed(["patterns"], "ABCDE", "abcde") == ("a", "B", "c", "d", "e")
+    assert trials.mixed(["scales", "activations"], "ABCDE", "abcde") == ("A", "b", "C", "D", "E")
+
+
+@pytest.mark.parametrize("name", ["look-up", "seen"])
+def test_the_answers_of_characters_are_right(name):
+    task = patterns.TASKS[name](True)
+    for row, answer in zip(task.x.tolist(), task.y.tolist(), strict=True):
+        *letters, last = row
+        assert answer == (letters[last - 6] if name == "look-up" else int(last in letters))
+
+
+def test_an_interval_is_student_s():
+    assert patterns.interval([0.5, 0.7]) == pytest.approx((0.6, 12.706 * 0.1), rel=1e-3)
+    assert patterns.shown([0.5, 0.5, 0.5]) == "50.0 ± 0.0"

@@ -91,3 +91,15 @@ def test_regimes_stand_beside_the_network_and_are_continued(tmp_path, monkeypatc
     saved_alone(monkeypatch, "regimes")
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "Are the gates enough?" in page and (tmp_path / "figures" / "regimes.png").exists()
+
+
+def test_gates_that_no_linear_network_makes_are_said_and_left_out():
+    """Of norms and attention: DLGN and DLGN-SF have no row of numbers, and nothing is trained for them."""
+    model, whole = networks.ViT((2, None), 4, 1, 1, 4, 10, activation=jax.nn.relu), load("digits")
+    data = dataclasses.replace(whole, x_train=whole.x_train[:64], y_train=whole.y_train[:64])
+    params = model.init(jax.random.key(0), data.x_train[:1])
+    options = {"epochs": 1, "batch_size": 64, "learning_rate": 0.05}
+    number = [name for name, _ in study_regimes.regime_names(2)].index("DLGN")
+    rows = list(compared(Network(model.apply, model.init), [params] * 2, data, 0, options, number, lambda *_: None))
+    assert [row["label"] for row in rows] == ["DLGN", "DLGN-SF"]
+    assert all(row["test_accuracy"] is None and "norms, attention and gated products" in row["why"] for row in rows)

@@ -319,3 +319,30 @@ def test_what_is_no_gate_stays_in_a_regime_only_where_it_is_allowed(regime):
         else:
             with pytest.raises(npk.UnsupportedOperation, match="given its gates f is not linear"):
                 apply(params, x)
+
+
+@pytest.mark.parametrize("regime", ["FR-II", "DL"])
+def test_patterns_and_scales_of_a_regime_are_of_the_feature_network_alone(regime):
+    """The queries and keys of the values take no part; those of the features do, through patterns alone."""
+    model = networks.ViT((2, None), 4, 1, 1, 4, 3, use_bias=False, activation=nn.relu)
+    x = jax.random.normal(jax.random.key(0), (4, 4, 2, 1))
+    net, config = Network(model.apply, model.init), RegimeConfig(regime)
+    params = training.initial_params(net, config, x, 0)
+    apply, _ = training.compose(net, config)
+    gradient = jax.jit(jax.grad(lambda p: jnp.square(apply(p, x)).sum()))(params)
+    size = jax.tree.map(lambda g: float(jnp.abs(g).max()), gradient)
+    layer = {side: size[side]["params"]["layers_0"] for side in ("value", "feature")}
+    attention = {side: {k: v["kernel"] for k, v in layer[side]["attention"].items()} for side in layer}
+    for name in ("query", "key"):
+        assert attention["value"][name] == 0 < attention["feature"][name]
+    assert min(attention["value"]["value"], attention["value"]["out"], layer["value"]["mlp"]["in"]["kernel"]) > 0
+    assert layer["value"]["norm_attention"]["scale"] > 0  # γ of the values is theirs; 1/σ is of the features
+
+
+def test_values_under_their_own_gates_are_the_network():
+    model = networks.ViT((2, None), 4, 1, 1, 4, 3, activation=nn.relu)
+    x = jax.random.normal(jax.random.key(0), (3, 4, 2, 1))
+    net, config = Network(model.apply, model.init), RegimeConfig("FR-DI")
+    params = training.initial_params(net, config, x, 0)
+    apply, _ = training.compose(net, config)
+    np.testing.assert_allclose(apply(params, x), model.apply(params["value"], x), rtol=1e-5, atol=1e-6)
