@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.harness import RESULTS
-from benchmarks.patterns import LABELS, interval, lines, values_of
+from benchmarks.patterns import LABELS, interval, values_of
 from npk import plots
 from npk.plots import COLORS, INK, in_percent, panels
 

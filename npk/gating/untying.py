@@ -112,7 +112,7 @@ def _run(program: Program, copies: list[tuple[Any, ...]], uses: list[dict[Equati
         def made(atom: Any, value: Any) -> Any:
             if not isinstance(atom, Var) or atom in moving:
                 return value
-            todo = [atom]
+            todo: list[Any] = [atom]
             while todo:  # what is made of parameters, of this use's copies
                 at = todo[-1]
                 missing = [a for a in (makers[at].inputs if at not in known else ()) if _is_missing(a, known)]

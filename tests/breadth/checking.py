@@ -314,9 +314,8 @@ def row(model: Model, compiles: bool) -> dict[str, str]:
 # -- messages ------------------------------------------------------------------------------------------
 
 _PLACE = re.compile(r"(?P<file>/[^\s:]+\.py):(?P<line>\d+)(?::\d+)?(?: \((?P<function>[^()]*)\))?")
-_TO_DO = """apply|call|choose|close over|compute|convert|declare|divide|give|hold|leave|let|make|mark|multiply|must come from|name|
-pass|
-put|replace|untie|use|write""".replace("\n", "")
+_TO_DO = """apply|call|choose|close over|compute|convert|declare|divide|give|hold|leave|let|make|mark|multiply|
+must come from|name|pass|put|replace|untie|use|write""".replace("\n", "")
 REMEDY = re.compile(rf"\b({_TO_DO})\b|=")
 
 

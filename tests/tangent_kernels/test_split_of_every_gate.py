@@ -15,9 +15,6 @@ import numpy as np
 import pytest
 
 import npk
-from npk.programs import Wanted
-from npk.tangent_kernels.derivatives import plan_of
-from npk.tangent_kernels.staged import staged
 
 pytestmark = [pytest.mark.standard_dtypes, pytest.mark.usefixtures("x64", "as_users_write")]
 
@@ -232,7 +229,7 @@ def jacobians(name, kinds=KINDS):
     params, x = model.params(), model.x()
 
     def both(p):
-        return [jax.jacrev(lambda p: model.run(p, x, hold))(p) for hold in (NOTHING, Hold(*kinds))]
+        return [jax.jacrev(lambda p, hold=hold: model.run(p, x, hold))(p) for hold in (NOTHING, Hold(*kinds))]
 
     flat = lambda leaf: np.asarray(leaf).reshape(len(x), OUT, -1)  # noqa: E731
     whole, value = ([flat(leaf) for leaf in jax.tree.leaves(of)] for of in jax.jit(both)(params))
