@@ -17,7 +17,7 @@ from scipy import special
 import npk
 from npk.programs import Equation, is_traced
 
-MODULES = """programs.activations programs.finding gating.transforms gating.values path_kernels.kernel
+MODULES = """programs.activations programs.finding programs.gatings gating.transforms gating.values path_kernels.kernel
 path_kernels.moments path_kernels.network paths.coordinates paths.features paths.rules.moves""".split()
 
 
