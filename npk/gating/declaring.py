@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import source_info_util
 from jaxtyping import Array, Shaped
 
 from npk.programs import (
@@ -23,6 +24,8 @@ from npk.programs import (
     remembered,
     trace,
 )
+
+source_info_util.register_exclusion(__file__)  # a mark is placed on the user's line that makes it
 
 
 def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

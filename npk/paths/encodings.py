@@ -18,7 +18,8 @@ class Encoding:
     """Numbers that are a function of the input alone: `var` of the program of one sample.
 
     With `rows` they are one-hot: which of so many rows the integers in a `column` of `var` choose. An integer beyond
-    them chooses the nearest row where the program `clips` it, and else makes NaN, as it does in f.
+    them chooses the nearest row where the program `clips` it, none where it `fills` with zeros, and else makes NaN, as
+    it does in f.
     """
 
     program: Program
@@ -26,6 +27,7 @@ class Encoding:
     rows: int | None = None
     column: int = 0
     clips: bool = False
+    fills: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,5 +44,6 @@ class Encoding:
             found = found[..., self.column]
             inside = (found >= 0) & (found < self.rows)
             chosen = jax.nn.one_hot(jnp.clip(found, 0, self.rows - 1), self.rows, dtype=dtype)
-            found = chosen if self.clips else jnp.where(inside[..., None], chosen, jnp.asarray(jnp.nan, dtype))
+            beyond = jnp.asarray(0.0 if self.fills else jnp.nan, dtype)
+            found = chosen if self.clips else jnp.where(inside[..., None], chosen, beyond)
         return xp.asarray(found, dtype)

@@ -18,7 +18,19 @@ from npk.paths import terms
 from npk.paths.encodings import Encoding
 from npk.paths.factors import Factor, Numbers, constant, ones
 from npk.paths.terms import Axis, Base, Leaf, Source, Term
-from npk.programs import Atom, Const, Equation, Origin, Program, UnsupportedOperation, Var, is_traced, now, opaque
+from npk.programs import (
+    Atom,
+    Const,
+    Equation,
+    Origin,
+    Program,
+    UnsupportedOperation,
+    Var,
+    is_declared,
+    is_traced,
+    now,
+    opaque,
+)
 
 State = list[Term]
 COMPLEX = "complex numbers"  # the name of their rule
@@ -342,12 +354,29 @@ class Walk:
         return all(a in self.encoded or (self.is_known(a) and not self.is_declared(a)) for a in equation.inputs)
 
     def is_one_hot(self, atom: Atom, axis: int) -> bool:
-        """Whether a value compares integers with 0, 1, 2 … along an axis: there one element at most is not zero."""
+        """Whether along an axis one element at most is not zero: integers are compared with numbers that all differ."""
         made_by = {v: e for e in self.program.equations for v in e.outputs}
+
+        def numbers(side: Atom) -> np.ndarray | None:
+            if self.is_data(side) or self.is_parameter(side) or self.is_declared(side) or is_traced(self.value(side)):
+                return None
+            return np.asarray(self.value(side))
+
         equation = made_by.get(atom) if atom in self.encoded else None  # type: ignore[arg-type]
-        while equation is not None and equation.name == "convert_element_type":
+        while equation is not None and equation.name in ("convert_element_type", "select_n"):
+            if equation.name == "select_n":  # where(same, 1, 0)
+                zero = numbers(equation.inputs[1])
+                if zero is None or zero.any() or len(equation.inputs) != 3 or numbers(equation.inputs[2]) is None:
+                    return False
             equation = made_by.get(equation.inputs[0])  # type: ignore[arg-type]
-        if equation is None or equation.name != "eq":
+        if equation is None:
+            return False
+        if equation.name == "gather":  # of the rows of the identity
+            rows, p = numbers(equation.inputs[0]), equation.params["dimension_numbers"]
+            whole = tuple(equation.params["slice_sizes"]) == (1, len(rows.T) if rows is not None else 0)
+            taken = tuple(p.offset_dims) == (axis,) and tuple(p.collapsed_slice_dims) == (0,)
+            return rows is not None and rows.ndim == 2 and whole and taken and bool((np.sum(rows != 0, 1) <= 1).all())
+        if equation.name != "eq":
             return False
 
         def is_same(side: Atom) -> bool:
@@ -356,14 +385,15 @@ class Walk:
             made = spread and axis not in before.params["broadcast_dimensions"]  # type: ignore[union-attr]
             return side.shape[axis] == 1 or bool(made)
 
-        def counts(side: Atom) -> bool:
-            if self.is_data(side) or is_traced(self.value(side)):
+        def differ(side: Atom) -> bool:
+            values = numbers(side)
+            if values is None:
                 return False
-            lines = np.moveaxis(np.asarray(self.value(side)), axis, 0).reshape(side.shape[axis], -1)
-            return bool((lines == np.arange(len(lines))[:, None]).all())
+            lines = np.sort(np.moveaxis(values, axis, 0).reshape(side.shape[axis], -1), 0)
+            return bool((lines[1:] != lines[:-1]).all())
 
         one, two = equation.inputs
-        return (is_same(one) and counts(two)) or (is_same(two) and counts(one))
+        return (is_same(one) and differ(two)) or (is_same(two) and differ(one))
 
     def rule(self, equation: Equation) -> list[State]:
         # What reads or makes complex values is of one kind, whatever its primitive.
@@ -371,6 +401,8 @@ class Walk:
         if rule is not None:
             return rule(self, equation)
         moved = self.moves.get(equation.name)
+        if is_declared(equation):
+            raise self.refuse(equation, "a value that is declared to be a gate must multiply.")
         if moved is None and (closed := opaque(equation.name)):
             raise self.refuse(equation, f"{closed.removeprefix(', ')}.")
         if moved is None:

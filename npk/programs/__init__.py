@@ -54,6 +54,7 @@ from npk.programs.linearity import DECLARED as DECLARED
 from npk.programs.linearity import GIVEN_SCALE as GIVEN_SCALE
 from npk.programs.linearity import check_linear as check_linear
 from npk.programs.linearity import is_allowed as is_allowed
+from npk.programs.linearity import is_declared as is_declared
 from npk.programs.linearity import opaque as opaque
 from npk.programs.machine import available_memory as available_memory
 from npk.programs.machine import cores as cores

@@ -145,7 +145,7 @@ class Stream:
             return _VALUE
         if params and is_float(equation.outputs[0]):
             return _VALUE if equation.name in ("mul", *PRODUCTS) else _NONLINEAR
-        return _ENCODED if is_elementwise(equation) or equation.name in LINEAR else _NONLINEAR
+        return _ENCODED if not params or is_elementwise(equation) or equation.name in LINEAR else _NONLINEAR
 
     def multiplied(self, equation: Equation) -> Nature:
         """Of a product of two values that both depend on x; which is the gate is noted, where that is sure."""
@@ -156,7 +156,7 @@ class Stream:
                 return _VALUE
             return _ENCODED if a.encoded and b.encoded else _NONLINEAR
         for value, gate, at in ((a, b, (0, 1)), (b, a, (1, 0))):
-            if gate.is_gate and (value == _VALUE or (value == _ACTIVE and gate == _NONLINEAR)):
+            if gate.is_gate and (value == _VALUE or (value == _ACTIVE and (gate == _NONLINEAR or gate.encoded))):
                 self.products[equation] = Product((at[0],), at[1])
                 return _VALUE
         if a.encoded and b.encoded:

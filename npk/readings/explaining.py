@@ -30,6 +30,7 @@ from npk.programs import (
     Wanted,
     concrete,
     is_allowed,
+    is_declared,
     named,
     option_of,
     remembered,
@@ -151,6 +152,8 @@ def _nonlinear(program: Program, allow: Sequence[str]) -> Iterable[Refusal]:
     for equation in program.nonlinear:
         name = equation.primitive.name
         remedy = f"allow=({name!r},) lets it stand as a part of f"
+        if is_declared(equation):
+            remedy = "a gate multiplies values: let it, or take the mark away"
         yield Refusal(_at(equation), needed, remedy, is_allowed(equation, allow))
     for equation in program.kept:
         yield Refusal(
@@ -159,6 +162,8 @@ def _nonlinear(program: Program, allow: Sequence[str]) -> Iterable[Refusal]:
 
 
 def _at(equation: Equation) -> str:
+    if is_declared(equation):
+        return f"a value that is declared to be a gate, at {equation.source}"
     return f"`{equation.primitive.name}` at {equation.source}"
 
 

@@ -348,3 +348,80 @@ def test_a_norms_factor_is_fixed_in_whatever_shape_it_meets_the_value(write):
     f = functools.partial(normed, write=write)
     np.testing.assert_allclose(npk.path_kernel(f)(p, x), expected, rtol=1e-10)
     assert npk.explain(f)(p, x).fixed == ("g",)
+
+
+TOKENS = np.array([[1, 2, 1, 0], [2, 1, 1, 0], [0, 2, 1, 0]])
+ROWS = {  # of a table [3, 3]
+    "looked up": lambda table, x: table[x],
+    "one hot": lambda table, x: jax.nn.one_hot(x, 3, dtype=table.dtype) @ table,
+    "compared": lambda table, x: (x[..., None] == jnp.arange(3)).astype(table.dtype) @ table,
+    "chosen": lambda table, x: jnp.where(x[..., None] == jnp.arange(3), 1.0, 0.0) @ table,
+    "rows of the identity": lambda table, x: jnp.eye(3)[x] @ table,
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+def test_a_row_that_tokens_choose_has_one_kernel(rows):
+    """K = 1{token = token'} of a layer of fan-in one: the share of positions of equal tokens and open gates."""
+    p, x = drawn(table=(3, 3), o=(3, 1)), jnp.asarray(TOKENS)
+    expected = np.zeros((3, 3))
+    table = np.asarray(p["table"])
+    for n, m in np.ndindex(3, 3):
+        for one, two in np.ndindex(4, 4):
+            token, other = int(x[n, one]), int(x[m, two])
+            expected[n, m] += (token == other) * (table[token] > 0).mean() / 16
+    f = lambda p, x: jax.nn.relu(rows(p["table"], x)).mean(1) @ p["o"]  # noqa: E731
+    np.testing.assert_allclose(npk.path_kernel(f)(p, x), expected, rtol=1e-10)
+
+
+def test_shifted_tokens_are_tokens():
+    p, x = drawn(table=(3, 3), o=(3, 1)), jnp.asarray(TOKENS)
+    f = lambda p, x: jax.nn.relu(p["table"][x]).mean(1) @ p["o"]  # noqa: E731
+    shifted = lambda p, x: f(p, jnp.pad(x, ((0, 0), (1, 0)))[:, :-1])  # noqa: E731
+    assert npk.explain(shifted)(p, x).certified
+    moved = np.pad(TOKENS, ((0, 0), (1, 0)))[:, :-1]
+    np.testing.assert_allclose(npk.path_kernel(shifted)(p, x), npk.path_kernel(f)(p, jnp.asarray(moved)), rtol=1e-10)
+
+
+def test_a_token_beyond_a_table_that_is_filled_with_zeros_chooses_no_row():
+    p, x = drawn(table=(3, 2), o=(2, 1)), jnp.asarray(TOKENS + 1)  # 3 is beyond
+    filled = lambda p, x: p["table"].at[x].get(mode="fill", fill_value=0).sum(1) @ p["o"]  # noqa: E731
+    one_hot = lambda p, x: (jax.nn.one_hot(x, 3, dtype=p["o"].dtype) @ p["table"]).sum(1) @ p["o"]  # noqa: E731
+    np.testing.assert_allclose(npk.path_kernel(filled)(p, x), npk.path_kernel(one_hot)(p, x), rtol=1e-10)
+
+
+MASKED = {
+    "times": lambda h, mask: h * mask.astype(h.dtype),
+    "chosen": lambda h, mask: jnp.where(mask, h, 0),
+    "contracted": lambda h, mask: jnp.einsum("npc,np->npc", h, mask[..., 0].astype(h.dtype)),
+}
+
+
+@pytest.mark.parametrize("mask", MASKED.values(), ids=MASKED.keys())
+@pytest.mark.parametrize("activation", [jax.nn.relu, lambda h: h], ids=["ReLU", "linear"])
+def test_what_a_mask_of_tokens_hides_is_left_out(mask, activation):
+    p, x = drawn(table=(3, 2), w=(2, 3), o=(3, 1)), jnp.asarray(TOKENS)
+    masked = lambda p, x: mask(activation(p["table"][x] @ p["w"]), (x != 0)[..., None]).sum(1) @ p["o"]  # noqa: E731
+    seen = lambda p, x: activation(p["table"][x] @ p["w"]).sum(1) @ p["o"]  # noqa: E731
+    short = np.asarray(npk.path_kernel(seen)(p, x[:2, :3]))  # the others see nothing there
+    np.testing.assert_allclose(npk.path_kernel(masked)(p, x[:2]), short, rtol=1e-10)
+
+
+def test_the_last_token_by_the_length_of_the_text():
+    p, x = drawn(table=(3, 2), o=(2, 1)), jnp.asarray(TOKENS)
+
+    def of_last(p, x):
+        h = jax.nn.relu(p["table"][x])
+        return jnp.einsum("np,npc->nc", jax.nn.one_hot((x != 0).sum(1) - 1, 4, dtype=h.dtype), h) @ p["o"]
+
+    expected = npk.path_kernel(lambda p, x: jax.nn.relu(p["table"][x])[:, 2] @ p["o"])(p, x[:2])
+    np.testing.assert_allclose(npk.path_kernel(of_last)(p, x[:2]), expected, rtol=1e-10)
+
+
+def test_a_mark_that_multiplies_nothing_is_told_by_its_own_line():
+    p, x = drawn(w=(3, 2), o=(2, 1)), drawn(x=(2, 3))["x"]
+    f = lambda p, x: npk.as_gate(x @ p["w"]) @ p["o"]  # noqa: E731
+    reading = npk.explain(f)(p, x)
+    assert not reading.certified
+    assert not any("declaring.py" in refusal.what for refusal in (*reading.nonlinear, *reading.refused))
+    assert "declared to be a gate" in reading.nonlinear[0].what

@@ -168,11 +168,16 @@ def lookup(walk: Walk, equation: Equation) -> State:
     last = tuple(numbers.offset_dims) == tuple(range(len(indices.shape) - 1, len(equation.outputs[0].shape)))
     row = len(chosen) == 1 and sizes[chosen[0]] == 1 and chosen[0] in numbers.start_index_map
     if not (row and last) or numbers.operand_batching_dims or not walk.is_leaf(table) or not walk.is_data(indices):
-        raise walk.refuse(equation, "looks up something else than rows of a parameter.")
+        raise walk.refuse(
+            equation,
+            "looks up something else than rows of a parameter by one number each. What x chooses of other values is a "
+            "product with jax.nn.one_hot of its number.",
+        )
     (axis,) = chosen
     mode = str(equation.params["mode"]).upper()
-    column = numbers.start_index_map.index(axis)
-    one_hot = Encoding(walk.program, indices, table.shape[axis], column, "CLIP" in mode or "PROMISE" in mode)  # type: ignore[arg-type]
+    column, clips = numbers.start_index_map.index(axis), "CLIP" in mode or "PROMISE" in mode
+    fills = equation.params["fill_value"] == 0
+    one_hot = Encoding(walk.program, indices, table.shape[axis], column, clips, fills)  # type: ignore[arg-type]
     shape = (*indices.shape[:-1], table.shape[axis])
     state = walk.known(Factor("encoded", (), one_hot, shape), shape)
     order = (axis, *(a for a in range(len(table.shape)) if a != axis))
