@@ -24,7 +24,17 @@ from npk.gating.transforms import (
     result_of,
     run_with_gates,
 )
-from npk.programs import Wanted, check_key, floats_of, of_floats, remembered, transformation, wanted, working_dtype
+from npk.programs import (
+    Program,
+    Wanted,
+    check_key,
+    floats_of,
+    of_floats,
+    remembered,
+    transformation,
+    wanted,
+    working_dtype,
+)
 
 Gates = tuple[Any, ...]
 
@@ -108,14 +118,14 @@ def permuted(found: Sequence[Any], permute: Sequence[int]) -> Gates:
 def _gates_from(
     network: Function, own: bool, beta: float | None, epsilon: float, has_aux: bool, wants: Wanted
 ) -> Callable[..., Any]:
-    """(Θ^F, x) → (gates, aux) of a feature network.
+    """(params, x) → (gates, aux) of a feature network.
 
     Hard gates are its own, or 1{q > 0}; soft gates replace those of activations.
     """
 
     def found(params: PyTree, x: Any) -> tuple[Gates, Any]:
-        program = remembered(programs_of, network, has_aux, wants)(params, x)
-        outputs, q, gates = run_with_gates(program, jax.tree_util.tree_leaves((params, x)))
+        program = remembered(programs_of, network, has_aux, wants)(params["feature"], x)
+        outputs, q, gates = run_with_gates(program, jax.tree_util.tree_leaves((params["feature"], x)))
         aux = result_of(program, outputs, True)[1] if has_aux else None
         own_gates = gates if own else [hard_gate(v) for v in q]
         kinds = [e.activation for e in activations(program)]
@@ -138,7 +148,7 @@ def _composed(
     def network(params: PyTree, x: Any) -> Any:
         if not isinstance(params, dict) or set(params) != {"feature", "value"}:
             raise ValueError('params must be {"feature": Θ^F, "value": Θ^V}.')
-        found, feature_aux = makes(params["feature"], x)
+        found, feature_aux = makes(params, x)
         if permute is not None:
             found = permuted(found, permute)
         start = of_floats(jnp.ones_like, x) if constant_input else x
@@ -303,7 +313,7 @@ def DLGN_SF(  # noqa: N802
         A function (params, x) → [N, K], params = {"feature": maps of `shallow_features(f)`, "value": Θ^V}.
 
     Raises:
-        ValueError: as `DGN`.
+        ValueError: as `DGN`; f has gates that are of no pre-activation, and are not left in f by `kinds`.
 
     Example:
         >>> import jax, jax.numpy as jnp, npk
@@ -348,15 +358,31 @@ def _shallow(
 ) -> Function:
     """`DLGN_SF`, made once."""
 
-    def makes(maps: PyTree, x: Any) -> tuple[Gates, Any]:
+    def makes(params: PyTree, x: Any) -> tuple[Gates, Any]:
+        _check_shallow(remembered(programs_of, f, has_aux, wants)(params["value"], x))
         flat = jnp.concatenate([a.reshape(a.shape[0], -1) for a in floats_of(x)], 1)
         q = [
             jnp.tensordot(flat, m["kernel"], 1) + jnp.expand_dims(m["bias"], 0)  # [N, *gate]
-            for m in maps
+            for m in params["feature"]
         ]
         return tuple(hard_gate(v) if beta is None else soft_gate(v, beta, epsilon) for v in q), {}
 
     return _composed(f, makes, constant_input, permute, has_aux, wants)
+
+
+def _check_shallow(program: Program) -> None:
+    """A linear map of the input can take the place of every pre-activation."""
+    for equation in activations(program):
+        if equation.activation.kind == "pool":
+            raise ValueError(
+                f"the max-pooling at {equation.source} has gates that no linear map of the input makes: use average "
+                "pooling."
+            )
+        if equation.activation.alone:
+            raise ValueError(
+                f"the gate at {equation.source} ({equation.activation.kind}) is no function of one value each, which a "
+                "linear map of the input could make: kinds=('activation',) leaves it in f."
+            )
 
 
 @transformation("key, params, x")
@@ -375,7 +401,7 @@ def shallow_features(
         features, kernels Gaussian with variance 2/d, biases zero. Of params and x only shapes are used.
 
     Raises:
-        ValueError: as `gates`; f gates by a maximum over windows, which no linear map replaces.
+        ValueError: as `gates`; f has gates that are of no pre-activation.
 
     Example:
         >>> import jax, jax.numpy as jnp, npk
@@ -390,11 +416,7 @@ def shallow_features(
     def draw(key: PRNGKeyArray, params: PyTree, x: Any) -> list[dict[str, Any]]:
         check_key(key)
         program = activation_program(at_lines(f, gate_at), params, x, wants=wanted((), kinds))
-        if any(a.activation.kind == "pool" or a.activation.alone for a in activations(program)):
-            raise ValueError(
-                "f has max-pooling (use average pooling), a norm, a softmax or a gated product: their gates are no "
-                "functions of one value each. kinds=('activation',) leaves the latter in f."
-            )
+        _check_shallow(program)
         found = gate_shapes(program)
         features, dtype = (
             sum(math.prod(a.shape[1:]) for a in floats_of(x)),

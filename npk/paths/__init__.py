@@ -24,6 +24,7 @@ from npk.paths.form import fixed_numbers as fixed_numbers
 from npk.paths.form import fixed_variables as fixed_variables
 from npk.paths.form import form_of as form_of
 from npk.paths.reading import roles_of as roles_of
+from npk.paths.rules import POSITIONWISE as POSITIONWISE
 from npk.paths.rules import RULES as RULES
 from npk.paths.rules import output_terms as output_terms
 from npk.paths.selections import labels as labels

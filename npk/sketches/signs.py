@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.gating import gate_shapes
-from npk.paths import OWN_FEATURES, RULES, Layer, Leaf, Numbers, State, Term, Walk, alike, output_terms, over
+from npk.paths import OWN_FEATURES, POSITIONWISE, RULES, Layer, Leaf, Numbers, Term, Walk, alike, output_terms, over
 from npk.programs import Const, Equation, Program, UnsupportedOperation, evaluate
 
 # ------------------------------------------------------------------------------------------------- draws
@@ -63,6 +63,8 @@ def random_signs(key: Any, like: Sequence[Any]) -> list[Any]:
 
 # ---------------------------------------------------------------------------------------- what is drawn
 
+_JOINS = ("concatenate", "stack")  # of values and parameters: a class token
+
 
 @dataclasses.dataclass(frozen=True)
 class _Claim:
@@ -84,7 +86,7 @@ class ValueNetwork:
 
     program: Program
     weights: Program  # its outputs are the drawn operands, made of the parameters
-    places: Mapping[Equation, tuple[int, int]]  # equation → its drawn operand, and which output of `weights` that is
+    places: Mapping[Equation, dict[int, int]]  # equation → its drawn operands, and which outputs of `weights` they are
     scales: Mapping[int, Any]  # number of a drawn parameter → the standard deviation of its elements
     leaves: Sequence[Any]
 
@@ -115,10 +117,8 @@ class ValueNetwork:
                     if equation.activation.alone:
                         return [gate.astype(equation.outputs[0].dtype)]
                     return [equation.activation.apply(values[0], gate.astype(values[0].dtype))]
-                if equation in self.places:
-                    at, number = self.places[equation]
-                    values = [*values[:at], operands[number], *values[at + 1 :]]
-                return equation.bind(*values)
+                drawn = self.places.get(equation, {})
+                return equation.bind(*(operands[drawn[i]] if i in drawn else v for i, v in enumerate(values)))
 
             return evaluate(self.program, [*self.leaves, *(a[None] for a in jax.tree_util.tree_leaves(sample))], rule)[
                 0
@@ -148,37 +148,42 @@ def value_network(program: Program, leaves: Sequence[Any], normalize: bool, dtyp
     shapes = [g.shape for g in gate_shapes(program)]
     claims: dict[Equation, list[_Claim]] = {}
     rules = {name: _noting(rule, claims) for name, rule in RULES.items()}
-    state = output_terms(program, shapes, rules)
+    moves = POSITIONWISE | {name: _noting(POSITIONWISE[name], claims) for name in _JOINS}
+    state = output_terms(program, shapes, rules, moves)
     if state[0].shape[-1] > 1 and not all(map(alike, state)):
         raise UnsupportedOperation(OWN_FEATURES)
-    operands = [e.inputs[c[0].operand] for e, c in claims.items()]
-    weights = dataclasses.replace(program, outputs=tuple(operands)).pruned()
-    places = {e: (c[0].operand, i) for i, (e, c) in enumerate(claims.items())}
+    drawn = list(dict.fromkeys((e, c.operand) for e, own in claims.items() for c in own))
+    weights = dataclasses.replace(program, outputs=tuple(e.inputs[at] for e, at in drawn)).pruned()
+    places: dict[Equation, dict[int, int]] = {e: {} for e, _ in drawn}
+    for number, (e, at) in enumerate(drawn):
+        places[e][at] = number
     return ValueNetwork(program, weights, places, _scales(itertools.chain(*claims.values()), normalize), leaves)
 
 
-def _noting(
-    rule: Callable[[Walk, Equation], list[State]], claims: dict[Equation, list[_Claim]]
-) -> Callable[[Walk, Equation], list[State]]:
-    """A path rule that also notes which parameter it has claimed."""
+def _noting(rule: Callable[..., Any], claims: dict[Equation, list[_Claim]]) -> Callable[..., Any]:
+    """A path rule that also notes which parameters it has claimed."""
 
-    def noting(walk: Walk, equation: Equation) -> list[State]:
+    def noting(walk: Walk, equation: Equation, *states: Any) -> Any:
         before = dict(walk.used)
-        states = rule(walk, equation)
+        found = rule(walk, equation, *states)
         if any(before.get(leaf) is not claimed for leaf, claimed in walk.used.items()):
-            (operand,) = (i for i, a in enumerate(equation.inputs) if walk.is_parameter(a))
+            operands = [(i, a) for i, a in enumerate(equation.inputs) if walk.is_parameter(a)]
+            if equation.name in _JOINS:
+                claims[equation] = [_Claim(i, t, None) for i, a in operands for t in walk.data(a)]
+                return found
+            ((operand, _),) = operands
             if equation.name in ("add", "add_any", "sub"):
                 biases = [
                     t
-                    for t in states[0]
+                    for t in found[0]
                     if isinstance(t.base, Leaf) and before.get(t.base.number) is not walk.used.get(t.base.number)
                 ]
                 claims[equation] = [_Claim(operand, t, None) for t in biases]
             else:
-                layer = states[0][0].base
+                layer = found[0][0].base
                 assert isinstance(layer, Layer)
                 claims[equation] = [_Claim(operand, layer.weight, layer)]
-        return states
+        return found
 
     return noting
 

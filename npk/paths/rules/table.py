@@ -22,6 +22,7 @@ from npk.paths.walk import COMPLEX, State, Walk
 from npk.programs import Equation, Program, Provenance
 
 Rules = Mapping[str, Callable[[Walk, Equation], list[State]]]
+Moves = Mapping[str, Callable[[Walk, Equation, list[State]], State]]
 
 
 def _one(rule: Callable[[Walk, Equation], State]) -> Callable[[Walk, Equation], list[State]]:
@@ -51,31 +52,34 @@ RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
 }
 
 
-def output_terms(program: Program, gate_shapes: Sequence[Any], rules: Rules | None = None) -> State:
+def output_terms(
+    program: Program, gate_shapes: Sequence[Any], rules: Rules | None = None, moves: Moves = POSITIONWISE
+) -> State:
     """The output of a single-sample program as terms.
 
     Args:
         program: the program of f for a batch of one, activations found.
         gate_shapes: of every activation the shape of its gate for one sample.
         rules: in place of `RULES`.
+        moves: in place of `POSITIONWISE`.
 
     Returns:
         The terms of the output [1, K]; no numbers of parameters, inputs or gates are asked for.
     """
-    walk = begun(program, gate_shapes, rules or RULES)
+    walk = begun(program, gate_shapes, rules or RULES, moves)
     found = walk.run()
     if rules is None:
         check_end(walk, found)
     return found
 
 
-def begun(program: Program, gate_shapes: Sequence[Any], rules: Rules) -> Walk:
+def begun(program: Program, gate_shapes: Sequence[Any], rules: Rules, moves: Moves = POSITIONWISE) -> Walk:
     """The walk of `output_terms`, before its first step."""
     origins = Provenance(program).constants()
     # What was declared to be fixed replaces what is recognised.
     fixed = normalising(program, origins) if program.fixed is None else set()
     gates = [Factor("gate", (), number, tuple(shape)) for number, shape in enumerate(gate_shapes)]
-    walk = Walk(program, rules, POSITIONWISE, gates, origins, fixed)
+    walk = Walk(program, rules, moves, gates, origins, fixed)
     for number, (var, name) in enumerate(zip(program.params, program.param_paths, strict=True)):
         if number not in (program.fixed or ()):
             leaf = Leaf(tuple(Axis(s, True) for s in var.shape), number, name)
