@@ -127,7 +127,7 @@ def test_the_mean_over_all_tangents_is_the_tangent_kernel(part):
     @jax.jit
     def mean(params):
         leaves = jax.tree.leaves(params)
-        along = _derivative(_one_sample(f, part, (), params, x), leaves, dict(enumerate(leaves)), x, None, part)
+        along = _derivative(_one_sample(f, part, Wanted(), params, x), leaves, dict(enumerate(leaves)), x, None, part)
         return mean_gram(jax.lax.map(lambda u: along(dict(enumerate(u))), all_signs(*(a.shape for a in leaves))))
 
     assert_close(mean(params), getattr(npk.split_ntk(f)(params, x), part), factor=10)

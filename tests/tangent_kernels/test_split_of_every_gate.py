@@ -228,11 +228,13 @@ def jacobians(name, kinds=KINDS):
     model = MODELS[name]
     params, x = model.params(), model.x()
 
-    def both(p):
-        return [jax.jacrev(lambda p, hold=hold: model.run(p, x, hold))(p) for hold in (NOTHING, Hold(*kinds))]
+    def of(hold):
+        return jax.jacrev(lambda p: model.run(p, x, hold))(params)
 
-    flat = lambda leaf: np.asarray(leaf).reshape(len(x), OUT, -1)  # noqa: E731
-    whole, value = ([flat(leaf) for leaf in jax.tree.leaves(of)] for of in jax.jit(both)(params))
+    def flat(tree):
+        return [np.asarray(leaf).reshape(len(x), OUT, -1) for leaf in jax.tree.leaves(tree)]
+
+    whole, value = map(flat, jax.jit(lambda: (of(NOTHING), of(Hold(*kinds))))())
     return [(v, w - v) for v, w in zip(value, whole, strict=True)]
 
 
