@@ -141,8 +141,11 @@ class Walk:
     def factor(self, atom: Atom) -> Factor:
         """A value that does not depend on x, or depends on it by gates alone."""
         if atom in self.given:
-            (term,) = self.states[atom]  # type: ignore[index]
-            return terms.factor_of(term)
+            state = self.data(atom)
+            if len(state) != 1:
+                made = next(e for e in self.program.equations if atom in e.outputs)
+                raise self.refuse(made, "a gate that is a sum of several: mark it in the model, npk.as_gate(value).")
+            return terms.factor_of(state[0])
         if isinstance(atom, Var) and atom not in self.values:
             return Factor("fixed", (), atom, tuple(atom.shape))
         return constant(self.value(atom))

@@ -124,6 +124,8 @@ class Checks:
 
     def gated(self):
         """Given its gates f is affine in x; of tokens, in the table they are looked up in."""
+        if not self.model.affine:
+            return True  # f again, as `gates` has found
         there, middle = (self.gated_f(*at, self.own_gates) for at in self.elsewhere)
         here = self.gated_f(self.params, self.x, self.own_gates)
         self.close(middle, (np.asarray(here) + np.asarray(there)) / 2, 10)
@@ -314,9 +316,9 @@ def row(model: Model, compiles: bool) -> dict[str, str]:
 # -- messages ------------------------------------------------------------------------------------------
 
 _PLACE = re.compile(r"(?P<file>/[^\s:]+\.py):(?P<line>\d+)(?::\d+)?(?: \((?P<function>[^()]*)\))?")
-_TO_DO = """apply|call|choose|close over|compute|convert|declare|divide|give|hold|leave|let|make|mark|multiply|
-must come from|name|pass|put|replace|untie|use|write""".replace("\n", "")
-REMEDY = re.compile(rf"\b({_TO_DO})\b|=")
+_TO_DO = """apply call choose close compute convert declare divide give hold leave let make mark multiply must name pass
+put replace untie use write"""
+REMEDY = re.compile(rf"\b({'|'.join(_TO_DO.split())})\b|=")
 
 
 def refusal(column: str, error: ValueError) -> str:

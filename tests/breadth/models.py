@@ -32,6 +32,7 @@ class Model:
     x: Any
     gates: int | None
     precision: float = 1e-10  # relative
+    affine: bool = True  # given its gates: not where a part of f sees all samples
     arc_cosine: bool = False  # ReLU layers of weights alone
 
 
@@ -75,9 +76,9 @@ def sentences() -> Any:
     return jnp.asarray([[1, 2, 1], [2, 1, 0], [1, 1, 2]], jnp.int32)
 
 
-def plain(f, gates, *shape, x=None, precision=1e-10, **leaves) -> Model:
+def plain(f, gates, *shape, x=None, precision=1e-10, affine=True, **leaves) -> Model:
     """A function of a dictionary of arrays."""
-    return Model(f, drawn(leaves), batch(*shape) if x is None else x, gates, precision)
+    return Model(f, drawn(leaves), batch(*shape) if x is None else x, gates, precision, affine)
 
 
 def linen(module: nn.Module, gates, *shape, x=None, f=None, precision=1e-10, **options) -> Model:
@@ -323,7 +324,7 @@ def _():
 
 @model(REUSE, "LSTM in a scan")
 def _():
-    return linen(Recurrent(nn.LSTMCell(2, param_dtype=jnp.float64)), 11, TOKENS, WIDTH)
+    return linen(Recurrent(nn.LSTMCell(2, param_dtype=jnp.float64)), 14, TOKENS, WIDTH)
 
 
 # -- norms ---------------------------------------------------------------------------------------------
@@ -410,7 +411,7 @@ def _():
         h = (h - h.mean(0, keepdims=True)) / jnp.sqrt(h.var(0, keepdims=True) + 1e-5) * p["scale"] + p["shift"]
         return jax.nn.relu(h) @ p["c"]
 
-    return plain(f, None, 3, a=(3, 3), scale=(3,), shift=(3,), c=(3, 1))
+    return plain(f, 1, 3, a=(3, 3), scale=(3,), shift=(3,), c=(3, 1), affine=False)
 
 
 # -- attention -----------------------------------------------------------------------------------------
@@ -477,7 +478,7 @@ def _(q, k, v):
     return mixed(jnp.exp(scores(q, k) - jax.nn.logsumexp(scores(q, k), axis=-1, keepdims=True)), v)
 
 
-@an_attention("values mixed before the division")
+@an_attention("values mixed before the division", gates=3)
 def _(q, k, v):
     e = jnp.exp(scores(q, k))
     return mixed(e, v) / e.sum(-1).swapaxes(1, 2)[..., None]

@@ -18,8 +18,8 @@ COMMAND = "PYTHONPATH=.:tests python -m breadth.table"
 HEAD = f"""# Architectures
 
 What each function says of each architecture, written as users write it and a few weights wide. An exact cell was
-compared with something independent of npk: f itself, ⟨φ, v⟩, ⟨φ, φ'⟩, `jax.jacrev` of f and of f under held gates, or a
-mean and its standard error. A refusal names what was met, the line, and what to do. Made by
+compared with something independent of npk: f itself, ⟨φ, v⟩, ⟨φ, φ'⟩, `jax.jacrev` of f and of f under held gates,
+or a mean and its standard error. A refusal names what was met, the line, and what to do. Made by
 `{COMMAND}`; the tests compute it again.
 
 | sign | meaning |
