@@ -1,7 +1,6 @@
 """`docs/patterns.md` and its figures from the JSON of the last run: `python -m benchmarks.tables` writes them anew."""
 
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.harness import RESULTS
-from benchmarks.patterns import LABELS, interval, values_of
+from benchmarks.patterns import LABELS, interval, lines, shown, values_of
 from npk import plots
 from npk.plots import COLORS, INK, in_percent, panels
 
@@ -104,11 +103,138 @@ def figures() -> dict[str, Figure]:
 def write() -> None:
     """The page and its pictures."""
     for name, figure in figures().items():
-        png, svg = plots.save(figure, PAGE.parent / name)
-        svg.unlink()
-        pathlib.Path(png)
+        for path in plots.save(figure, PAGE.parent / name):
+            if path.suffix != ".png":
+                path.unlink()
     PAGE.write_text(page(), encoding="utf-8")
 
 
+def _table(results: Mapping[str, Any]) -> str:
+    columns = ["gates", *(result["title"] for result in results.values())]
+    rows = [[LABELS[label], *cells] for label, cells in lines(results)]
+    frequent = [f"{result['most frequent class']:.1%}" for result in results.values()]
+    cells = [columns, ["---", *["---:"] * len(results)], *rows, ["the most frequent class alone", *frequent]]
+    return "\n".join(" | ".join(["", *row, ""]).strip() for row in cells)
+
+
+def _sizes(results: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"- **{r['title']}**: {r['network']} of two layers of two heads, width 16, {r['parameters']:,} parameters; "
+        f"{r['train']:,} training and {r['test']:,} test samples, {r['epochs']} epochs; of the gates of a sample "
+        + ", ".join(f"{count:,} are {kind}" for kind, count in r["gates"].items())
+        + "."
+        for r in results.values()
+    )
+
+
+def _where(results: Mapping[str, Any]) -> str:
+    machines = [result["machine"] for result in results.values()]
+    seconds = sum(result["CPU seconds"] for result in results.values())
+    machine = machines[-1]
+    command = "`, `".join(dict.fromkeys(m["command"] for m in machines))
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, JAX {machine['versions']['jax']}, {machine['date']}; `{command}`; "
+        f"{seconds / 60:.0f} minutes of processor time in all"
+    )
+
+
 def page() -> str:
-    raise NotImplementedError
+    """The page, its numbers from the results."""
+    results = load()
+    seeds = sorted({len(values_of(result, "FR")) for result in results.values()})
+    return TEXT.format(
+        table=_table(results),
+        sizes=_sizes(results),
+        where=_where(results),
+        seeds=" or ".join(map(str, seeds)),
+        findings=findings(results),
+    )
+
+
+def findings(results: Mapping[str, Any]) -> str:
+    """What the numbers allow to say."""
+
+    def of(task: str, label: str) -> str:
+        return f"{shown(values_of(results[task], label))} %"
+
+    return FINDINGS.format_map(_Cells(of))
+
+
+class _Cells(dict[str, str]):
+    """"digits: FR" → that cell of the table."""
+
+    def __init__(self, of: Any):
+        super().__init__()
+        self.of = of
+
+    def __missing__(self, key: str) -> str:
+        task, label = key.split("/")
+        return self.of(task, label)
+
+
+TEXT = """# What do attention patterns know?
+
+Made by `python -m benchmarks.tables` from `benchmarks/results/patterns.json`.
+
+A gate is any factor of the values that depends on the input. In a transformer there are three kinds: the patterns of
+attention, the scales 1/σ of the norms, and the activations. Given all of them the network is linear, in its input and
+along every path in its weights. So the question of the papers, whether learning lies in the gates or in the weights,
+can be asked of attention, and of each kind of gates alone:
+
+- **FR**: the gates of a random network, fixed; values of another draw are trained under them.
+- **FL**: the same under the gates that the trained network had after so many epochs.
+- **patterns learned** (activations, scales): that kind of gates from the trained network, all others from the random
+  one of FR. **all but** the patterns: the reverse.
+- **DL**: gates of a second set of parameters, trained along with the values (activations with soft gates, β = 4).
+- **the network itself**, in which values and gates share their parameters.
+
+The values are always a draw of their own, and of the sample they see what the network sees: only the gates come from
+elsewhere. Their queries and keys take no part.
+
+{sizes}
+
+**Test accuracy, %** (mean of {seeds} seeds and its 95 % interval by Student's distribution; {where})
+
+{table}
+
+![bars of test accuracy by which gates are of the trained network, a panel a task](patterns-kinds.png)
+
+*Test accuracy by where the gates are from; lines: 95 % intervals for the mean; dotted: the most frequent class.*
+
+![test accuracy against the epoch that the gates are of, a panel a task](patterns-training.png)
+
+*The network after each epoch, and values trained anew, to the end, under the gates of that epoch.*
+
+![patterns of the decoder: the place attended to against the place asked for](patterns-attended.png)
+
+*What the last token of the look-up attends to after training: mean over the test sequences that ask for a place, first
+seed.*
+
+## What the numbers say, and what they do not
+
+{findings}
+
+## The same on your own network
+
+```
+npk study --network vit-rows
+```
+
+trains a vision transformer on the digits, a token a row, and gives its stages, kernels and regimes as for any network
+(`vit`, `vit-rows`, `mixer`, `convnext`). It says how many units' gates flipped and how far patterns and scales moved,
+and leaves out DLGN and DLGN-SF: no linear network makes the gates of norms and attention. Kernels of pooled tokens cost
+the square of the samples times that of the tokens. In a program it is three lines:
+
+```python
+import jax, npk
+from npk import data, networks
+
+x = data.load("digits").x_train[:8]
+model = networks.ViT(patch=(1, None), width=8, depth=1, heads=1, hidden=8)
+trained, values = (model.init(key, x) for key in jax.random.split(jax.random.key(0)))
+gates = npk.gates(model.apply)(trained, x)
+logits = npk.gated(model.apply)(values, x, gates)
+```
+"""
+
+FINDINGS = """FINDINGS"""

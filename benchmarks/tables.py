@@ -1,8 +1,9 @@
-"""`docs/results.md` from the JSON of the last runs: `python -m benchmarks.tables` writes it anew."""
+"""`docs/results.md` and `docs/patterns.md` from the JSON of the last runs: `python -m benchmarks.tables` writes them."""
 
 import json
 import pathlib
 
+from benchmarks import patterns_page
 from benchmarks.harness import RESULTS
 from npk.studies import table_rows
 
@@ -64,3 +65,4 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    patterns_page.write()

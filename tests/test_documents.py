@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import npk
-from benchmarks import tables
+from benchmarks import patterns_page, tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "theory").glob("*.md"))]
@@ -51,6 +51,7 @@ def test_the_readme_is_short():
 
 def test_no_result_is_typed_twice():
     assert tables.PAGE.read_text(encoding="utf-8") == tables.page(), "run `python -m benchmarks.tables`"
+    assert patterns_page.PAGE.read_text(encoding="utf-8") == patterns_page.page(), "run `python -m benchmarks.tables`"
 
 
 @pytest.mark.parametrize("target", TARGETS)
