@@ -57,7 +57,9 @@ def digits(small: bool) -> Task:
     train, test = (128, 64) if small else (len(data.x_train), len(data.x_test))
     sides = ((data.x_train[:train], data.x_test[:test]), (data.y_train[:train], data.y_test[:test]))
     x, y = (np.concatenate(side) for side in sides)
-    size = {"width": 4, "depth": 1, "heads": 1, "hidden": 4} if small else {"width": 16, "depth": 2, "heads": 2}
+    size: dict[str, Any] = (
+        {"width": 4, "depth": 1, "heads": 1, "hidden": 4} if small else {"width": 16, "depth": 2, "heads": 2}
+    )
     model = networks.ViT(patch=(1, None), activation=nn.relu, **size)
     marks = (0, 1, 2) if small else (0, 1, 2, 4, 8, 16, 40)
     return Task("digits, a token a row", model, x, y, train, marks[-1], 3e-3, marks)
@@ -66,7 +68,9 @@ def digits(small: bool) -> Task:
 def characters(title: str, x: np.ndarray, y: np.ndarray, marks: tuple[int, ...], small: bool) -> Task:
     """A decoder that answers after the last character."""
     train = 128 if small else 2 * len(x) // 3
-    size = {"width": 4, "depth": 1, "heads": 1, "hidden": 4} if small else {"width": 16, "depth": 2, "heads": 2}
+    size: dict[str, Any] = (
+        {"width": 4, "depth": 1, "heads": 1, "hidden": 4} if small else {"width": 16, "depth": 2, "heads": 2}
+    )
     model = networks.GPT(
         vocabulary=int(x.max()) + 1,
         length=x.shape[1],

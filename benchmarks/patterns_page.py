@@ -49,7 +49,7 @@ def over_training(results: Mapping[str, Any]) -> Figure:
             in_percent(axis.yaxis)
         axes[0].set_ylabel("test accuracy")
         handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8.5)
+        figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
 
 
@@ -133,8 +133,8 @@ def _where(results: Mapping[str, Any]) -> str:
     machine = machines[-1]
     command = "`, `".join(dict.fromkeys(m["command"] for m in machines))
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, JAX {machine['versions']['jax']}, {machine['date']}; `{command}`; "
-        f"{seconds / 60:.0f} minutes of processor time in all"
+        f"{machine['cpu']}, {machine['cores']} cores, JAX {machine['versions']['jax']}, {machine['date']}; "
+        f"`{command}`; {seconds / 60:.0f} minutes of processor time in all"
     )
 
 
@@ -161,7 +161,7 @@ def findings(results: Mapping[str, Any]) -> str:
 
 
 class _Cells(dict[str, str]):
-    """"digits: FR" → that cell of the table."""
+    """ "digits: FR" → that cell of the table."""
 
     def __init__(self, of: Any):
         super().__init__()

@@ -1,4 +1,4 @@
-"""`docs/results.md` and `docs/patterns.md` from the JSON of the last runs: `python -m benchmarks.tables` writes them."""
+"""`docs/results.md` and `docs/patterns.md` from the JSON of the last runs: `python -m benchmarks.tables` makes both."""
 
 import json
 import pathlib

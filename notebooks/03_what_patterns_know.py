@@ -110,8 +110,9 @@ for title, chosen in {
 #
 # ## The kernel of the gates
 #
-# No values at all: the path kernel $H$ compares two sequences by what their gates let through. Tokens are one-hot, so
-# that with patterns that pick the asked letter $H$ says whether two answers are the same.
+# No values at all: the path kernel $H$ compares two sequences by what their gates let through. With patterns that pick
+# the asked letter it says whether two answers are the same, the blocks on the diagonal; what lies outside them is the
+# question itself, which goes around the attention: sequences that ask for the same place.
 
 # %%
 chosen = np.argsort(y_test[:90], kind="stable")

@@ -363,7 +363,7 @@ def test_networks_whose_patterns_and_scales_are_gates_are_studied_too(tmp_path, 
     assert sum(last["share"].values()) == pytest.approx(1.0, abs=1e-5)
     saved_alone(monkeypatch)
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert "the patterns of its attention" in page and "ViT, 4 wide, 1 layers, no biases" in page
+    assert "the patterns of its attention" in page and "ViT, 4 wide, 1 layer, no biases" in page
 
 
 @pytest.mark.parametrize("network", ["vit", "vit-rows", "vit-tiny", "mixer", "convnext"])

@@ -229,8 +229,8 @@ def _moved(before: float, after: float, tolerance: float) -> str:
 def _network_words(network: dict[str, Any]) -> str:
     width = network.get("width") or network.get("channels")
     unit = "channels" if "channels" in network else "wide"
-    layers = "weight layers" if network["kind"] in ("MLP", "ResNet") else "layers"
-    depth = f", {network['depth']} {layers}" if "depth" in network else ""
+    layers = "weight layer" if network["kind"] in ("MLP", "ResNet") else "layer"
+    depth = f", {network['depth']} {layers}{'s' if network['depth'] > 1 else ''}" if "depth" in network else ""
     bias = "with biases" if network.get("use_bias") else "no biases"
     return f"{network['kind']}, {width} {unit}{depth}, {bias}"
 
