@@ -13,6 +13,7 @@ from architectures import REGISTRY
 from tolerances import assert_close
 
 import npk
+from npk import networks
 from npk.solving import largest_singular_values
 
 RNG = np.random.default_rng(7)
@@ -351,6 +352,40 @@ def test_a_norm_a_product_and_a_pattern_are_held_as_gates(f):
     assert found.certificate.proven and found.certificate.affine < 1e-5 and found.certificate.same < 1e-5
     assert_close(found @ other + found.offset, held(f, p, X, other))
     assert_close(jnp.einsum("noi,ni->no", found.matrix(), other), held(f, p, X, other))
+
+
+def of_vectors(net):
+    tokens = jnp.asarray([[0, 3, 1, 2], [4, 4, 2, 0]])
+    params = jax.jit(net.init)(jax.random.key(0), tokens)
+    f = functools.partial(net.apply, method="decode")
+    return f, params, net.apply(params, tokens, method="embed")
+
+
+def of_images(net):
+    x = normal(2, 4, 4, 2)
+    return net.apply, jax.jit(net.init)(jax.random.key(0), x), x
+
+
+NETWORKS = {
+    "ViT": lambda: of_images(networks.ViT(patch=2, width=4, depth=1, heads=2, outputs=2, pooling="cls")),
+    "MLPMixer": lambda: of_images(networks.MLPMixer(patch=2, width=4, depth=1, outputs=2)),
+    "ConvNeXt": lambda: of_images(networks.ConvNeXt(width=4, depths=(1,), layer_scale=0.5, outputs=2)),
+    "GPT": lambda: of_vectors(networks.GPT(vocabulary=5, length=4, width=4, depth=1, heads=2, last=True)),
+    "LLaMA": lambda: of_vectors(networks.LLaMA(vocabulary=5, width=8, depth=1, heads=2, kv_heads=1, last=True)),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
+def test_networks_of_tokens_are_linear_given_their_gates(make):
+    """In either precision; weights as they begin, but larger, so that patterns and scales are far from alike."""
+    f, params, x = make()
+    for dtype, most in ((jnp.float32, 1e-5), (jnp.float64, 1e-12)):
+        here, at = jax.tree.map(lambda a, dtype=dtype: (3 * a).astype(dtype), (params, x))
+        found = npk.linear_map(f)(here, at)
+        certificate = found.certificate
+        assert certificate.proven and certificate.same < most and certificate.affine < most
+        assert found.offset.dtype == dtype
 
 
 def test_without_activations_and_through_gates_alone():

@@ -12,11 +12,13 @@ import scipy.stats
 from architectures import REGISTRY
 from oracles.enumeration import Enumeration, gram_of
 from oracles.language import BatchNorm, Conv, Dense, GlobalAvgPool, MaxPool, Network, Relu, Residual, Scale
+from oracles.transformers import ZOO
 from sketch_problems import KEY, as_float, mlp, normal
 from tolerances import assert_close
 
 import npk
 from npk.gating import gate_shapes, own_gates, per_sample, sample_program
+from npk.programs import Wanted
 from npk.programs.checks import working_dtype
 from npk.sketches.signs import value_network
 from npk.sketches.transformations import _derivative, _one_sample
@@ -78,6 +80,16 @@ def test_the_mean_over_all_sign_vectors_is_the_path_kernel_of_the_enumeration(ne
         assert_close(mean, gram_of(oracle, oracle, normalize).astype(float))
 
 
+def rms_norm(g, h):
+    return h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + 1e-3) * g[None]
+
+
+def attending(p, x):
+    """Every number of a sample is a position, after a learned one."""
+    h = jnp.concatenate([jnp.broadcast_to(p["token"], (len(x), 1, 2)), x[:, :, None] @ p["a"]], 1)
+    return jnp.einsum("nq,nqc->nc", jax.nn.softmax(h @ h.swapaxes(1, 2))[:, 0], h @ p["v"]) @ p["c"]
+
+
 SPECIAL = {
     "constants that multiply weights and biases": (
         lambda p, x: jax.nn.relu(x @ (0.5 * p["a"]) + 3.0 * p["b"][None]) @ (-p["c"] / 4),
@@ -103,6 +115,15 @@ SPECIAL = {
         lambda p, x: (p["c"] @ jax.nn.relu(p["a"] @ x.T)).T,
         {"a": (2, 2), "c": (1, 2)},
     ),
+    "a norm, whose factor is a fixed number": (
+        lambda p, x: jax.nn.relu(rms_norm(p["g"], x @ p["a"])) @ p["c"],
+        {"a": (2, 2), "c": (2, 1), "g": (2,)},
+    ),
+    "a product with a gate": (
+        lambda p, x: (jax.nn.silu(x @ p["g"]) * (x @ p["u"])) @ p["c"],
+        {"g": (2, 2), "u": (2, 2), "c": (2, 1)},
+    ),
+    "a class token that attends": (attending, {"a": (1, 2), "token": (1, 1, 2), "v": (2, 2), "c": (2, 1)}),
 }
 
 
@@ -116,11 +137,22 @@ def test_the_mean_over_all_sign_vectors_is_the_path_kernel(f, shapes):
         assert_close(mean, npk.path_kernel(f)(params, x, normalize=normalize))
 
 
+TANGENTS = {
+    "a leaf that is read twice": (
+        lambda p, x: npk.soft_relu(x @ p["a"] + p["b"][None]) @ p["c"] @ p["c"],
+        {"a": (2, 2), "b": (2,), "c": (2, 2)},
+    ),
+    "a norm and a product with a gate": (
+        lambda p, x: rms_norm(p["b"], jax.nn.silu(x @ p["g"]) * (x @ p["u"])) @ p["c"],
+        {"b": (2,), "c": (2, 1), "g": (2, 2), "u": (2, 2)},
+    ),
+}
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("part", ["value", "feature", "total"])
-def test_the_mean_over_all_tangents_is_the_tangent_kernel(part):
-    f = lambda p, x: npk.soft_relu(x @ p["a"] + p["b"][None]) @ p["c"] @ p["c"]  # noqa: E731
-    shapes = {"a": (2, 2), "b": (2,), "c": (2, 2)}
+@pytest.mark.parametrize(("f", "shapes"), TANGENTS.values(), ids=TANGENTS.keys())
+def test_the_mean_over_all_tangents_is_the_tangent_kernel(f, shapes, part):
     params = {name: normal(*s, seed=i, dtype=jnp.float64) for i, (name, s) in enumerate(shapes.items())}
     x = normal(4, 2, seed=9, dtype=jnp.float64)
 
@@ -155,6 +187,27 @@ def test_tangent_kernel_of_convolutions():
     f, params, x = architectures.case(REGISTRY["residual, pre-activation"], seed=2)
     p, xs = as_float((params, x), jnp.float32)
     check_errors(npk.sketch_ntk(f)(p, xs, features=600, key=KEY), npk.split_ntk(f)(p, xs).value)
+
+
+@pytest.mark.standard_dtypes
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "name", ["pre-norm", "a class token", "padding", "group norm", "attention: keys and values broadcast"]
+)
+def test_every_gate(name):
+    """Against the paths of the polynomials."""
+    case = ZOO[name].drawn()
+    with jax.numpy_rank_promotion("allow"):
+        z = npk.sketch(case.f)(case.params, case.x, features=1024, key=KEY)
+        if name == "padding":
+            both = {"feature": ZOO[name].drawn(1).params, "value": case.params}
+            gated = npk.sketch(npk.DGN(case.f))(both, case.x, features=1024, key=KEY)
+            own = npk.gates(case.f)(both["feature"], case.x)
+            given = npk.sketch(case.f)(case.params, case.x, own, features=1024, key=KEY)
+            assert_close(gated.gram(), given.gram())
+    outputs = len(jax.tree.leaves(case.params)[-1][0])
+    h = np.mean([case.paths(output=k).gram() for k in range(outputs)], 0)
+    assert np.abs((z.gram() - h) / z.standard_error()).max() < 5
 
 
 def test_soft_and_given_gates():

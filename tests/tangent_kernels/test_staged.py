@@ -13,6 +13,7 @@ from surrogates import clipped, surrogate
 from tolerances import assert_close
 
 import npk
+from npk.networks import ViT
 from npk.programs import Wanted
 from npk.tangent_kernels.derivatives import plan_of
 from npk.tangent_kernels.staged import staged
@@ -112,6 +113,17 @@ def test_stages_give_the_split_of_one_program_block_by_block():
     assert_same(own, split(params, X, X))
     assert_same(split(params, X, outputs="full"), split(params, X, X, outputs="full"))
     assert_same(npk.split_ntk_diagonal(f)(params, X), jax.tree.map(jnp.diagonal, own))
+
+
+def test_the_layers_of_a_transformer_are_stages():
+    """Norms, patterns and gelus: what they hand on flows from stage to stage, in the value part and in the whole."""
+    net = ViT(patch=(4, 4), width=4, depth=3, heads=2, hidden=3, outputs=2, use_bias=False)
+    x = normal(2, 8, 8, 1)
+    params = variables(net, x)
+    plan = staged(plan_of(net.apply, params, x, True, Wanted(), None))
+    assert plan is not None and 2 * len(plan.forward) <= len(plan.stages)
+    diagonal = npk.split_ntk_diagonal(net.apply)
+    assert_same(diagonal(params, x), jax.jit(diagonal)(params, x))
 
 
 def test_some_leaves_alone_and_half_precision():
