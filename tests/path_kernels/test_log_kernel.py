@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from architectures import REGISTRY
 from oracles.enumeration import Enumeration, gram_of
+from oracles.transformers import ZOO
 
 import npk
 
@@ -77,6 +78,18 @@ def deep(depth, width, n):
     """Weights for which half of the gates are open, and inputs of small whole numbers."""
     weights = [np.float32(RANDOM.normal(size=(width, width)) * 1.3 / width**0.5) for _ in range(depth)]
     return [*weights, np.ones((width, 1), np.float32)], np.float32(RANDOM.integers(-3, 4, (n, width)))
+
+
+@pytest.mark.standard_dtypes
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["pre-norm", "two blocks of RMS norm, rotary positions and SwiGLU"])
+def test_transformers(name):
+    """Centring subtracts, patterns mix positions; some numbers of H are below zero."""
+    case = ZOO[name].drawn()
+    with jax.numpy_rank_promotion("allow"):
+        found = npk.log_path_kernel(case.f)(case.params, case.x)
+    h = case.paths().gram()
+    np.testing.assert_allclose(found.sign * np.exp(found.log), h, rtol=0, atol=1e-12 * np.abs(h).max())
 
 
 def test_ninety_layers_of_hard_gates_in_single_precision():

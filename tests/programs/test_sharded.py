@@ -38,7 +38,7 @@ transformed = {
     "gates of a transformer": lambda a, b: npk.gates(attending)(t, a),
     "DGN of a transformer": lambda a, b: npk.DGN(attending)(pair, a),
     "path kernel of its DGN": lambda a, b: npk.path_kernel(npk.DGN(attending))(pair, a, b),
-    "split of a transformer": lambda a, b: npk.split_ntk(attending)(t, a, b).blocks,
+    "split of a transformer": lambda a, b: npk.split_ntk_diagonal(attending)(t, a).blocks,
     "gates": lambda a, b: npk.gates(f)(p, a),
     "linear": lambda a, b: npk.linear(f)(p, a),
     "DGN": lambda a, b: npk.DGN(f)(both, a),

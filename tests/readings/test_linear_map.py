@@ -375,6 +375,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.standard_dtypes
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
 def test_networks_of_tokens_are_linear_given_their_gates(make):

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from exact_kernels import Stop, exact, whole_numbers
+from oracles.transformers import ZOO
 
 import npk
 from npk.tiles import fingerprint, tiled
@@ -161,6 +162,18 @@ def test_tangent_split_as_a_tree(x64):
     assert set(expected) < set(parts) and len(parts) == 9
     for name, numbers in expected.items():
         assert np.allclose(parts[name], numbers, rtol=1e-12, atol=1e-12), name
+
+
+@pytest.mark.standard_dtypes
+@pytest.mark.parametrize("name", ["pre-norm", "padding"])
+def test_path_kernels_of_transformers(x64, name):
+    """Of vectors and of tokens, whose gates go from tile to tile with their samples."""
+    case, other = ZOO[name].drawn(), ZOO[name].drawn(2).x
+    with jax.numpy_rank_promotion("allow"):
+        kernel = npk.path_kernel(case.f)
+        found = tiled(lambda a, b: kernel(case.params, a, b), tile=2)(case.x, other)
+    expected = case.paths().gram(other=case.paths(x=other))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("outputs", [(), (2,), (2, 2)])
