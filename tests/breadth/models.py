@@ -319,7 +319,7 @@ class Recurrent(nn.Module):
 
 @model(REUSE, "GRU in a scan")
 def _():
-    return linen(Recurrent(nn.GRUCell(2, param_dtype=jnp.float64)), 9, TOKENS, WIDTH)
+    return linen(Recurrent(nn.GRUCell(2, param_dtype=jnp.float64)), None, TOKENS, WIDTH)
 
 
 @model(REUSE, "LSTM in a scan")
@@ -518,7 +518,7 @@ def _(q, k, v):
     return jax.vmap(head, in_axes=2, out_axes=2)(q, k, v)
 
 
-@an_attention("queries one at a time (`lax.map`)")
+@an_attention("queries one at a time (`lax.map`)", gates=TOKENS + 1)
 def _(q, k, v):
     def row(one):
         return jnp.einsum("nhq,nqhd->nhd", jax.nn.softmax(jnp.einsum("nhd,nqhd->nhq", one, k)), v)
@@ -793,7 +793,7 @@ def _():
         _, states = jax.lax.scan(move, jnp.zeros_like(new[:, 0]), ((1 - step).swapaxes(0, 1), new.swapaxes(0, 1)))
         return states.mean(0) @ p["c"]
 
-    return plain(f, 1 + TOKENS - 1, TOKENS, WIDTH, step=(WIDTH, WIDTH), **{"in": (WIDTH, WIDTH)}, c=(WIDTH, 1))
+    return plain(f, 1, TOKENS, WIDTH, step=(WIDTH, WIDTH), **{"in": (WIDTH, WIDTH)}, c=(WIDTH, 1))
 
 
 # -- maps of constant coefficients ---------------------------------------------------------------------
