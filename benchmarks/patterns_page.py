@@ -241,8 +241,8 @@ logits = npk.gated(model.apply)(values, x, gates)
 """
 
 FINDINGS = """- **Looking up.** Values trained under random gates reach {look-up/FR}, under the gates of the trained
-  network {look-up/FL}, although they begin anew: what was learned can be had from the gates. The last picture shows how: both
-  heads of the first layer go to the place that is asked for, the second layer's stay near a plain mean.
+  network {look-up/FL}, although they begin anew: what was learned can be had from the gates. The last picture shows
+  how: both heads of the first layer go to the place that is asked for, the second layer's stay near a plain mean.
 - **No kind of gates is the only one to know.** The patterns alone are enough ({look-up/patterns}, all others random),
   but so are the activations alone, under patterns of a random network ({look-up/activations}), and the 29 scales of a
   sample, which are single numbers a token, lift it from {look-up/FR} to {look-up/scales}. Activations and scales were
@@ -259,8 +259,7 @@ FINDINGS = """- **Looking up.** Values trained under random gates reach {look-up
   fresh values than those it began with ({seen/FL@8} after 8 epochs, {seen/FL@0} before the first), as in the look-up.
   DL, at this learning rate and number of epochs, had not finished with every seed: {seen/DL}.
 - **What they do not say.** Networks of some 7,000 parameters, three tasks, one width and depth, many comparisons. Gates
-  of two networks together are the gates of none. The intervals are over
-  seeds (parameters and order of samples), not over the few hundred test samples, of which one weighs 0.3 points on the
-  digits and 0.1 on the others. Where several rows are at 100 % the task is too easy to tell them apart. The learning
+  of two networks together are the gates of none. The intervals are over seeds (parameters and order of samples), not
+  over the few hundred test samples, of which one weighs 0.3 points on the digits and 0.1 on the others. Where several rows are at 100 % the task is too easy to tell them apart. The learning
   rate was chosen for the network itself and serves all rows. A decoder's weights begin so small that its random
   patterns are nearly uniform; "random" means that, not the worst patterns there are."""
