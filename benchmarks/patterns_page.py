@@ -260,6 +260,7 @@ FINDINGS = """- **Looking up.** Values trained under random gates reach {look-up
   DL, at this learning rate and number of epochs, had not finished with every seed: {seen/DL}.
 - **What they do not say.** Networks of some 7,000 parameters, three tasks, one width and depth, many comparisons. Gates
   of two networks together are the gates of none. The intervals are over seeds (parameters and order of samples), not
-  over the few hundred test samples, of which one weighs 0.3 points on the digits and 0.1 on the others. Where several rows are at 100 % the task is too easy to tell them apart. The learning
+  over the few hundred test samples, of which one weighs 0.3 points on the digits and 0.1 on the others. Where several
+  rows are at 100 % the task is too easy to tell them apart. The learning
   rate was chosen for the network itself and serves all rows. A decoder's weights begin so small that its random
   patterns are nearly uniform; "random" means that, not the worst patterns there are."""
