@@ -415,7 +415,7 @@ def shallow_features(
 
     def draw(key: PRNGKeyArray, params: PyTree, x: Any) -> list[dict[str, Any]]:
         check_key(key)
-        program = activation_program(at_lines(f, gate_at), params, x, wants=wanted((), kinds))
+        program = activation_program(at_lines(f, gate_at), params, x, kinds=wanted((), kinds).kinds)
         _check_shallow(program)
         found = gate_shapes(program)
         features, dtype = (

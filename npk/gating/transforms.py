@@ -63,14 +63,21 @@ def soft_relu(q: Float[Array, "*shape"], beta: float = 4.0) -> Float[Array, "*sh
     return q * jax.nn.sigmoid(beta * q)
 
 
-def activation_program(f: Function, params: Any, x: Any, has_aux: bool = False, wants: Wanted | None = None) -> Program:
+def activation_program(
+    f: Function,
+    params: Any,
+    x: Any,
+    has_aux: bool = False,
+    wants: Wanted | None = None,
+    kinds: Sequence[str] | None = None,
+) -> Program:
     """The program of f with its gates found, checked to be a deterministic map [N, ...] → [N, K].
 
-    With `wants`, it is checked to be linear given its gates, too.
+    With `wants`, it is checked to be linear given its gates, too; without, `kinds` of gates are found.
     """
     check_batch(x)
     check_finite(params, "params")
-    program = with_gates(f, params, x, None if wants is None else wants.kinds)
+    program = with_gates(f, params, x, kinds if wants is None else wants.kinds)
     if has_aux and not _is_pair(program.out_tree):
         raise ValueError(f"with has_aux=True f must return a pair (logits, aux), got {program.out_tree}.")
     logits = dataclasses.replace(program, outputs=program.outputs[:1]) if has_aux else program
