@@ -188,7 +188,7 @@ class Checks:
             ]
             return self.gated_f(jax.tree_util.tree_unflatten(tree, signs), self.x, self.own_gates)[:, 0]
 
-        out = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(KEY, DRAWS)))
+        out = np.asarray(jax.jit(lambda keys: jax.lax.map(draw, keys))(jax.random.split(KEY, DRAWS)))
         products = out[:, :, None] * out[:, None]
         error = products.std(0) / np.sqrt(DRAWS)
         assert (np.abs(products.mean(0) - kernel) <= ERRORS * error).all()
