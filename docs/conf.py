@@ -112,7 +112,7 @@ def _signs(found: re.Match[str]) -> str:
 
 def _signature(app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str, returns: str) -> Any:
     """As it is written in the source, where aliases have names and shapes are short."""
-    if inspect.isclass(value) or not inspect.isroutine(value):
+    if inspect.isclass(value) or not inspect.isroutine(value) or isinstance(value, functools.cached_property):
         names = inspect.signature(value).parameters if signature else {}
         return (f"({', '.join(n for n in names if n != 'self')})" if signature else signature), None
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(value)))).body

@@ -22,6 +22,13 @@ def f(p, x):
     return jax.nn.relu(x @ p["a"]) @ p["c"]
 
 
+EMBEDDED = {**PARAMS, "e": jnp.ones((7, 3))}
+
+
+def of_tokens(p, x):
+    return f(p, p["e"][x].mean(1))
+
+
 def called(transform, **options):
     return lambda f, p=PARAMS, x=X: transform(f)(p, x, **options)
 
@@ -162,11 +169,17 @@ def test_outputs_without_or_with_too_many_axes(call):
 
 
 @pytest.mark.standard_dtypes
-@of(OF_PATHS)
-def test_tokens(call):
-    embedded = {**PARAMS, "e": jnp.ones((7, 3))}
-    with pytest.raises(ValueError, match=r"Tokens have no path feature .* the embedding's output as x"):
-        call(lambda p, x: f(p, p["e"][x].mean(1)), embedded, X.astype(int))
+@of({name: call for name, call in OF_PATHS.items() if "infinite" not in name})
+def test_tokens_are_read_and_integers_that_are_numbers_are_not(call):
+    call(of_tokens, EMBEDDED, X.astype(int))
+    with pytest.raises(ValueError, match=r"x must be of a floating dtype, got int32, which f turns into float32"):
+        call(f, PARAMS, X.astype(int))
+
+
+@of({name: call for name, call in OF_PATHS.items() if "infinite" in name})
+def test_tokens_have_no_limit(call):
+    with pytest.raises(ValueError, match=r"got int32.*look tokens up outside, and pass the embedding's output"):
+        call(of_tokens, EMBEDDED, X.astype(int))
 
 
 @pytest.mark.parametrize("key", [0, None, X])

@@ -13,7 +13,7 @@ from npk.programs import Equation, Program, Var, evaluate, opens_loops, remember
 
 @transformation()
 def untie(f: Function) -> Callable[[PyTree, Any], Any]:
-    """Transform f into the same function of more parameters: one leaf for every use of a leaf.
+    """Give every use of a leaf of f a leaf of its own: the same function, of more parameters.
 
     A weight that is used twice on a path (a table of embeddings that is read again at the end, the weights of a
     recurrent network) is not independent of itself, and f has no path kernel. The untied function has one: that of the
