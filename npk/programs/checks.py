@@ -131,8 +131,8 @@ def check_batch(x: Any, name: str = "x", *, floating: bool = False, finite: bool
         raise ValueError(f"{name} must be a batch [N, ...] of at least one sample, got shape {list(x.shape)}.")
     if floating and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must be of a floating dtype, got {_describe(x)}: convert numbers, x.astype('float32'); look tokens "
-            "up outside, and pass the embedding's output."
+            f"{name} must be of a floating dtype, got {_describe(x)}: convert numbers, x.astype('float32'); look "
+            "tokens up outside, and pass the embedding's output."
         )
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real, got {_describe(x)}.")
