@@ -151,6 +151,7 @@ def test_a_batch_of_many_blocks_is_one_of_few(monkeypatch):
         np.testing.assert_allclose(blocks.log, whole.log, rtol=1e-6)
 
 
+@pytest.mark.standard_dtypes
 def test_what_path_kernel_refuses_is_refused():
     p, x = deep(depth=2, width=3, n=2)
     with pytest.raises(ValueError, match="floating dtype"):
