@@ -248,11 +248,11 @@ def test_modules_of_a_model_are_named():
     assert [g.module for g in npk.explain(scoped)(normal(3, 2), x).gates] == ["block/act"]
 
 
-def test_tokens_are_read_for_gates_and_tangent_kernels():
+def test_tokens_are_read_as_the_rows_that_they_choose():
     f = lambda p, x: jax.nn.relu(p["e"][x].mean(1)) @ p["w"]  # noqa: E731
     reading = npk.explain(f)({"e": normal(7, 4), "w": normal(4, 2)}, jnp.ones((3, 5), int))
-    assert reading.certified and reading.certificate.affine is None and not reading.engines
-    assert [r.what for r in reading.refused] == ["x is of integers"]
+    assert reading.certified and reading.certificate.affine is None and not reading.refused
+    assert {q.name: (q.role, q.fan_in) for q in reading.parameters} == {"e": ("weight", 1), "w": ("weight", 4)}
 
 
 @pytest.mark.parametrize(
