@@ -25,7 +25,7 @@ or a mean and its standard error. A refusal names what was met, the line, and wh
 | sign | meaning |
 |---|---|
 | ✓ | exact: the number was compared |
-| ○ | offered: nothing is refused when it is traced (a logarithm: where the kernel itself is exact); its numbers are compared for other models |
+| ○ | offered: traced, nothing refused (a logarithm: where the kernel is exact); numbers compared for other models |
 | [1](#messages) | refused, with this message |
 | —[1](#messages) | not offered, for this reason |
 """
