@@ -31,12 +31,14 @@ from npk.gating.transforms import own_gates as own_gates
 from npk.gating.transforms import preactivations as preactivations
 from npk.gating.transforms import run_with_gates as run_with_gates
 from npk.gating.transforms import soft_relu as soft_relu
+from npk.gating.untying import Copies as Copies
 from npk.gating.untying import untie as untie
 from npk.gating.values import per_sample as per_sample
 from npk.gating.values import sample_program as sample_program
 from npk.gating.values import value_program as value_program
 
 __all__ = [
+    "Copies",
     "DGN",
     "DLGN",
     "DLGN_SF",

@@ -1,5 +1,6 @@
 """A parameter that is used more than once, as one leaf for each use."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,25 @@ import jax
 from jaxtyping import PyTree
 
 from npk.gating.transforms import Function
-from npk.programs import Equation, Program, Var, evaluate, opens_loops, remembered, trace, transformation
+from npk.programs import Equation, Program, Var, evaluate, opens_loops, remembered, shown, trace, transformation
+
+
+@shown()
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Copies:
+    """What stands in untied parameters for a leaf that is used more than once: a leaf for each use.
+
+    Attributes:
+        leaves: in the order of the uses.
+
+    Example:
+        >>> import jax, npk
+        >>> jax.tree.leaves(npk.gating.Copies((1.0, 2.0)))
+        [1.0, 2.0]
+    """
+
+    leaves: tuple[Any, ...]
 
 
 @transformation()
@@ -24,8 +43,8 @@ def untie(f: Function) -> Callable[[PyTree, Any], Any]:
 
     Returns:
         A function g of (params, x) with `g.untied(params, x)`: the tree of params in which a leaf that is used k > 1
-        times is a tuple of k copies of it, in the order of the uses, so that g(g.untied(params, x), x) == f(params, x).
-        Of x only the shape is used.
+        times is `Copies` of it, in the order of the uses, so that g(g.untied(params, x), x) == f(params, x). Of x only
+        the shape is used.
 
     Raises:
         ValueError: params of g do not fit f.
@@ -35,7 +54,7 @@ def untie(f: Function) -> Callable[[PyTree, Any], Any]:
         >>> f = lambda w, x: (x @ w) @ w
         >>> g = npk.untie(f)
         >>> w = g.untied(jnp.full((1, 1), 3.0), jnp.ones((2, 1)))
-        >>> len(w), npk.path_kernel(g)(w, jnp.array([[2.0]]), normalize=False).tolist()
+        >>> len(w.leaves), npk.path_kernel(g)(w, jnp.array([[2.0]]), normalize=False).tolist()
         (2, [[4.0]])
 
     Source: Lakshminarayanan & Singh 2020, section 2 (every path is a product of weights of its own).
@@ -50,7 +69,7 @@ def _untie(f: Function) -> Callable[[PyTree, Any], Any]:
         counts = [len(uses) for uses in _uses(trace(f, params, x, opens_loops))]
         leaves, structure = jax.tree_util.tree_flatten(params)
         return structure.unflatten(
-            [leaf if count < 2 else (leaf,) * count for leaf, count in zip(leaves, counts, strict=True)]
+            [leaf if count < 2 else Copies((leaf,) * count) for leaf, count in zip(leaves, counts, strict=True)]
         )
 
     @functools.wraps(f, assigned=("__module__",), updated=())
@@ -69,11 +88,11 @@ def _untie(f: Function) -> Callable[[PyTree, Any], Any]:
 
 
 def _is_copies(node: Any) -> bool:
-    return type(node) is tuple and len(node) > 1 and all(jax.tree_util.all_leaves([leaf]) for leaf in node)
+    return isinstance(node, Copies)
 
 
 def _copies(node: Any) -> tuple[Any, ...]:
-    return node if _is_copies(node) else (node,)
+    return node.leaves if isinstance(node, Copies) else (node,)
 
 
 def _tied(params: PyTree) -> PyTree:

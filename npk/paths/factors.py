@@ -274,6 +274,12 @@ def _over(xp: Any, factor: Factor, a: Any, b: Any) -> Any:
     return xp.where(b == 0, one, a / xp.where(b == 0, one, b))
 
 
+def _norm(xp: Any, factor: Factor, a: Any) -> Any:
+    total = xp.sum(xp.square(a), axis=1 + factor.how, keepdims=True)
+    zero = total == 0  # where a root has no derivative, and a sum of squares has the derivative zero
+    return xp.where(zero, xp.zeros((), a.dtype), xp.sqrt(xp.where(zero, xp.ones((), a.dtype), total)))
+
+
 def _join(xp: Any, factor: Factor, *parts: Any) -> Any:
     n = max(len(p) for p in parts)
     shapes = [[s if d == factor.how else t for d, (s, t) in enumerate(zip(p.shape[1:], factor.shape))] for p in parts]
@@ -290,6 +296,6 @@ _MAKING: dict[str, Callable[..., Any]] = {
     "inverse": lambda xp, factor, a: 1 / a,
     "over": _over,
     "sum": lambda xp, factor, a: xp.sum(a, axis=1 + factor.how),
-    "norm": lambda xp, factor, a: xp.sqrt(xp.sum(xp.square(a), axis=1 + factor.how, keepdims=True)),
+    "norm": _norm,
     "join": _join,
 }

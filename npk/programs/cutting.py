@@ -70,24 +70,30 @@ class Cutting:
         self.cuts: dict[tuple[Var, bool], Var] = {}
         self.copies: dict[tuple[Equation, Atom], tuple[Var, ...]] = {}
         self.equations: list[Equation] = []
+        self.met: list[tuple[str, Var]] = []  # the cuts that a product reads, by kind
         self.kept: dict[Equation, None] = {}  # what makes the gates that stay in f
 
     def of(self, equation: Equation) -> list[Equation]:
-        """The equations in place of one product on the way of the values."""
-        self.equations = []
+        """The equations in place of one product on the way of the values; itself where a gate of it stays in f."""
+        self.equations, self.met = [], []
+        before = dict(self.cuts), dict(self.copies)
         if equation in self.stream.regrouped:
             self.regrouped(equation)
         else:
             self.product(equation)
-        return self.equations
+        unwanted = [var for kind, var in self.met if not self.wants(kind, var)]
+        if not unwanted:
+            return self.equations
+        self.cuts, self.copies = before
+        self.kept.update(dict.fromkeys(self.known.producer.get(var, equation) for var in unwanted))
+        return [equation]
 
     def wants(self, kind: str, gate: Var) -> bool:
-        """Whether a gate is cut; else what makes it is noted."""
-        declared = is_declared(self.known.producer[gate])
-        if declared or ((self.kinds is None or kind in self.kinds) and not self.is_of_batch(gate)):
+        """Whether a gate is cut."""
+        producer = self.known.producer.get(gate)
+        if producer is not None and is_declared(producer):
             return True
-        self.kept[self.known.producer[gate]] = None
-        return False
+        return (self.kinds is None or kind in self.kinds) and not self.is_of_batch(gate)
 
     def is_of_batch(self, var: Var) -> bool:
         """Whether a gate is one of all samples together, as batch norm's 1/σ in training: a part of f."""
@@ -97,31 +103,20 @@ class Cutting:
             self.of_batch = program.reached_from(v for equation, _ in mixing for v in equation.outputs)
         return var in self.of_batch
 
-    def kind(self, var: Var, mixes: bool) -> str:
-        if var in self.scales:
-            return "scale"
-        if is_declared(self.known.producer[var]):
-            return "declared"
-        return "pattern" if mixes else "product"
-
     # -- products --------------------------------------------------------------------------------------
 
     def product(self, equation: Equation) -> None:
         values, at = self.stream.products[equation]
         gate, mixes = equation.inputs[at], equation.name in PRODUCTS
         assert isinstance(gate, Var)
-        source = self.source_of(gate)
-        kind = self.kind(source, mixes)
-        if not self.wants(kind, source):
-            self.equations.append(equation)
-        elif equation.name == "select_n":
+        if equation.name == "select_n":
             self.chosen(equation, values, gate)
         elif mixes:
-            ((part, _),) = self.parts(gate, kind, False, True)
+            ((part, _),) = self.parts(gate, "pattern", False, True)
             inputs = tuple(part if i == at else a for i, a in enumerate(equation.inputs))
             self.equations.append(dataclasses.replace(equation, inputs=inputs))
         else:
-            self.times(equation, equation.inputs[values[0]], self.parts(gate, kind, equation.name == "div", False))
+            self.times(equation, equation.inputs[values[0]], self.parts(gate, "product", equation.name == "div", False))
 
     def times(self, equation: Equation, value: Atom, parts: Parts) -> None:
         """A value times factors, in place of an equation."""
@@ -137,9 +132,6 @@ class Cutting:
     def regrouped(self, equation: Equation) -> None:
         """A product of several factors as its one value times a gate, the product of the others."""
         value, (gate, *rest) = self.stream.regrouped[equation]
-        if not self.wants("product", gate):
-            self.equations.append(equation)
-            return
         for factor in rest:
             gate = self.write(jax.lax.mul, equation, gate, factor)
         self.times(equation, value, [(self.cut(gate, False, "product", equation), False)])
@@ -167,14 +159,12 @@ class Cutting:
 
     # -- gates -----------------------------------------------------------------------------------------
 
-    def source_of(self, var: Var) -> Var:
-        """What a gate is made of by moves, casts and numbers alone."""
-        while (inner := self.inner(var)) is not None:
-            var = inner
-        return var
-
     def inner(self, var: Var) -> Var | None:
-        """What a factor is a move, a cast, a multiple of; None where it is cut."""
+        """What a factor is a move, a cast, a multiple of; None where it is cut.
+
+        A move of several operands (a concatenation) is none of one factor: of what lies beside it there is no inverse,
+        and it would be met once for each factor.
+        """
         equation = self.known.producer.get(var)
         if equation is None or is_declared(equation):
             return None
@@ -185,7 +175,9 @@ class Cutting:
         if len(data) != 1 or not self.stream.natures[data[0]].is_gate or equation in self.stream.operands:
             return None
         if equation.name in MOVES:
-            return data[0] if equation.name != "gather" or data[0] is equation.inputs[0] else None
+            fills = equation.params.get("fill_value") is not None
+            alone = len(equation.inputs) == 1 or (equation.name == "gather" and data[0] is equation.inputs[0])
+            return data[0] if alone and not fills else None
         if equation.name in _CASTS:
             return data[0] if is_float(data[0]) else None
         return data[0] if equation.name in ("mul", "div", "neg", *_SUMS) and is_float(data[0]) else None
@@ -212,15 +204,14 @@ class Cutting:
         if equation.name == "neg":
             (first, divides), *rest = self.parts(inner, kind, inverted, whole)
             return [(self.copied(equation, inner, first, 0), divides), *rest]
-        if not made and not inverted and (equation.name in _SUMS or whole):
-            if equation.name == "div" and equation.inputs[0] is not inner:
-                return self.parts(inner, kind, True, whole)
-            found = self.parts(inner, kind, inverted, True)
-            if len(found) == 1:
-                return [(self.copied(equation, inner, found[0][0], 0), found[0][1])]
-        if equation.name in _SUMS or (whole and made):
-            return [(self.cut(var, inverted, kind, equation, dtype), False)]
         turned = equation.name == "div" and equation.inputs[0] is not inner  # other / inner
+        if equation.name in _SUMS or whole:  # a single factor
+            if turned and not inverted and self.known.number(others[0]) == 1:
+                return self.parts(inner, kind, True, True)
+            if made or inverted or turned or any(a in self.known.data for a in others):
+                return [(self.cut(var, inverted, kind, equation, dtype), False)]
+            ((factor, _),) = self.parts(inner, kind, False, True)
+            return [(self.copied(equation, inner, factor, 0), False)]
         found = self.parts(inner, kind, inverted != turned, whole)
         if others and others[0] in self.known.data:
             return [*found, *self.parts(others[0], kind, inverted, whole)]  # type: ignore[arg-type]
@@ -229,13 +220,18 @@ class Cutting:
 
     def cut(self, var: Var, inverted: bool, kind: str, at: Equation, dtype: Any = None) -> Var:
         """A gate as a value of its own."""
+        producer = self.known.producer.get(var)
+        if var in self.scales:
+            kind = "scale"
+        elif producer is not None and is_declared(producer):
+            kind = "declared"
+        self.met.append((kind, var))
         if (var, inverted) in self.cuts:
             return self.cuts[var, inverted]
         source = var
         if dtype is not None:
             source = self.write(lambda a: a.astype(dtype), at, var)
         out = Var(jax.ShapeDtypeStruct(source.shape, source.dtype))
-        kind = "scale" if var in self.scales else kind
         activation = Activation(kind, jnp.reciprocal if inverted else _itself, _given, alone=True, form=inverted)
         self.equations.append(
             dataclasses.replace(at, primitive=_CUT, inputs=(source,), outputs=(out,), params={}, activation=activation)

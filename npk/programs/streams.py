@@ -9,10 +9,12 @@ belongs to it: u·σ(u)·v is v times the gate silu(u), in whatever order it is 
 (bilinear layers, linear attention) nothing is guessed: the product stays, and is told as nonlinear.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from npk.programs.linearity import (
     CHOOSING,
@@ -27,7 +29,7 @@ from npk.programs.linearity import (
     is_float,
     only_stopped,
 )
-from npk.programs.program import Atom, Equation, Var
+from npk.programs.program import Atom, Equation, Var, is_traced
 from npk.programs.provenance import Provenance
 from npk.programs.tracing import is_custom
 
@@ -171,11 +173,20 @@ class Stream:
         at = [i for i, a in enumerate(equation.inputs) if i and isinstance(a, Var) and a in self.known.data]
         natures = [self.natures[equation.inputs[i]] for i in at]  # type: ignore[index]
         condition = equation.inputs[0]
+        if not all(map(self.is_finite, (a for a in equation.inputs[1:] if a not in self.known.data))):
+            return _NONLINEAR  # nothing times -∞ is not nothing
         if condition.dtype != bool or not at or not all(n.is_value and not n.encoded for n in natures):
             both = (*natures, self.natures[condition])  # type: ignore[index]
             return _ENCODED if all(n.encoded for n in both) else _NONLINEAR
         self.products[equation] = Product(tuple(at), 0)
         return _VALUE
+
+    def is_finite(self, atom: Atom) -> bool:
+        """Whether nothing that is known of a value independent of x is infinite."""
+        if isinstance(atom, Var):
+            number = self.known.number(atom)
+            return number is None or math.isfinite(number)
+        return is_traced(atom.value) or bool(np.isfinite(np.asarray(atom.value, float)).all())
 
     # -- products of several factors, in whatever order --------------------------------------------------
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import npk
+from npk.gating import Copies
 
 
 def normal(seed, *shape):
@@ -33,7 +34,7 @@ def test_a_recurrent_network_is_one_of_as_many_layers_as_steps():
         npk.path_kernel(recurrent)(p, x)
     g = npk.untie(recurrent)
     q = g.untied(p, x)
-    assert jax.tree.map(len, q, is_leaf=lambda a: isinstance(a, tuple))["u"] == 3
+    assert len(q["u"].leaves) == 3
     np.testing.assert_allclose(g(q, x), recurrent(p, x), rtol=1e-6)
 
     def layers(r, x):
@@ -50,11 +51,11 @@ def test_copies_of_their_own_are_weights_of_their_own():
     p, x = {"table": normal(0, 5, 3), "w": normal(1, 3, 3)}, jnp.array([[0, 1], [4, 2], [0, 0]])
     g = npk.untie(tied)
     q = g.untied(p, x)
-    assert [len(a) if isinstance(a, tuple) else 1 for a in (q["table"], q["w"])] == [2, 1]
+    assert len(q["table"].leaves) == 2 and q["w"] is p["w"]
     np.testing.assert_allclose(g(q, x), tied(p, x), rtol=1e-6)
-    other = {**q, "table": (q["table"][0], normal(2, 5, 3))}
+    other = {**q, "table": Copies((p["table"], normal(2, 5, 3)))}
     h = jax.nn.relu(p["table"][x].mean(1) @ p["w"])
-    np.testing.assert_allclose(g(other, x), h @ other["table"][1].T, rtol=1e-5)
+    np.testing.assert_allclose(g(other, x), h @ other["table"].leaves[1].T, rtol=1e-5)
     same = (np.asarray(x)[:, None, :, None] == np.asarray(x)[None, :, None, :]).mean((2, 3))
     gates = np.asarray(h > 0, float)
     np.testing.assert_allclose(npk.path_kernel(g)(q, x), same * (gates @ gates.T) / 3, rtol=1e-5)
@@ -64,6 +65,10 @@ def test_a_function_of_weights_used_once_stays_as_it_is_and_wrong_copies_are_ref
     p, x = {"w": normal(0, 2, 3)}, normal(1, 4, 2)
     f = lambda p, x: jax.nn.relu(x @ p["w"])  # noqa: E731
     assert npk.untie(f).untied(p, x) == p
-    q = {"table": (normal(0, 5, 3),) * 3, "w": normal(1, 3, 3)}
+    pair = (p["w"], normal(2, 3, 1))  # a tuple of a user's own is no copy
+    two = lambda p, x: jax.nn.relu(x @ p[0]) @ p[1]  # noqa: E731
+    g = npk.untie(two)
+    np.testing.assert_array_equal(g(g.untied(pair, x), x), two(pair, x))
+    q = {"table": Copies((normal(0, 5, 3),) * 3), "w": normal(1, 3, 3)}
     with pytest.raises(ValueError, match="params/table has 3 copies, and f uses it 2 times"):
         npk.untie(tied)(q, jnp.array([[0, 1]]))
