@@ -203,7 +203,7 @@ def _npv(f: Function, fixed: Chosen) -> Callable[..., Any]:
         check_finite(params, "params")
         sample = _sample(f, params, x)
         _check_count(_count_of(_listed(f, fixed, params, sample).state))
-        return values(params, jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), resized(sample, 1)))
+        return values(params, jax.tree_util.tree_map(lambda a: np.zeros(a.shape, a.dtype), resized(sample, 1)))
 
     return npv_of_f
 
