@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from npk.gating.transforms import Function
+from npk.gating.running import Function
 from npk.programs import Equation, Program, Var, evaluate, opens_loops, remembered, shown, trace, transformation
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from npk.gating.transforms import Function, activations
+from npk.gating.running import Function, activations
 from npk.programs import (
     Chosen,
     Equation,

@@ -23,6 +23,9 @@ from npk.paths.form import bases_of as bases_of
 from npk.paths.form import fixed_numbers as fixed_numbers
 from npk.paths.form import fixed_variables as fixed_variables
 from npk.paths.form import form_of as form_of
+from npk.paths.layers import Layer as Layer
+from npk.paths.layers import Role as Role
+from npk.paths.layers import Window as Window
 from npk.paths.reading import roles_of as roles_of
 from npk.paths.rules import POSITIONWISE as POSITIONWISE
 from npk.paths.rules import RULES as RULES
@@ -40,11 +43,8 @@ from npk.paths.terms import index_values as index_values
 from npk.paths.terms import merge as merge
 from npk.paths.terms import over as over
 from npk.paths.terms import reshape as reshape
-from npk.paths.walk import Layer as Layer
-from npk.paths.walk import Role as Role
 from npk.paths.walk import State as State
 from npk.paths.walk import Walk as Walk
-from npk.paths.walk import Window as Window
 
 __all__ = [
     "MAX_PATHS",

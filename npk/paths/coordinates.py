@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.paths.factors import Numbers
+from npk.paths.layers import Layer
 from npk.paths.terms import Base, Leaf, Term, merge, over, transpose, windows
-from npk.paths.walk import Layer
 from npk.programs import working_dtype
 
 # ----------------------------------------------------------------------------------- counting

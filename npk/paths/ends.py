@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from npk.paths.layers import Layer
 from npk.paths.terms import Base, Term
-from npk.paths.walk import Layer, State, Walk
+from npk.paths.walk import State, Walk
 from npk.programs import Equation
 
 OWN_FEATURES = (

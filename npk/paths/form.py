@@ -10,9 +10,9 @@ from jaxtyping import PyTree
 
 from npk.gating import Function, gate_shapes, per_sample, sample_program
 from npk.paths.factors import Numbers
+from npk.paths.layers import Layer
 from npk.paths.rules import output_terms
 from npk.paths.terms import Base, Term
-from npk.paths.walk import Layer
 from npk.programs import Chosen, Once, Program, Var, evaluate, is_traced, remembered, sample_of
 
 

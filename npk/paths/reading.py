@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from npk.paths.ends import OWN_FEATURES, alike, check_end
+from npk.paths.layers import Role
 from npk.paths.rules import RULES, begun
-from npk.paths.walk import Role
 from npk.programs import Program, UnsupportedOperation
 
 

@@ -99,7 +99,7 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
     values = paths.values(units)
     leaves = jax.tree_util.tree_leaves((params, x))
     program = gating.activation_program(f, params, x, allow=())
-    outputs, seen, own = gating.transforms.run_with_gates(program, leaves)
+    outputs, seen, own = gating.run_with_gates(program, leaves)
     if any(((np.abs(q) > 0) & (np.abs(q) < TIE)).any() for q in seen):
         checked.refused, checked.expected = "a pre-activation that cancels to rounding", True
         return
@@ -110,7 +110,7 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
         checked.close(f"gate {number}", ours, gate.laid_out(theirs[:n]))
     outside = [tuple(gate.laid_out(g) for gate, g in zip(laid, gates, strict=True)) for gates in (real, binary)]
     for gates, part in zip(outside, (slice(n, 2 * n), slice(2 * n, None)), strict=True):
-        out = gating.transforms.run_with_gates(program, leaves, gates)[0][0]
+        out = gating.run_with_gates(program, leaves, gates)[0][0]
         checked.close("outputs under gates from outside", out, values[part])
 
     if reader.twice:

@@ -17,8 +17,9 @@ from scipy import special
 import npk
 from npk.programs import Equation, is_traced
 
-MODULES = """programs.activations programs.finding programs.gatings gating.transforms gating.values path_kernels.kernel
-path_kernels.moments path_kernels.network paths.coordinates paths.features paths.rules.moves""".split()
+MODULES = """programs.activations programs.finding programs.gatings gating.running gating.gate_functions gating.values
+path_kernels.kernel path_kernels.moments path_kernels.network paths.coordinates paths.features
+paths.rules.moves""".split()
 
 
 def _sums(a, axis=None, **kwargs):

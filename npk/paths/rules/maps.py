@@ -13,7 +13,8 @@ import numpy as np
 
 from npk.paths import sums, terms
 from npk.paths.factors import Factor, constant
-from npk.paths.walk import State, Walk, Window
+from npk.paths.layers import Window
+from npk.paths.walk import State, Walk
 from npk.programs import Equation, is_traced, now
 
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from npk.paths import sums, terms
 from npk.paths.factors import constant
+from npk.paths.layers import Window
 from npk.paths.rules import maps
 from npk.paths.terms import Term
-from npk.paths.walk import State, Walk, Window
+from npk.paths.walk import State, Walk
 from npk.programs import Equation, is_traced, now, said
 
 

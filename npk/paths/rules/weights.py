@@ -8,9 +8,10 @@ import numpy as np
 from npk.paths import terms
 from npk.paths.encodings import Encoding
 from npk.paths.factors import Factor, ones
+from npk.paths.layers import Layer, Window
 from npk.paths.rules import maps
 from npk.paths.terms import Axis, Term
-from npk.paths.walk import DECLARE, ELSEWHERE, Layer, State, Walk, Window, elements
+from npk.paths.walk import DECLARE, ELSEWHERE, State, Walk, elements
 from npk.programs import Atom, Equation
 
 
