@@ -56,3 +56,10 @@ def pytest_terminal_summary(terminalreporter):
         for name, what in report.user_properties:
             if name == "networks":
                 terminalreporter.write_line(f"{report.nodeid.rsplit('::', 1)[-1]}: {what}")
+
+
+@pytest.fixture
+def as_users_write():
+    """Ranks are promoted, as in models of users."""
+    with jax.numpy_rank_promotion("allow"):
+        yield

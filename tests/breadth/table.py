@@ -7,8 +7,8 @@ import sys
 
 import jax
 import pytest
-from breadth.checking import COLUMNS, EXACT, OFFERED, row
 from breadth.models import MODELS
+from breadth.outcomes import COLUMNS, EXACT, OFFERED, row
 from fuzzing.numpy_in_place import numpy_in_place
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"

@@ -2,8 +2,8 @@
 
 import jax
 import pytest
-from breadth.checking import COLUMNS, EXACT, OFFERED, row
 from breadth.models import MODELS
+from breadth.outcomes import COLUMNS, EXACT, OFFERED, row
 from breadth.table import COMMAND, NAMES, PAGE, as_users_write, page, recorded
 
 CHEAP = ("gates", "gated", "npf", "path_kernel", "split_ntk")  # and what is refused; a few seconds of everything else
