@@ -7,6 +7,7 @@ import jax
 import jaxtyping
 import pytest
 from hypothesis import settings
+from jax.extend import source_info_util
 
 # Shapes and types are checked at every call in the modules that state shapes; in the others pyright does it.
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -17,6 +18,7 @@ _STATING = [
     if "from jaxtyping" in (_ROOT / file).read_text(encoding="utf-8")
 ]
 jaxtyping.install_import_hook(_STATING, "checked_once.beartype")
+source_info_util.register_exclusion(os.path.dirname(jaxtyping.__file__))  # no user's line is in the checks around one
 
 # The tests compile thousands of programs; what is the same is shared by their processes, and by later runs.
 _COMPILED = _ROOT / ".pytest_cache" / "compiled"

@@ -19,7 +19,7 @@ from npk.path_kernels.engines import dense, pairs, pooled
 from npk.path_kernels.moments import SecondMoments, output_moment
 from npk.path_kernels.network import Gates, Network
 from npk.path_kernels.thresholds import Thresholds
-from npk.paths import Form, Numbers
+from npk.paths import Form, Normalize, Numbers, scaling_of
 from npk.programs import (
     Chosen,
     Selection,
@@ -119,7 +119,10 @@ def path_kernel(
     a weight are then left out). A layer then multiplies H by the share of gates that are open for both inputs:
     hard gates of which half are open halve it a layer, to 0.0 at some 150 layers in float32, at fewer for pairs
     that share less. With `normalize=False` all have variance 1: H counts paths, H = φφᵀ for φ = `npf(f)`, and
-    grows by the width a layer. Where either leaves the range, `log_path_kernel` has sign and logarithm of H.
+    grows by the width a layer. With `normalize="own"` variances are mean squares of f's own numbers: of all that
+    a weight layer reads (fused queries, keys and values count together), of all that are one bias. H then says how
+    much each layer and each skip connection of this f weighs; the engines below leave it to the plain rules. Where H
+    leaves the range, `log_path_kernel` has its sign and its logarithm.
 
     Large kernels on a CPU are computed by engines (with Numba installed): dense networks by bit counts, and
     convolutions with pooling, of which all P² pairs of positions count, by a compiled loop that keeps them in
@@ -168,9 +171,11 @@ def path_kernel(
     )
 
 
-def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[..., Float[Array, "n1 n2"]]:
-    """The kernel of f, and the programs that belong to it."""
-    network = Network(f, fixed)
+def _many_of(
+    f: Function, fixed: Chosen, thresholds: Thresholds, magnitudes: bool
+) -> tuple[Network, Callable[..., Float[Array, "n1 n2"]]]:
+    """H of f by the means that serve a number of pairs, and the programs that belong to it; as of `Scaling`."""
+    network = Network(f, fixed, magnitudes)
 
     @functools.partial(jax.jit, static_argnames=("binary", "side", "dtype"))
     def blocks(
@@ -237,7 +242,7 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         if isinstance(chain, str) or left is None or right is None:
             return None
         most = max(dense.largest(chain, left), dense.largest(chain, right))
-        if not choice.normalize and whole_numbers(one[0], two[0]):
+        if counting(choice.normalize) and whole_numbers(one[0], two[0]):
             check_counts(most, dtype)
         if not most < 0.5 * float(jnp.finfo(dtype).max):
             return None  # the general path tells where it overflows
@@ -271,6 +276,10 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         with np.errstate(all="ignore"):  # what leaves the range is left to the plain rules
             return pairs.path_kernel(plan, values, one, None if symmetric else two, dtype)
 
+    def counting(normalize: bool) -> bool:
+        """Whether H counts paths."""
+        return not (normalize or magnitudes)
+
     def of_many(
         many: int | None, params: PyTree, x1: Any, x2: Any, gates1: Gates | None, gates2: Gates | None, normalize: bool
     ) -> Float[Array, "n1 n2"]:
@@ -278,7 +287,7 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         params = unsharded(params)
         one, two = network.sides(params, x1, x2, gates1, gates2)
         symmetric = one is two
-        dtype = kernel_dtype(params, x1, normalize)
+        dtype = kernel_dtype(params, x1, not counting(normalize))
         choice = Choice(network, thresholds, params, many or samples_in(one) * samples_in(two), normalize)
         h = packed_kernel(choice, one, two, dtype)
         if h is not None:
@@ -290,7 +299,7 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         one = network.laid_out(params, *one)
         two = one if symmetric else network.laid_out(params, *two)
         known = concrete(params, one, two) and not network.form_of(params, one).traced
-        if not normalize and known and binary and whole_numbers(one[0], two[0]):
+        if counting(normalize) and known and binary and whole_numbers(one[0], two[0]):
             check_counts(float(largest(params, one, two, dtype)), dtype)
         h = fused_kernel(choice, one, two, symmetric, dtype) if binary else None
         if h is None:
@@ -302,9 +311,16 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
                 f"the path kernel leaves the range of {dtype}: npk.log_path_kernel gives its logarithm; or use "
                 "normalize=True, or enable x64."
             )
-        if not (normalize or known) and (gates1 is not None or network.has_binary_gates(params, x1)):
+        if counting(normalize) and not known and (gates1 is not None or network.has_binary_gates(params, x1)):
             h = exact_or_nan(h, largest(params, one, two, dtype), (one[0], two[0]), (one[1], two[1]))
         return h
+
+    return network, of_many
+
+
+def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[..., Float[Array, "n1 n2"]]:
+    """The kernel of f, made once."""
+    many_of = functools.cache(functools.partial(_many_of, f, fixed, thresholds))
 
     def kernel(
         params: PyTree,
@@ -313,16 +329,21 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         *,
         gates1: Gates | None = None,
         gates2: Gates | None = None,
-        normalize: bool = True,
+        normalize: Normalize = True,
     ) -> Float[Array, "n1 n2"]:
-        return of_many(None, params, x1, x2, gates1, gates2, normalize)
+        scaling = scaling_of(normalize)
+        return many_of(scaling.magnitudes)[1](None, params, x1, x2, gates1, gates2, scaling.normalize)
 
-    def estimate(params: PyTree, x1: Any, x2: Any | None = None, *, normalize: bool = True) -> Cost:
+    def estimate(params: PyTree, x1: Any, x2: Any | None = None, *, normalize: Normalize = True) -> Cost:
         check_pair(x1, x2)
+        scaling = scaling_of(normalize)
+        network, of_many = many_of(scaling.magnitudes)
         pairs_of_all = samples_in(x1) * samples_in(x1 if x2 is None else x2)
         gates = jax.tree_util.tree_leaves(jax.eval_shape(network.own_gates, params, resized(x1, 1)))
         bytes_each = sum(g.size * g.dtype.itemsize for g in gates)
-        return timed(lambda a, b: of_many(pairs_of_all, params, a, b, None, None, normalize), x1, x2, bytes_each)
+        return timed(
+            lambda a, b: of_many(pairs_of_all, params, a, b, None, None, scaling.normalize), x1, x2, bytes_each
+        )
 
     def asked(
         params: PyTree,
@@ -331,12 +352,14 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         *,
         gates1: Gates | None = None,
         gates2: Gates | None = None,
-        normalize: bool = True,
+        normalize: Normalize = True,
     ) -> tuple[Engine, ...]:
+        scaling = scaling_of(normalize)
+        network, _ = many_of(scaling.magnitudes)
         one, two = network.sides(params, x1, x2, gates1, gates2)
         binary = (gates1 is None and network.has_binary_gates(params, x1)) or is_binary((*one[1], *two[1]))
         many = samples_in(one) * samples_in(two)
-        return Choice(network, thresholds, params, many, normalize).engines(one[0], binary)
+        return Choice(network, thresholds, params, many, scaling.normalize).engines(one[0], binary)
 
     kernel.estimate, kernel.engines = estimate, asked  # type: ignore[attr-defined]
     return kernel

@@ -15,6 +15,7 @@ from npk.path_kernels.kernel import block_side, kernel_dtype, moment_of
 from npk.path_kernels.moments import SecondMoments
 from npk.path_kernels.network import Gates, Network
 from npk.path_kernels.wide import WideMoments, logarithm
+from npk.paths import Normalize, scaling_of
 from npk.programs import (
     Chosen,
     Selection,
@@ -102,7 +103,26 @@ def log_path_kernel(
 
 def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
     """`log_path_kernel`, made once."""
-    network = Network(f, fixed)
+    scaled = functools.cache(functools.partial(_scaled_of, f, fixed))
+
+    def log_kernel(
+        params: PyTree,
+        x1: Any,
+        x2: Any | None = None,
+        *,
+        gates1: Gates | None = None,
+        gates2: Gates | None = None,
+        normalize: Normalize = True,
+    ) -> LogKernel:
+        scaling = scaling_of(normalize)
+        return scaled(scaling.magnitudes)(params, x1, x2, gates1, gates2, scaling.normalize)
+
+    return log_kernel
+
+
+def _scaled_of(f: Function, fixed: Chosen, magnitudes: bool) -> Callable[..., LogKernel]:
+    """`log_path_kernel` of one `Scaling`."""
+    network = Network(f, fixed, magnitudes)
 
     def moment(
         params: PyTree, one: Any, two: Any, normalize: bool, binary: bool, dtype: Any
@@ -126,18 +146,12 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
         return in_blocks(of_block, one, two, side, lambda block: block)
 
     def log_kernel(
-        params: PyTree,
-        x1: Any,
-        x2: Any | None = None,
-        *,
-        gates1: Gates | None = None,
-        gates2: Gates | None = None,
-        normalize: bool = True,
+        params: PyTree, x1: Any, x2: Any | None, gates1: Gates | None, gates2: Gates | None, normalize: bool
     ) -> LogKernel:
         params = unsharded(params)
         one, two = network.sides(params, x1, x2, gates1, gates2)
         check_finite((gates1, gates2), "gates")
-        dtype = kernel_dtype(params, x1, normalize)
+        dtype = kernel_dtype(params, x1, normalize or magnitudes)
         binary = (gates1 is None and network.has_binary_gates(params, x1)) or is_binary((*one[1], *two[1]))
         symmetric = one is two
         one = network.laid_out(params, *one)

@@ -33,10 +33,10 @@ Gates = Sequence[Any]
 
 
 class Network:
-    """What the kernel needs to know of f that depends on shapes alone: found once for each."""
+    """What the kernel needs to know of f that depends on shapes alone, found once; `magnitudes` as of `Scaling`."""
 
-    def __init__(self, f: Function, fixed: Chosen = None):
-        self.f, self.fixed = f, fixed
+    def __init__(self, f: Function, fixed: Chosen = None, magnitudes: bool = False):
+        self.f, self.fixed, self.magnitudes = f, fixed, magnitudes
         self.find = Once()
         self.own_gates = jax.jit(lambda params, x: own_gates(f, params, x))
 
@@ -46,7 +46,7 @@ class Network:
 
     def form(self, params: PyTree, x: Any) -> Form:
         """The normal form of f: one and the same, whose parts the rest of what is found refers to."""
-        return self.once("form", params, sample_of(x), lambda: form_of(self.f, params, x, self.fixed))
+        return self.once("form", params, sample_of(x), lambda: form_of(self.f, params, x, self.fixed, self.magnitudes))
 
     def form_of(self, params: PyTree, laid: tuple[Any, Gates]) -> Form:
         """The same, of a batch that is laid out: [n, 1, ...]."""

@@ -30,6 +30,10 @@ from npk.paths.reading import roles_of as roles_of
 from npk.paths.rules import POSITIONWISE as POSITIONWISE
 from npk.paths.rules import RULES as RULES
 from npk.paths.rules import output_terms as output_terms
+from npk.paths.scaling import Magnitude as Magnitude
+from npk.paths.scaling import Normalize as Normalize
+from npk.paths.scaling import Scaling as Scaling
+from npk.paths.scaling import scaling_of as scaling_of
 from npk.paths.selections import labels as labels
 from npk.paths.selections import parts_of as parts_of
 from npk.paths.selections import support as support
@@ -45,6 +49,7 @@ from npk.paths.terms import over as over
 from npk.paths.terms import reshape as reshape
 from npk.paths.walk import State as State
 from npk.paths.walk import Walk as Walk
+from npk.paths.walk import elements as elements
 
 __all__ = [
     "MAX_PATHS",

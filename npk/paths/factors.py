@@ -8,13 +8,13 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from npk.programs import Var, is_traced
+from npk.programs import is_traced
 
 Shape = tuple[int, ...]
 
@@ -229,7 +229,7 @@ class Numbers:
         dtype: of the numbers.
     """
 
-    def __init__(self, xp: Any, x: Any, gates: Sequence[Any], fixed: dict[Var, Any], dtype: Any):
+    def __init__(self, xp: Any, x: Any, gates: Sequence[Any], fixed: Mapping[Any, Any], dtype: Any):
         self.xp, self.gates, self.fixed, self.dtype = xp, gates, fixed, dtype
         self.x = jax.tree_util.tree_leaves(x)
         self.known: dict[bytes, Any] = {}

@@ -12,6 +12,7 @@ from npk.gating import Function, gate_shapes, per_sample, sample_program
 from npk.paths.factors import Numbers
 from npk.paths.layers import Layer
 from npk.paths.rules import output_terms
+from npk.paths.scaling import Magnitude
 from npk.paths.terms import Base, Term
 from npk.programs import Chosen, Once, Program, Var, evaluate, is_traced, remembered, sample_of
 
@@ -32,7 +33,7 @@ class Form:
         return tuple(per_sample(g, shape, n, place) for g, shape, place in sides)
 
     @functools.cached_property
-    def fixed_variables(self) -> tuple[Var, ...]:
+    def fixed_variables(self) -> tuple[Var | Magnitude, ...]:
         """What is made of parameters, and that factors know the numbers of."""
         return fixed_variables(self.state)
 
@@ -45,7 +46,7 @@ class Form:
             factors += base.constant.leaves().values() if isinstance(base, Layer) else []
         return any(leaf.op == "constant" and is_traced(leaf.how) for leaf in factors)
 
-    def fixed(self, params: PyTree) -> dict[Var, Any]:
+    def fixed(self, params: PyTree) -> dict[Var | Magnitude, Any]:
         """The numbers of these."""
         return fixed_numbers(self.program, self.fixed_variables, params)
 
@@ -54,7 +55,7 @@ class Form:
         return Numbers(xp, x, gates, self.fixed(params), dtype)
 
 
-def form_of(f: Function, params: PyTree, x: Any, fixed: Chosen = None) -> Form:
+def form_of(f: Function, params: PyTree, x: Any, fixed: Chosen = None, magnitudes: bool = False) -> Form:
     """The normal form of f for a batch of one of x's samples.
 
     Args:
@@ -62,20 +63,21 @@ def form_of(f: Function, params: PyTree, x: Any, fixed: Chosen = None) -> Form:
         params: of f; shapes count alone.
         x: a batch; shapes count alone.
         fixed: the parameters that are declared to be fixed numbers (`option_of`).
+        magnitudes: whether weights and biases are as large as their own numbers, in place of one.
 
     Raises:
         UnsupportedOperation: f is outside the path rules; all that is met is named.
     """
-    return remembered(_former, f, fixed)(params, x)
+    return remembered(_former, f, fixed, magnitudes)(params, x)
 
 
-def _former(f: Function, fixed: Chosen) -> Any:
+def _former(f: Function, fixed: Chosen, magnitudes: bool) -> Any:
     once = Once()
 
     def find(params: PyTree, x: Any) -> Form:
         program = sample_program(f, params, x, fixed)
         shapes = tuple(tuple(g.shape) for g in gate_shapes(program))
-        return Form(program, shapes, tuple(output_terms(program, shapes)))
+        return Form(program, shapes, tuple(output_terms(program, shapes, magnitudes=magnitudes)))
 
     def found(params: PyTree, x: Any) -> Form:
         return once((params, sample_of(x)), "form", lambda: find(params, x))
@@ -83,7 +85,7 @@ def _former(f: Function, fixed: Chosen) -> Any:
     return found
 
 
-def fixed_variables(state: Sequence[Term]) -> tuple[Var, ...]:
+def fixed_variables(state: Sequence[Term]) -> tuple[Var | Magnitude, ...]:
     """The values of a program that are made of parameters, and that the factors below an output know the numbers of."""
     factors = [t.g for t in state]
     for base in bases_of(state):
@@ -92,13 +94,15 @@ def fixed_variables(state: Sequence[Term]) -> tuple[Var, ...]:
     return tuple(leaf.how for leaf in leaves.values() if leaf.op == "fixed")
 
 
-def fixed_numbers(program: Program, variables: Sequence[Var], params: PyTree) -> dict[Var, Any]:
-    """Values of a program that are made of parameters alone."""
-    if not variables:
-        return {}
-    making = dataclasses.replace(program, outputs=tuple(variables)).pruned()
-    leaves = [*jax.tree_util.tree_leaves(params), *[None] * len(program.x)]
-    return dict(zip(variables, evaluate(making, leaves), strict=True))
+def fixed_numbers(program: Program, variables: Sequence[Var | Magnitude], params: PyTree) -> dict[Var | Magnitude, Any]:
+    """Values of a program that are made of parameters alone, and how large parameters are."""
+    leaves = jax.tree_util.tree_leaves(params)
+    made = tuple(v for v in variables if isinstance(v, Var))
+    found: dict[Any, Any] = {}
+    if made:
+        making = dataclasses.replace(program, outputs=made).pruned()
+        found = dict(zip(made, evaluate(making, [*leaves, *[None] * len(program.x)]), strict=True))
+    return {v: v.number(leaves[v.leaf]) if isinstance(v, Magnitude) else found[v] for v in variables}
 
 
 def bases_of(state: Sequence[Term]) -> Iterator[Any]:

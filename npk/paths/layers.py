@@ -51,8 +51,8 @@ class Layer(Base):
 
     @property
     def number(self) -> float | None:
-        """The constant that multiplies the weight; None while it is being traced."""
-        if any(is_traced(leaf.how) for leaf in self.constant.leaves().values()):
+        """The constant that multiplies the weight; None while it is being traced, or made of the weight's numbers."""
+        if any(leaf.op != "constant" or is_traced(leaf.how) for leaf in self.constant.leaves().values()):
             return None
         return float(Numbers(np, None, (), {}, np.dtype(float)).of(self.constant)[0])
 

@@ -18,6 +18,7 @@ from npk.paths import terms
 from npk.paths.encodings import Encoding
 from npk.paths.factors import Factor, constant, ones
 from npk.paths.layers import Role
+from npk.paths.scaling import Magnitude
 from npk.paths.terms import Axis, Base, Leaf, Source, Term
 from npk.programs import (
     Atom,
@@ -53,6 +54,7 @@ class Walk:
     gates: list[Factor]
     origins: dict[Var, Origin]
     normalising: set[Equation]
+    magnitudes: bool = False  # whether weights and biases are as large as their numbers, in place of one
     values: dict[Var, Any] = dataclasses.field(default_factory=dict)
     source: Source = dataclasses.field(default_factory=lambda: Source(()))
     states: dict[Var, State] = dataclasses.field(default_factory=dict)
@@ -186,6 +188,21 @@ class Walk:
         before = self.used[leaf.number][0] if leaf.number in self.used else np.zeros_like(mask)
         self.used[leaf.number] = (before | mask, source)
         self.roles.append(Role(leaf.number, "bias" if fan_in is None else "weight", int(mask.sum()), source, fan_in))
+
+    def magnitude(self, weight: Term) -> Factor:
+        """How large a weight or a bias is, a single number."""
+        leaf = weight.base
+        assert isinstance(leaf, Leaf)
+        if not self.magnitudes:
+            return ones(0)
+        return Factor("fixed", (), Magnitude.of(leaf.number, elements(weight)), ())
+
+    def biased(self, state: State, source: str) -> State:
+        """Terms of parameters that become biases, each claimed."""
+        for term in state:
+            if isinstance(term.base, Leaf):
+                self.claim(term, source)
+        return [self.scaled([t], self.magnitude(t))[0] if isinstance(t.base, Leaf) else t for t in state]
 
     # -- the walk ----------------------------------------------------------------------------------
 

@@ -125,7 +125,10 @@ def _is_even(atom: Atom, axis: int, even: dict[Var, set[int]]) -> bool:
         return True
     if isinstance(atom, Var):
         return axis in even.get(atom, ())
-    return not is_traced(atom.value) and not np.diff(np.asarray(atom.value, float), axis=axis).any()
+    if is_traced(atom.value):
+        return False
+    value = np.asarray(atom.value)
+    return bool((value == value.take([0], axis)).all())
 
 
 def _moved(equation: Equation, places: Sequence[Place | None], n: int) -> list[Place]:

@@ -16,7 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.gating import gate_shapes
-from npk.paths import OWN_FEATURES, POSITIONWISE, RULES, Layer, Leaf, Numbers, Term, Walk, alike, output_terms, over
+from npk.paths import (
+    OWN_FEATURES,
+    POSITIONWISE,
+    RULES,
+    Layer,
+    Leaf,
+    Magnitude,
+    Normalize,
+    Numbers,
+    Scaling,
+    Term,
+    Walk,
+    alike,
+    elements,
+    output_terms,
+    scaling_of,
+)
 from npk.programs import Const, Equation, Program, UnsupportedOperation, evaluate
 
 # ------------------------------------------------------------------------------------------------- draws
@@ -127,13 +143,14 @@ class ValueNetwork:
         return jax.vmap(one)(x, tuple(gates))
 
 
-def value_network(program: Program, leaves: Sequence[Any], normalize: bool, dtype: Any) -> ValueNetwork:
+def value_network(program: Program, leaves: Sequence[Any], normalize: Normalize, dtype: Any) -> ValueNetwork:
     """What is drawn in a network, and how large.
 
     Args:
         program: of f for a batch of one, activations found.
         leaves: values of its parameters.
-        normalize: weights of variance 1/fan-in, constants that multiply them left out; else all have variance 1.
+        normalize: weights of variance 1/fan-in, constants that multiply them left out; else all have variance 1, or
+            that of their own numbers ("own").
         dtype: of the samples.
 
     Returns:
@@ -157,7 +174,8 @@ def value_network(program: Program, leaves: Sequence[Any], normalize: bool, dtyp
     places: dict[Equation, dict[int, int]] = {e: {} for e, _ in drawn}
     for number, (e, at) in enumerate(drawn):
         places[e][at] = number
-    return ValueNetwork(program, weights, places, _scales(itertools.chain(*claims.values()), normalize), leaves)
+    scales = _scales(itertools.chain(*claims.values()), scaling_of(normalize), leaves)
+    return ValueNetwork(program, weights, places, scales, leaves)
 
 
 def _noting(rule: Callable[..., Any], claims: dict[Equation, list[_Claim]]) -> Callable[..., Any]:
@@ -188,19 +206,21 @@ def _noting(rule: Callable[..., Any], claims: dict[Equation, list[_Claim]]) -> C
     return noting
 
 
-def _scales(claims: Any, normalize: bool) -> dict[int, Any]:
+def _scales(claims: Any, scaling: Scaling, leaves: Sequence[Any]) -> dict[int, Any]:
     """The standard deviation of every element of every drawn parameter: a number, or an array."""
     scales: dict[int, Any] = {}
     for claim in claims:
-        scale = _standard_deviation(claim.layer) if normalize and claim.layer is not None else 1.0
-        shape = tuple(a.size for a in claim.leaf.axes)
-        places = _places(claim.weight, shape)
-        before = scales.get(claim.leaf.number)
-        if len(places) == math.prod(shape):
-            scales[claim.leaf.number] = scale
-        else:  # layers that read parts of one parameter, as `lax.scan` over stacked weights does
-            before = jnp.ones(math.prod(shape), jnp.result_type(float)).reshape(shape) if before is None else before
-            scales[claim.leaf.number] = jnp.ravel(before).at[places].set(scale).reshape(shape)
+        number, mask = claim.leaf.number, elements(claim.weight)
+        scale: Any = 1.0
+        if scaling.magnitudes:
+            scale = Magnitude.of(number, mask).number(leaves[number])
+        elif scaling.normalize and claim.layer is not None:
+            scale = _standard_deviation(claim.layer)
+        if not mask.all():  # layers that read parts of one parameter, as `lax.scan` over stacked weights does
+            shape = tuple(a.size for a in claim.leaf.axes)
+            before = scales.get(number, jnp.ones(shape, jnp.result_type(float)))
+            scale = jnp.where(mask.reshape(shape), jnp.asarray(scale, before.dtype), before)
+        scales[number] = scale
     return scales
 
 
@@ -215,13 +235,6 @@ def _standard_deviation(layer: Layer) -> Any:
             "to leave out: leave it out of f, or use normalize=False."
         )
     return 1 / (math.sqrt(layer.fan_in) * abs(constant))
-
-
-def _places(weight: Term, shape: tuple[int, ...]) -> np.ndarray:
-    """The elements of its parameter that a weight reads (flat)."""
-    dims = tuple(range(len(weight.sizes)))
-    places = [over(weight, i, dims) for i in weight.index]
-    return np.unique(np.ravel_multi_index(places, shape)) if shape else np.zeros(1, int)
 
 
 # ------------------------------------------------------------------------------------------- is it one?

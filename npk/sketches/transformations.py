@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from npk.gating import Function, at_lines, gate_shapes, of_output, own_gates, per_sample, sample_program
+from npk.paths import Normalize, scaling_of
 from npk.programs import (
     Chosen,
     Equation,
@@ -178,7 +179,7 @@ def sketch(
 
     Raises:
         ValueError: inputs are empty, not finite or of integer dtype; gates do not match f's activations; features
-            leave the range of the dtype; a number is out of range.
+            leave the range of the dtype; a number is out of range; `normalize` is nothing that `path_kernel` takes.
         UnsupportedOperation: as `path_kernel`.
 
     Example:
@@ -199,7 +200,7 @@ def _sketch(f: Function, fixed: Chosen) -> Callable[..., KernelSketch]:
     """`sketch`, made once."""
 
     @functools.partial(jax.jit, static_argnames=("normalize", "kind"))
-    def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, normalize: bool, kind: Any) -> Any:
+    def compute(params: PyTree, x: Any, gates: Gates | None, draws: Any, *, normalize: Normalize, kind: Any) -> Any:
         program = sample_program(f, params, x, fixed)
         if gates is None:
             own = own_gates(f, params, x)
@@ -224,10 +225,11 @@ def _sketch(f: Function, fixed: Chosen) -> Callable[..., KernelSketch]:
         *,
         features: int,
         key: PRNGKeyArray,
-        normalize: bool = True,
+        normalize: Normalize = True,
         first: int = 0,
         block: int | None = None,
     ) -> KernelSketch:
+        scaling_of(normalize)
         check_batch(x, finite=False)
         check_finite(params, "params")
         params, x, gates = unsharded((params, x, gates))

@@ -81,11 +81,12 @@ def main(only: tuple[str, ...]) -> None:
         for group, name in NAMES:
             if only and not any(part in f"{group}: {name}" for part in only):
                 continue
+            print(f"{group}: {name}", file=sys.stderr, flush=True)
             try:
                 rows.setdefault(group, {})[name] = row(MODELS[group][name](), True)
             except AssertionError as error:
                 failed += 1
-                print(f"{group}: {name}: {error}", file=sys.stderr, flush=True)
+                print(f"  failed: {error}", file=sys.stderr, flush=True)
     if failed:
         sys.exit(f"{failed} failed: nothing is written.")
     rows = {group: {**rows.get(group, {})} for group in MODELS} if not only else _among(recorded(), rows)

@@ -8,6 +8,7 @@ from breadth.table import COMMAND, NAMES, PAGE, as_users_write, page, recorded
 
 CHEAP = ("gates", "gated", "npf", "path_kernel", "split_ntk")  # and what is refused; a few seconds of everything else
 FEW = {  # of which everything is computed
+    ("layers", "SIREN (sines)"),  # an expansion that does not converge, which no shape tells
     ("layers", "MLP"),
     ("attention", "causal mask by -inf"),
     ("norms", "layer norm, Linen"),

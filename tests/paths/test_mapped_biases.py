@@ -1,12 +1,11 @@
 """Biases through constant linear maps: E[f f'] over random signs of every parameter, φ·v = f, every spelling alike."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal
+from oracles.signs import over_signs
 from tolerances import assert_close
 
 import npk
@@ -47,17 +46,8 @@ def drawn(name):
 
 
 def by_signs(f, params, x, gates):
-    leaves, structure = jax.tree.flatten(params)
-    sizes = [leaf.size for leaf in leaves]
-    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=sum(sizes))), x.dtype)
-
-    def one(signs):
-        parts = jnp.split(signs, np.cumsum(sizes)[:-1])
-        own = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-        return npk.gated(f)(jax.tree.unflatten(structure, own), x, gates)[:, 0]
-
-    out = jax.jit(jax.vmap(one))(signs)
-    return np.einsum("wn,wm->nm", out, out) / len(out)
+    """E[f(s) f(s')] over all signs of the weights, gates held."""
+    return over_signs(lambda w: npk.gated(f)(w, x, gates)[:, 0], jax.tree.map(jnp.ones_like, params))
 
 
 @pytest.mark.parametrize("name", BIASES)

@@ -4,10 +4,12 @@
 a CPU. `pooled`: convolutions with global pooling, fused, on a GPU. The plain rules of `moments` cover the rest.
 """
 
+from npk.path_kernels.engines.plans import UNKNOWN as UNKNOWN
 from npk.path_kernels.engines.plans import covering as covering
 from npk.path_kernels.engines.plans import require as require
 
 __all__ = [
+    "UNKNOWN",
     "covering",
     "require",
 ]

@@ -9,6 +9,9 @@ from npk.paths import Form
 _Plan = TypeVar("_Plan")
 
 
+UNKNOWN = "weights times a constant that is being traced, or as large as their own numbers"
+
+
 class NotCovered(Exception):
     """The network has something that an engine does not compute; the message says what."""
 

@@ -6,7 +6,6 @@ second moment is A Aᵀ. The map follows the rules that values have, as if the p
 
 import dataclasses
 
-from npk.paths.terms import Leaf
 from npk.paths.walk import State, Walk
 from npk.programs import Atom, Equation, UnsupportedOperation, Var
 
@@ -20,10 +19,7 @@ def bias(walk: Walk, equation: Equation, atom: Atom) -> State:
             f"adds a value computed from parameters ({walk.made_of(atom)}); a bias must be a parameter itself, or a "
             "constant linear map of parameters: compute it outside f, and let params hold the result.",
         )
-    for term in state:
-        if isinstance(term.base, Leaf):
-            walk.claim(term, equation.source)
-    return state
+    return walk.biased(state, equation.source)
 
 
 def _mapped(walk: Walk, atom: Atom) -> State | None:

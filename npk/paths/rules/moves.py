@@ -134,11 +134,11 @@ def _concatenate(walk: Walk, equation: Equation, states: list[State]) -> State:
 
 
 def _laid_end_to_end(walk: Walk, equation: Equation, states: list[State], axis: int) -> State:
-    for atom, state in zip(equation.inputs, states, strict=True):
-        origin = walk.origin(atom)
+    states = list(states)
+    for number, atom in enumerate(equation.inputs):
+        origin, state = walk.origin(atom), states[number]
         if origin is not None and origin.from_params and walk.is_leaf(atom):  # a class token: a bias of its own
-            for term in state:
-                walk.claim(term, equation.source)
+            states[number] = walk.biased(state, equation.source)
         elif origin is not None and (origin.from_params or not state):
             raise walk.refuse(equation, "joins values with what is computed from parameters.")
     return sums.concatenate(states, axis)

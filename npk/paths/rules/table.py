@@ -53,7 +53,11 @@ RULES: dict[str, Callable[[Walk, Equation], list[State]]] = {
 
 
 def output_terms(
-    program: Program, gate_shapes: Sequence[Any], rules: Rules | None = None, moves: Moves = POSITIONWISE
+    program: Program,
+    gate_shapes: Sequence[Any],
+    rules: Rules | None = None,
+    moves: Moves = POSITIONWISE,
+    magnitudes: bool = False,
 ) -> State:
     """The output of a single-sample program as terms.
 
@@ -62,11 +66,13 @@ def output_terms(
         gate_shapes: of every activation the shape of its gate for one sample.
         rules: in place of `RULES`.
         moves: in place of `POSITIONWISE`.
+        magnitudes: whether weights and biases are as large as their own numbers (`Magnitude`), in place of one.
 
     Returns:
         The terms of the output [1, K]; no numbers of parameters, inputs or gates are asked for.
     """
     walk = begun(program, gate_shapes, rules or RULES, moves)
+    walk.magnitudes = magnitudes
     found = walk.run()
     if rules is None:
         check_end(walk, found)

@@ -78,6 +78,7 @@ def _layer(
     axes = [Axis(s, True) for s in wshape[:n_batch]] + [Axis(s, False) for s in kept] + [Axis(s, True) for s in out]
     fan_in = fan_in or math.prod(wshape[n_batch : n_batch + n_contracted])
     walk.claim(plain, equation.source, fan_in)
+    constant = constant.times(walk.magnitude(plain))
     base = Layer(
         tuple(axes), tuple(inputs), plain, n_batch, n_kept, n_out, tuple(windows), fan_in, constant, equation.source
     )

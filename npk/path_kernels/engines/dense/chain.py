@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npk.path_kernels.engines import covering, require
+from npk.path_kernels.engines import UNKNOWN, covering, require
 from npk.path_kernels.engines.dense import packed
 from npk.paths import Factor, Form, Layer, Leaf, Source, Term
 
@@ -74,7 +74,7 @@ def covers(form: Form, normalize: bool) -> DenseChain:
             shifts.append(float(len(biases)))
         assert isinstance(layer, Layer)
         scale = 1 / layer.fan_in if normalize else layer.number
-        require(scale is not None, "weights times a constant that is being traced")
+        require(scale is not None, UNKNOWN)
         assert scale is not None
         scales.append(scale if normalize else scale**2)
         terms = list(layer.inputs)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from npk.path_kernels.engines import covering, require
+from npk.path_kernels.engines import UNKNOWN, covering, require
 from npk.path_kernels.engines.pairs.plan import Axis, Factor, Filter, Grid, PairPlan, Pool, Slot, Step, fitted_axis
 from npk.paths import Base, Form, Layer, Numbers, Term, Window, bases_of, labels, over
 
@@ -147,7 +147,7 @@ class _Reader:
     def variance(self, layer: Layer) -> float:
         if self.normalize:
             return 1 / layer.fan_in
-        require(layer.number is not None, "weights times a constant that is being traced")
+        require(layer.number is not None, UNKNOWN)
         return float(layer.number or 0) ** 2
 
     def node(self, grid: Grid) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from npk.path_kernels.engines import covering, require
+from npk.path_kernels.engines import UNKNOWN, covering, require
 from npk.paths import Factor, Form, Layer, Leaf, Source, Term, over, parts_of
 from npk.programs import is_traced
 
@@ -81,7 +81,7 @@ class _Reading:
         return GapChain((height, width, channels), paddings[0], tuple(convolutions), pooled, tuple(dense))
 
     def variance(self, layer: Layer) -> float:
-        require(self.normalize or layer.number is not None, "weights times a constant that is being traced")
+        require(self.normalize or layer.number is not None, UNKNOWN)
         return 1 / layer.fan_in if self.normalize else float(layer.number or 0) ** 2
 
     def dense(self, term: Term, shift: float) -> tuple[list[Dense], tuple[Term, int, float], float]:
