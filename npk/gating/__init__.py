@@ -20,7 +20,9 @@ from npk.gating.outputs import Place as Place
 from npk.gating.outputs import check_place as check_place
 from npk.gating.outputs import index_of as index_of
 from npk.gating.outputs import of_output as of_output
+from npk.gating.outputs import of_places as of_places
 from npk.gating.outputs import place_of as place_of
+from npk.gating.outputs import places_of as places_of
 from npk.gating.running import Function as Function
 from npk.gating.running import activation_program as activation_program
 from npk.gating.running import activations as activations

@@ -1,10 +1,14 @@
-"""Which outputs of f are meant: an index, a slice, or a tuple of them, behind the axis of the samples."""
+"""Which outputs of f are meant: an index, a slice, or a tuple of them, behind the axis of the samples.
+
+The last axis that is left is of outputs [K]; any before it are places, which only a kernel takes several of at once.
+"""
 
 import functools
 import operator
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from npk.programs import remembered
@@ -62,23 +66,49 @@ def of_output(f: Callable[[Any, Any], Any], output: Any) -> Callable[[Any, Any],
         TypeError: it is none of these.
         ValueError: when f is called: nothing is chosen, or more than one axis is left.
     """
-    place = place_of(output)
-    return f if place is None else remembered(_of_output, f, place)
+    return _chosen(f, place_of(output), False)
 
 
-def _of_output(f: Callable[[Any, Any], Any], place: Place) -> Callable[[Any, Any], Any]:
+def of_places(f: Callable[[Any, Any], Any], place: Place) -> Callable[[Any, Any], Any]:
+    """`of_output` of any number of places, whose outputs are laid end to end, [N, places · K]."""
+    return _chosen(f, place, True)
+
+
+def places_of(f: Callable[[Any, Any], Any], place: Place, params: Any, x: Any) -> tuple[int, ...]:
+    """How many places there are along each axis that is left before the outputs [K]: () for one place."""
+    if place is None:
+        return ()
+    shape = _checked(place, jax.eval_shape(f, params, x)).shape
+    return np.broadcast_to(np.empty(()), shape)[index_of(place)].shape[1:-1]
+
+
+def _checked(place: Place, out: Any) -> Any:
+    """An array of outputs of which `place` chooses some."""
+    if not isinstance(out, jax.Array | jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"output chooses among the outputs of one array, and f(params, x) returns {type(out).__name__}: wrap f so "
+            "that it returns one, lambda p, x: f(p, x)[0]."
+        )
+    check_place(place, out.shape)
+    return out
+
+
+def _chosen(f: Callable[[Any, Any], Any], place: Place, several: bool) -> Callable[[Any, Any], Any]:
+    return f if place is None else remembered(_of_output, f, place, several)
+
+
+def _of_output(f: Callable[[Any, Any], Any], place: Place, several: bool) -> Callable[[Any, Any], Any]:
     """`of_output`, made once."""
 
     @functools.wraps(f, assigned=("__module__",), updated=())
     def of_some(params: Any, x: Any) -> Any:
-        out = f(params, x)
-        check_place(place, out.shape)
+        out = _checked(place, f(params, x))
         chosen = out[index_of(place)]
-        if chosen.ndim > 2:
+        if chosen.ndim > 2 and not several:
             raise ValueError(
                 f"output chooses {list(chosen.shape[1:])} of each sample's outputs {list(out.shape[1:])}: it must "
                 "leave one axis at the most, as output=(position, slice(None)) does."
             )
-        return chosen[:, None] if chosen.ndim == 1 else chosen
+        return chosen.reshape(len(chosen), -1)
 
     return of_some

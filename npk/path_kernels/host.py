@@ -31,7 +31,7 @@ def kernel(
     known: dict[Any, Any],
     thresholds: Thresholds,
 ) -> jax.Array:
-    """H [n1, n2] of laid out batches, `one` twice for a symmetric kernel.
+    """H [n1, n2] of laid out batches, of several places [n1, n2, places]; `one` twice for a symmetric kernel.
 
     Args:
         form: of the network.
@@ -64,7 +64,7 @@ def kernel(
 
     held = n2 * size.factors * np.dtype(dtype).itemsize <= _HELD
     kept = {across: numbers(two, across, size2) for across in range(0, n2, size2)} if held else {}
-    h = np.empty((n1, n2), dtype)
+    h = np.empty((n1, n2, *form.state[0].shape[1:-1]), dtype)
     for down in range(0, n1, size1):
         left = kept[down] if held and one is two else numbers(one, down, size1)
         for across in range(down if one is two else 0, n2, size2):
@@ -75,7 +75,7 @@ def kernel(
             block = np.asarray(block)[: n1 - down, : n2 - across]
             h[down : down + size1, across : across + size2] = block
             if one is two and not own:
-                h[across : across + size2, down : down + size1] = block.T
+                h[across : across + size2, down : down + size1] = block.swapaxes(0, 1)
     return jax.device_put(h, may_alias=True)
 
 

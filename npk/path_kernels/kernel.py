@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function, at_lines, of_output
+from npk.gating import Function, Place, at_lines, place_of
 from npk.path_kernels import host
 from npk.path_kernels.choice import Choice, Engine, here
 from npk.path_kernels.costs import Cost, tell_if_long, timed
@@ -105,7 +105,7 @@ def path_kernel(
     thresholds: Thresholds | None = None,
     gate_at: Sequence[str] = (),
     output: Any = None,
-) -> Callable[..., Float[Array, "n1 n2"]]:
+) -> Callable[..., Float[Array, "n1 n2 *places"]]:
     """Transform f into its neural path kernel H(s, s') = ⟨φ_s, φ_s'⟩ under any gates.
 
     H is the second moment E[f(s) f(s')] of the network that is linear given its gates, over independent
@@ -140,13 +140,15 @@ def path_kernel(
             of what is returned says which one does, and why not the others.
         gate_at: as of `gates`: source lines whose values are gates.
         output: which outputs, where f returns others than [N, K]: an index, a slice or a tuple of them behind the
-            samples, (t, slice(None)) for position t of [N, T, V]; () for all of [N].
+            samples, (t, slice(None)) for position t of [N, T, V]; () for all of [N]. Where axes are left before the
+            last one, (slice(None), slice(None)) or () of [N, T, V], of every place.
 
     Returns:
-        A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → H [N1, N2], in the
-        dtype of x1 (of half precision float32; float64 for counts when x64 is enabled). x2=None means x1. The gates
-        are f's own where none are given; else tuples as of `gates(f)`. It can be jitted and differentiated in soft
-        gates. Under `jit` overlaps of hard 0/1 gates are bfloat16 products with a float32 accumulator, which is exact.
+        A function (params, x1, x2=None, *, gates1=None, gates2=None, normalize=True) → H [N1, N2], of several places
+        [N1, N2, *places], each with itself, in the dtype of x1 (of half precision float32; float64 for counts when x64
+        is enabled). x2=None means x1. The gates are f's own where none are given; else tuples as of `gates(f)`. It can
+        be jitted and differentiated in soft gates. Under `jit` overlaps of hard 0/1 gates are bfloat16 products with a
+        float32 accumulator, which is exact.
 
     Raises:
         ValueError: inputs are empty, not finite, of integer dtype or do not match; gates do not match f's
@@ -167,15 +169,15 @@ def path_kernel(
     if not isinstance(thresholds, Thresholds | None):
         raise ValueError(f"thresholds must be npk.path_kernels.Thresholds, got {type(thresholds).__name__}.")
     return remembered(
-        _kernel_of, of_output(at_lines(f, gate_at), output), option_of(fixed, "fixed"), thresholds or Thresholds()
+        _kernel_of, at_lines(f, gate_at), option_of(fixed, "fixed"), place_of(output), thresholds or Thresholds()
     )
 
 
 def _many_of(
-    f: Function, fixed: Chosen, thresholds: Thresholds, magnitudes: bool
-) -> tuple[Network, Callable[..., Float[Array, "n1 n2"]]]:
+    f: Function, fixed: Chosen, place: Place, thresholds: Thresholds, magnitudes: bool
+) -> tuple[Network, Callable[..., Float[Array, "n1 n2 *places"]]]:
     """H of f by the means that serve a number of pairs, and the programs that belong to it; as of `Scaling`."""
-    network = Network(f, fixed, magnitudes)
+    network = Network(f, fixed, place, magnitudes)
 
     @functools.partial(jax.jit, static_argnames=("binary", "side", "dtype"))
     def blocks(
@@ -282,7 +284,7 @@ def _many_of(
 
     def of_many(
         many: int | None, params: PyTree, x1: Any, x2: Any, gates1: Gates | None, gates2: Gates | None, normalize: bool
-    ) -> Float[Array, "n1 n2"]:
+    ) -> Float[Array, "n1 n2 *places"]:
         """H by the means that serve `many` pairs, None for as many as there are."""
         params = unsharded(params)
         one, two = network.sides(params, x1, x2, gates1, gates2)
@@ -313,14 +315,17 @@ def _many_of(
             )
         if counting(normalize) and not known and (gates1 is not None or network.has_binary_gates(params, x1)):
             h = exact_or_nan(h, largest(params, one, two, dtype), (one[0], two[0]), (one[1], two[1]))
-        return h
+        places = network.places(params, x1)
+        return h.reshape(*h.shape[:2], *places) if places else h
 
     return network, of_many
 
 
-def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[..., Float[Array, "n1 n2"]]:
+def _kernel_of(
+    f: Function, fixed: Chosen, place: Place, thresholds: Thresholds
+) -> Callable[..., Float[Array, "n1 n2 *places"]]:
     """The kernel of f, made once."""
-    many_of = functools.cache(functools.partial(_many_of, f, fixed, thresholds))
+    many_of = functools.cache(functools.partial(_many_of, f, fixed, place, thresholds))
 
     def kernel(
         params: PyTree,
@@ -330,7 +335,7 @@ def _kernel_of(f: Function, fixed: Chosen, thresholds: Thresholds) -> Callable[.
         gates1: Gates | None = None,
         gates2: Gates | None = None,
         normalize: Normalize = True,
-    ) -> Float[Array, "n1 n2"]:
+    ) -> Float[Array, "n1 n2 *places"]:
         scaling = scaling_of(normalize)
         return many_of(scaling.magnitudes)[1](None, params, x1, x2, gates1, gates2, scaling.normalize)
 

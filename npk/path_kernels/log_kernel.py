@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from npk.gating import Function, at_lines, of_output
+from npk.gating import Function, Place, at_lines, place_of
 from npk.path_kernels.counts import is_binary
 from npk.path_kernels.kernel import block_side, kernel_dtype, moment_of
 from npk.path_kernels.moments import SecondMoments
@@ -98,12 +98,12 @@ def log_path_kernel(
 
     Source: Lakshminarayanan & Singh 2020, sections 2 and 5.
     """
-    return remembered(_log_kernel_of, of_output(at_lines(f, gate_at), output), option_of(fixed, "fixed"))
+    return remembered(_log_kernel_of, at_lines(f, gate_at), option_of(fixed, "fixed"), place_of(output))
 
 
-def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
+def _log_kernel_of(f: Function, fixed: Chosen, place: Place) -> Callable[..., LogKernel]:
     """`log_path_kernel`, made once."""
-    scaled = functools.cache(functools.partial(_scaled_of, f, fixed))
+    scaled = functools.cache(functools.partial(_scaled_of, f, fixed, place))
 
     def log_kernel(
         params: PyTree,
@@ -120,9 +120,9 @@ def _log_kernel_of(f: Function, fixed: Chosen) -> Callable[..., LogKernel]:
     return log_kernel
 
 
-def _scaled_of(f: Function, fixed: Chosen, magnitudes: bool) -> Callable[..., LogKernel]:
+def _scaled_of(f: Function, fixed: Chosen, place: Place, magnitudes: bool) -> Callable[..., LogKernel]:
     """`log_path_kernel` of one `Scaling`."""
-    network = Network(f, fixed, magnitudes)
+    network = Network(f, fixed, place, magnitudes)
 
     def moment(
         params: PyTree, one: Any, two: Any, normalize: bool, binary: bool, dtype: Any
@@ -169,7 +169,8 @@ def _scaled_of(f: Function, fixed: Chosen, magnitudes: bool) -> Callable[..., Lo
                 f"what multiplies values between two weight layers (gates, constants, fixed numbers) leaves {dtype}: "
                 "scale it, or enable x64."
             )
-        return found
+        places = network.places(params, x1)
+        return jax.tree_util.tree_map(lambda a: a.reshape(*a.shape[:2], *places), found) if places else found
 
     return log_kernel
 

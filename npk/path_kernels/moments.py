@@ -332,12 +332,14 @@ def _over_pairs(k: Any, axis: int, length: int, window: Window) -> Any:
 
 
 def output_moment(state: Sequence[Term], moments: SecondMoments) -> Any:
-    """The second moment of one output unit, [n1, n2]."""
+    """The second moment of one output unit, [n1, n2]; of outputs at several places [n1, n2, places]."""
     demands = moments.demands = moments.demands or demands_of(state)
     for layer, paired in demands.layers:  # so that no recursion is as deep as the network
         moments.of_base(layer, paired)
     found = moments.added(demands.output)
-    if math.prod(jax.tree_util.tree_leaves(found)[0].shape[2:]) != 1:
+    places = state[0].shape[1:-1]
+    kept = jax.tree_util.tree_leaves(found)[0].shape[2:]
+    if math.prod(kept[len(places) :]) != 1:
         raise UnsupportedOperation(OWN_FEATURES)
-    whole = (moments.n1, moments.n2)
-    return _map(lambda a: moments.xp.broadcast_to(moments.xp.asarray(a).reshape(a.shape[:2]), whole), found)
+    whole = (moments.n1, moments.n2, *places)
+    return _map(lambda a: moments.xp.broadcast_to(moments.xp.asarray(a).reshape(a.shape[: len(whole)]), whole), found)

@@ -1,5 +1,6 @@
 """What the path kernel needs to know of a network that depends on shapes alone."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from npk.gating import Function, activation_program, activations, gate_shapes, own_gates
+from npk.gating import (
+    Function,
+    Place,
+    activation_program,
+    activations,
+    gate_shapes,
+    of_places,
+    own_gates,
+    places_of,
+)
 from npk.path_kernels.demands import Demands, Size, demands_of, size_of
 from npk.paths import Form, form_of
 from npk.programs import (
@@ -33,12 +43,20 @@ Gates = Sequence[Any]
 
 
 class Network:
-    """What the kernel needs to know of f that depends on shapes alone, found once; `magnitudes` as of `Scaling`."""
+    """What the kernel needs to know of f that depends on shapes alone, found once.
 
-    def __init__(self, f: Function, fixed: Chosen = None, magnitudes: bool = False):
-        self.f, self.fixed, self.magnitudes = f, fixed, magnitudes
+    Args:
+        f: a function of (params, x).
+        fixed: the parameters that are declared to be fixed numbers (`option_of`).
+        place: which outputs of f (`place_of`), of one place or of several.
+        magnitudes: as of `Scaling`.
+    """
+
+    def __init__(self, f: Function, fixed: Chosen = None, place: Place = None, magnitudes: bool = False):
+        self.f, self.fixed, self.magnitudes = of_places(f, place), fixed, magnitudes
         self.find = Once()
-        self.own_gates = jax.jit(lambda params, x: own_gates(f, params, x))
+        self.own_gates = jax.jit(lambda params, x: own_gates(self.f, params, x))
+        self._places = functools.partial(places_of, f, place)
 
     def once(self, what: str, params: PyTree, x: Any, find: Callable[[], Any]) -> Any:
         """What depends on the shapes of params and of x, and on `what`."""
@@ -46,7 +64,15 @@ class Network:
 
     def form(self, params: PyTree, x: Any) -> Form:
         """The normal form of f: one and the same, whose parts the rest of what is found refers to."""
-        return self.once("form", params, sample_of(x), lambda: form_of(self.f, params, x, self.fixed, self.magnitudes))
+
+        def find() -> Form:
+            return form_of(self.f, params, x, self.fixed, self.magnitudes).at(self.places(params, x))
+
+        return self.once("form", params, sample_of(x), find)
+
+    def places(self, params: PyTree, x: Any) -> tuple[int, ...]:
+        """How many places each axis has whose outputs are asked for; () for one place."""
+        return self.once("places", params, sample_of(x), lambda: self._places(params, x))
 
     def form_of(self, params: PyTree, laid: tuple[Any, Gates]) -> Form:
         """The same, of a batch that is laid out: [n, 1, ...]."""

@@ -15,7 +15,7 @@ OWN_FEATURES = (
 
 def alike(term: Term) -> bool:
     """Whether all output units have the factors of a term alike, and read its base alike."""
-    return term.shape[-1] == 1 or not _depends(term, set(range(len(term.sizes) - len(term.summed))))
+    return term.shape[-1] == 1 or not _depends(term, set(term.dims(len(term.shape) - 1)))
 
 
 def _depends(term: Term, dims: set[int]) -> bool:

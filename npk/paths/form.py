@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 from jaxtyping import PyTree
 
 from npk.gating import Function, gate_shapes, per_sample, sample_program
+from npk.paths import terms
 from npk.paths.factors import Numbers
 from npk.paths.layers import Layer
 from npk.paths.rules import output_terms
@@ -31,6 +33,14 @@ class Form:
             raise ValueError(f"f has {len(gates)} activations for a batch and {len(self.gate_shapes)} for one sample.")
         sides = zip(gates, self.gate_shapes, self.program.gate_places, strict=True)
         return tuple(per_sample(g, shape, n, place) for g, shape, place in sides)
+
+    def at(self, places: tuple[int, ...]) -> "Form":
+        """The same for outputs at several places, laid end to end in f: as [1, all places, K]."""
+        if not places:
+            return self
+        count = math.prod(places)
+        state = tuple(terms.reshape(t, (1, count, t.shape[-1] // count)) for t in self.state)
+        return dataclasses.replace(self, state=tuple(terms.merge(terms.merge(t, 1), 2) for t in state))
 
     @functools.cached_property
     def fixed_variables(self) -> tuple[Var | Magnitude, ...]:

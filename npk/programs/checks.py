@@ -189,9 +189,8 @@ def _remedy(shapes: Sequence[list[int]], n: int) -> str:
         return "Give it an axis of outputs: lambda p, x: f(p, x)[:, None]."
     places = ", ".join("0" * (len(shape) - 2))
     return (
-        f"Select one place (output=({places}, slice(None)) of path_kernel) or average over them: "
-        f"lambda p, x: f(p, x)[:, {places}], or f(p, x).mean("
-        f"{tuple(range(1, len(shape) - 1))})."
+        f"Select one place, lambda p, x: f(p, x)[:, {places}] (path_kernel: output=({places}, slice(None)), or () for "
+        f"each place), or average over them: lambda p, x: f(p, x).mean({tuple(range(1, len(shape) - 1))})."
     )
 
 

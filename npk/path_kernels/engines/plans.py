@@ -28,6 +28,7 @@ def covering(read: Callable[[Form, bool], _Plan]) -> Callable[[Form, bool], _Pla
     @functools.wraps(read)
     def covers(form: Form, normalize: bool) -> _Plan | str:
         try:
+            require(len(form.state[0].shape) == 2, "outputs at several places")
             return read(form, normalize)
         except NotCovered as why:
             return str(why)
