@@ -1,6 +1,5 @@
 """The linear map of a network at x: f(x') = M x' + c under the gates of x; if those are hard, the Jacobian."""
 
-import functools
 import re
 
 import architectures
@@ -9,16 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import REGISTRY
+from linear_problems import MLP, SIZES, SMALL, X, mlp, normal, of_samples
 from tolerances import assert_close
 
 import npk
 from npk.solving import largest_singular_values
-
-RNG = np.random.default_rng(7)
-
-
-def normal(*shape):
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
 
 
 def drawn(name, dtype, seed=0):
@@ -31,30 +25,6 @@ def drawn(name, dtype, seed=0):
         return jnp.asarray(values**2 + 0.1 if path[0].key.endswith("var") else values, dtype)
 
     return jax.tree_util.tree_map_with_path(numbers, params), jnp.asarray(rng.normal(size=x.shape), dtype)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def of_samples(f, params, x):
-    """∂f/∂x of every sample, by JAX."""
-    return jax.vmap(lambda one: jax.jacrev(lambda z: f(params, z[None])[0])(one))(x)
-
-
-def mlp(relu):
-    def f(p, x):
-        for w, b in zip(p["w"][:-1], p["b"][:-1]):
-            x = relu(x @ w + b)
-        return x @ p["w"][-1] + p["b"][-1]
-
-    return f
-
-
-SIZES = (5, 7, 6, 3)
-MLP = {
-    "w": [normal(a, b) for a, b in zip(SIZES, SIZES[1:])],
-    "b": [normal(1, b) for b in SIZES[1:]],
-}
-X = normal(4, 5)
-SMALL = {"w": normal(5, 6), "v": normal(6, 3)}
 
 
 def by_hand(p, x, gate):
