@@ -6,6 +6,9 @@ original files (by tensorflow-datasets) and `load` them by name ever after. `Dat
 synthetic task whose decision tree is known.
 """
 
+from npk.data.catalogue import STORED as STORED
+from npk.data.catalogue import data_folder as data_folder
+from npk.data.catalogue import folder_of as folder_of
 from npk.data.dataset import Dataset as Dataset
 from npk.data.dataset import balanced as balanced
 from npk.data.dataset import only_classes as only_classes
@@ -13,9 +16,6 @@ from npk.data.dataset import with_validation as with_validation
 from npk.data.datasets import NAMES as NAMES
 from npk.data.datasets import TITLES as TITLES
 from npk.data.datasets import load as load
-from npk.data.prepared import STORED as STORED
-from npk.data.prepared import data_folder as data_folder
-from npk.data.prepared import folder_of as folder_of
 from npk.data.preparing import originals as originals
 from npk.data.preparing import prepare as prepare
 from npk.data.synthetic import cob_odt as cob_odt

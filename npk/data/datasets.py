@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from npk.data.catalogue import STORED
 from npk.data.dataset import Dataset, only_classes
-from npk.data.prepared import STORED, read
+from npk.data.prepared import read
 from npk.data.synthetic import cob_odt
 
 # The published sizes: training points, dimensions.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from npk.data.prepared import STORED
+from npk.data.catalogue import STORED
 
 JPEG_ARCHIVE = "cifar10-jpeg.tar.gz"
 SUBSET_FILES = {

@@ -1,6 +1,9 @@
-"""Reading the folders that `preparing` makes, without TensorFlow: every record, or an error."""
+"""Reading the folders that `preparing` makes, without TensorFlow: every record, or an error.
 
-import dataclasses
+A folder may come from a stranger. What its records are is known here and not asked of it: no class that it names is
+built, no image format but PNG and JPEG is decoded, and every shape and label is checked.
+"""
+
 import io
 import os
 from pathlib import Path
@@ -8,45 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from npk.data.catalogue import STORED, data_folder, folder_of
 from npk.data.dataset import Dataset
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A data set that has to be prepared: its name in results, the images it must have, and which builder made it."""
-
-    title: str
-    train: int
-    test: int
-    version: str
-    own: bool = False
-
-
-# Neither copy may pass as CIFAR-10.
-STORED = {
-    "mnist": Stored("MNIST", 60_000, 10_000, "3.0.1"),
-    "fashion_mnist": Stored("Fashion-MNIST", 60_000, 10_000, "3.0.1"),
-    "cifar10": Stored("CIFAR-10", 50_000, 10_000, "3.0.2"),
-    "cifar100": Stored("CIFAR-100", 50_000, 10_000, "3.0.2"),
-    "cifar10_jpeg": Stored("CIFAR-10 (JPEG copy)", 50_000, 10_000, "1.0.0", own=True),
-    "cifar10_subset": Stored("CIFAR-10 (lossless subset)", 7_897, 932, "1.0.0", own=True),
-}
-
-
-def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of prepared data sets: the given one, or tensorflow-datasets' own default."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def folder_of(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that a data set is prepared in."""
-    return data_folder(data_dir) / name / STORED[name].version
+from npk.data.own_builders import builder_class
 
 
 def read(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     """The whole data set, checked against the counts it must have."""
     stored, builder = STORED[name], _builder(name, data_dir)
     try:
+        names = tuple(builder.info.features["label"].names)
+        if len(names) != stored.classes:
+            raise ValueError(f"{len(names)} classes, must be {stored.classes}")
         x_train, y_train = _split(builder, "train", stored.train)
         x_test, y_test = _split(builder, "test", stored.test)
     except Exception as error:
@@ -55,7 +31,6 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
             f"{stored.title} in {builder.data_path} is damaged ({error}): remove that folder and prepare it again with "
             f"`npk data prepare {name} --from FOLDER`."
         ) from error
-    names = tuple(builder.info.features["label"].names)
     source = f"{stored.title}: {builder.info.full_name}, prepared by tensorflow-datasets"
     return Dataset(name, x_train, y_train, x_test, y_test, names, source, stored.title)
 
@@ -81,10 +56,10 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
             f"installed (`pip install 'npk[prepare]'`), with `npk data prepare {name} --from FOLDER --data-dir "
             f"{folder}`; `npk data list {name}` names the files."
         )
-    if STORED[name].own:
-        return tfds.builder_from_directory(str(folder_of(name, data_dir)))
+    # The class that makes the records is that of the code, never one that the folder names.
+    made_by = builder_class(name) if STORED[name].own else tfds.builder_cls(name)
     try:
-        return tfds.builder(f"{name}:{STORED[name].version}", data_dir=folder, file_format="array_record")
+        return made_by(data_dir=str(folder), version=STORED[name].version, file_format="array_record")
     except ValueError as error:
         if "file format" not in str(error).lower():
             raise
@@ -94,17 +69,40 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
 
 
 def _split(builder: Any, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    import PIL.Image
     import tensorflow_datasets as tfds
 
     _check_count(builder, split, count)
     source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     records = source.__getitems__(list(range(count)))
-    shape = builder.info.features["image"].shape
-    images = np.empty((count, *shape), np.uint8)
+    shape, classes = builder.info.features["image"].shape, builder.info.features["label"].num_classes
+    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
     for i, record in enumerate(records):
-        images[i] = np.asarray(PIL.Image.open(io.BytesIO(record["image"]))).reshape(shape)
-    return images.astype(np.float32) / 255.0, np.array([record["label"] for record in records], np.int32)
+        try:
+            images[i] = _decoded(record["image"], shape)
+        except Exception as error:  # of many types, as above
+            raise ValueError(f"record {i} of {split}: {error}") from error
+        if not 0 <= record["label"] < classes:
+            raise ValueError(f"record {i} of {split} has label {record['label']}, must be 0 to {classes - 1}")
+        labels[i] = record["label"]
+    return images.astype(np.float32) / 255.0, labels
+
+
+def _decoded(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """The pixels of an image; nothing is decoded of a size or a kind that it must not have."""
+    import PIL.Image
+
+    height, width, channels = shape
+    with PIL.Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+        found = (image.height, image.width, len(image.getbands()))
+        if found != shape or image.mode not in ("L", "RGB"):
+            raise ValueError(
+                f"an image of {_size(found)} ({image.mode}), must be {_size(shape)}, of bytes that are grey or colours"
+            )
+        return np.asarray(image).reshape(shape)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
 
 
 def _check_count(builder: Any, split: str, count: int) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from npk.data.catalogue import STORED, data_folder, folder_of
 from npk.data.own_builders import JPEG_ARCHIVE, SUBSET_FILES, builder_class
-from npk.data.prepared import STORED, data_folder, folder_of, read
+from npk.data.prepared import read
 
 Progress = Callable[[float, str], None]
 

@@ -1,14 +1,12 @@
-import dataclasses
-import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from prepared_folders import PREPARED, SIZES, prepare
 
 from npk.data import load, only_classes, with_validation
-from npk.data.prepared import STORED
 
 
 def test_digits_are_scaled_and_split_by_seed_within_each_class():
@@ -25,62 +23,6 @@ def test_no_test_digit_is_a_training_digit_of_the_split():
     data = load("digits")
     both = np.concatenate([data.x_train, data.x_test]).reshape(1797, -1)
     assert len(np.unique(both, axis=0)) == 1797
-
-
-PREPARED = {
-    "mnist": ("3.0.1", (28, 28, 1), 10),
-    "fashion_mnist": ("3.0.1", (28, 28, 1), 10),
-    "cifar10": ("3.0.2", (32, 32, 3), 10),
-    "cifar100": ("3.0.2", (32, 32, 3), 100),
-}
-SIZES = {"train": 7, "test": 3}
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """The prepared data sets have a handful of images."""
-    for name, stored in STORED.items():
-        monkeypatch.setitem(STORED, name, dataclasses.replace(stored, **SIZES))
-
-
-def prepare(folder, name, file_format="array_record"):
-    """A tiny folder as tensorflow-datasets prepares it, made without TensorFlow. Returns images and labels by split."""
-    import PIL.Image
-    from array_record.python.array_record_module import ArrayRecordWriter
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    version, shape, classes = PREPARED[name]
-    root = folder / name / version
-    root.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    made = {}
-    for split, size in SIZES.items():
-        images = generator.integers(0, 256, size=(size, *shape)).astype(np.uint8)
-        labels = generator.integers(0, classes, size=size)
-        writer = ArrayRecordWriter(str(root / f"{name}-{split}.{file_format}-00000-of-00001"), "group_size:1")
-        for image, label in zip(images, labels, strict=True):
-            buffer = io.BytesIO()
-            PIL.Image.fromarray(image.squeeze()).save(buffer, format="PNG")
-            example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(buffer.getvalue())
-            example.features.feature["label"].int64_list.value.append(int(label))
-            example.features.feature["coarse_label"].int64_list.value.append(0)
-            example.features.feature["id"].bytes_list.value.append(b"0")
-            writer.write(example.SerializeToString())
-        writer.close()
-        made[split] = images, labels
-    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    info = {
-        "fileFormat": file_format,
-        "name": name,
-        "version": version,
-        "splits": [
-            {"name": split, "shardLengths": [str(size)], "filepathTemplate": template, "numBytes": "1"}
-            for split, size in SIZES.items()
-        ],
-    }
-    (root / "dataset_info.json").write_text(json.dumps(info))
-    return made
 
 
 @pytest.mark.parametrize("name", PREPARED)
@@ -100,8 +42,8 @@ def test_reading_never_imports_tensorflow(tmp_path):
     prepare(tmp_path, "mnist")
     program = f"""
 import dataclasses, sys
-from npk.data import datasets, prepared
-prepared.STORED["mnist"] = dataclasses.replace(prepared.STORED["mnist"], **{SIZES})
+from npk.data import STORED, datasets
+STORED["mnist"] = dataclasses.replace(STORED["mnist"], **{SIZES})
 assert len(datasets.load("mnist", data_dir={str(tmp_path)!r}).x_train) == {SIZES["train"]}
 assert "tensorflow" not in sys.modules
 """

@@ -17,8 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from npk import cli
-from npk.data import NAMES, load, preparing
-from npk.data.prepared import STORED
+from npk.data import NAMES, STORED, load, preparing
 
 # What TensorFlow and tensorflow-datasets warn about themselves is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
