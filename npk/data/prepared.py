@@ -57,7 +57,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
             f"{folder}`; `npk data list {name}` names the files."
         )
     # The class that makes the records is that of the code, never one that the folder names.
-    made_by = builder_class(name) if STORED[name].own else tfds.builder_cls(name)
+    made_by: Any = builder_class(name) if STORED[name].own else tfds.builder_cls(name)
     try:
         return made_by(data_dir=str(folder), version=STORED[name].version, file_format="array_record")
     except ValueError as error:
