@@ -99,9 +99,10 @@ class Factor:
                 common.append(rest.pop(at))
         if not common:
             return _summed_up("plus", (self, other), None, np.broadcast_shapes(self.shape, other.shape))
-        rank = len(self.shape)
-        left, right = (functools.reduce(Factor.times, parts, ones(rank)) for parts in (own, rest))
-        return functools.reduce(Factor.times, common).times(left.plus(right))
+        one = ones(len(self.shape))
+        left, right = (functools.reduce(Factor.times, parts, one) for parts in (own, rest))
+        total = left.plus(right) if own or rest else constant(np.full(one.shape, 2, np.float32))
+        return functools.reduce(Factor.times, common).times(total)
 
     def inverse(self) -> "Factor":
         if self.op == "constant" and not is_traced(self.how):
@@ -153,6 +154,8 @@ class Factor:
             return [part.transpose(self.how) for part in parts]
         if self.op == "take":
             axis, chosen = self.how
+            if self.args[0].shape[axis] == 1:  # what is padded is zero, and none of the parts would know
+                return [self]
             return [part if part.shape[axis] == 1 else part.take(axis, chosen) for part in parts]
         before, after = ([d for d, s in enumerate(f.shape) if s > 1] for f in (self.args[0], self))
         if [self.args[0].shape[d] for d in before] != [self.shape[d] for d in after]:

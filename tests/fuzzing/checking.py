@@ -98,7 +98,7 @@ def compare(checked: Checked, f, params, x, network: Network, units, reader, rea
     n = SAMPLES
     values = paths.values(units)
     leaves = jax.tree_util.tree_leaves((params, x))
-    program = gating.activation_program(f, params, x, allow=())
+    program = gating.activation_program(f, params, x)
     outputs, seen, own = gating.run_with_gates(program, leaves)
     if any(((np.abs(q) > 0) & (np.abs(q) < TIE)).any() for q in seen):
         checked.refused, checked.expected = "a pre-activation that cancels to rounding", True
