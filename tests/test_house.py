@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a room imports only from rooms before it.
 ORDER = (
     "programs",
+    "folders",
     "data",
     "gating",
     "solving",
@@ -177,7 +178,7 @@ def test_every_public_name_is_documented(value):
 
 def test_the_roof_shows_what_there_is_and_loads_a_room_when_it_is_asked_for():
     assert dir(npk) == sorted({*npk.__all__, *npk._ROOMS, "__version__"})
-    assert {room(m) for m in MODULES} - set(npk._ROOMS) == {"programs", "cli", "__main__"}
+    assert {room(m) for m in MODULES} - set(npk._ROOMS) == {"programs", "folders", "cli", "__main__"}
     program = """
 import sys, npk
 late = ["npk.plots", "npk.studies", "npk.training", "npk.infinite", "npk.data", "npk.networks"]

@@ -9,7 +9,7 @@ Source: O'Leary 1980; Dubrulle 2001, algorithm BCGrQ.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import scipy.linalg
@@ -99,6 +99,25 @@ class Progress:
     bases: tuple[np.ndarray, ...]
     states: tuple[State | None, ...]
     residuals: tuple[np.ndarray, ...]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it by name, without what there is not."""
+        found = {f"base.{number}": base for number, base in enumerate(self.bases)}
+        found |= {f"left.{number}": left for number, left in enumerate(self.residuals)}
+        for number, state in enumerate(self.states):
+            found |= {} if state is None else {f"state.{number}.{k}": v for k, v in vars(state).items()}
+        return found
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray], systems: int) -> "Progress":
+        """What `arrays` made, of so many systems; KeyError where something lacks."""
+        fields = [field.name for field in dataclasses.fields(State)]
+        states = [
+            State(*(arrays[f"state.{n}.{name}"] for name in fields)) if f"state.{n}.{fields[0]}" in arrays else None
+            for n in range(systems)
+        ]
+        bases, residuals = (tuple(arrays[f"{name}.{n}"] for n in range(systems)) for name in ("base", "left"))
+        return cls(bases, tuple(states), residuals)
 
     def solutions(self, preconditioners: Sequence[Preconditioner]) -> tuple[np.ndarray, ...]:
         """X of every system."""

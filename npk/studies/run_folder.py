@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from npk.folders import is_fresh, replace
 from npk.programs import cores
 
 # Called with the fraction done and what is being done.
@@ -127,7 +128,7 @@ def _existing(kind: str, config: dict[str, Any], folder: Path, resume: bool) -> 
         raise FileExistsError(f"{folder} is a file: choose another folder.")
     noun, run = _NOUNS[kind], read_json(folder / f"{kind}.json")
     if run is None:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and not is_fresh(folder):
             raise FileExistsError(f"{folder} is not empty and holds no {noun}: choose another folder.")
         return None
     if not resume:
@@ -168,17 +169,3 @@ def write_json(path: Path, content: Any) -> None:
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Write an NPZ file whole."""
     replace(path, lambda file: np.savez(file, **arrays))
-
-
-def replace(path: Path, content: bytes | Callable[[Any], Any]) -> None:
-    """Write beside and rename, folder and all, so that a reader, or an interruption, never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        if callable(content):
-            content(file)
-        else:
-            file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -10,6 +10,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from npk.folders import plain_name
 from npk.programs import block_of
 
 Tree = Any
@@ -156,6 +157,10 @@ class Leaf:
     name: str
     dtype: np.dtype
     axes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.name:
+            plain_name(self.name, "the name of a kernel's array, which is a folder's")
 
 
 def leaves_of(block: Tree, sides: tuple[int, int], dtype: Any, symmetric: bool) -> tuple[Leaf, ...]:

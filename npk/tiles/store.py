@@ -71,7 +71,7 @@ class Record:
 
 
 def record_of(content: Mapping[str, Any], path: Path) -> Record:
-    """The record in the content of a `zarr.json`."""
+    """The record in the content of a `zarr.json`; one that says anything else is refused."""
     if content["format"] != FORMAT:
         raise ValueError(
             f"{path} is of format {content['format']}, this npk reads {FORMAT}: use the npk that wrote it."
@@ -79,7 +79,15 @@ def record_of(content: Mapping[str, Any], path: Path) -> Record:
     plan = TilePlan(tuple(content["shape"]), tuple(content["tile"]), content["symmetric"])
     arrays = content["arrays"].items()
     leaves = tuple(Leaf(name, np.dtype(jnp.dtype(a["dtype"])), tuple(a["axes"])) for name, a in arrays)
-    return Record(plan, leaves, content["identity"], content["data"], content["versions"])
+    found = Record(plan, leaves, content["identity"], content["data"], content["versions"])
+    if _text(found.as_json()) != _text(content):
+        raise ValueError(f"the record in {path} holds what no record does")
+    return found
+
+
+def _text(content: Any) -> str:
+    """Plain values as text, by which they are compared: 1 is not true, and null is not nothing."""
+    return json.dumps(content, sort_keys=True)
 
 
 def find(path: Path) -> Record | None:
@@ -92,16 +100,44 @@ def find(path: Path) -> Record | None:
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file: choose another folder.")
     try:
-        content = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+        content = _described(path)
     except FileNotFoundError:
         if path.is_dir() and any(not entry.name.endswith((_PART, "zarr.json")) for entry in path.iterdir()):
             raise FileExistsError(f"{path} is not empty and holds no kernel: choose another folder.") from None
         return None
-    except ValueError as error:
+    try:
+        if KEY not in content.get("attributes", {}):
+            raise FileExistsError(f"{path} holds a Zarr store that is none of npk's: choose another folder.")
+        record = record_of(content["attributes"][KEY], path)
+        for folder, node in _nodes(path, record).items():
+            if folder == path or (folder / "zarr.json").exists():
+                _compare(folder, content if folder == path else _described(folder), node)
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"{path / 'zarr.json'} is damaged ({type(error).__name__}: {error}): remove the folder to begin anew."
+        ) from None
+    return record
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What the `zarr.json` of a folder says."""
+    try:
+        content = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no description of a store")
+        return content
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path / 'zarr.json'} is damaged ({error}): remove the folder to begin anew.") from None
-    if KEY not in content.get("attributes", {}):
-        raise FileExistsError(f"{path} holds a Zarr store that is none of npk's: choose another folder.")
-    return record_of(content["attributes"][KEY], path)
+
+
+def _compare(path: Path, content: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """What describes an array must be what was written for it, or its chunks would be read as other numbers."""
+    differ = [key for key in {**content, **expected} if _text(content.get(key)) != _text(expected.get(key))]
+    if differ or len(content) != len(expected):
+        raise ValueError(
+            f"{path / 'zarr.json'} is not as it was written ({', '.join(differ)}), and its numbers would be others: "
+            "put the file back as it was, or remove the folder to begin anew."
+        )
 
 
 def refuse_other(path: Path, there: Record, here: Record) -> None:
@@ -109,26 +145,28 @@ def refuse_other(path: Path, there: Record, here: Record) -> None:
     found, wanted = _flat(there.as_json()), _flat(here.as_json())
     differ = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
     if differ:
-        parts = [f"{key} is {_shown(found.get(key))} there and {_shown(wanted.get(key))} here" for key in differ]
+        parts = [
+            f"{'.'.join(key)} is {_shown(found.get(key))} there and {_shown(wanted.get(key))} here" for key in differ
+        ]
         raise ValueError(
             f"{path} holds a kernel of another configuration: {'; '.join(parts)}. Nothing was changed. Choose another "
             "folder, go on with the configuration of the store, or remove the folder to begin anew."
         )
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """Every value as text, by its way there; nothing in it is as much a value as any."""
     result = {}
     for key, value in content.items():
-        if isinstance(value, Mapping):
-            result.update(_flat(value, f"{prefix}{key}."))
+        if isinstance(value, Mapping) and value:
+            result.update(_flat(value, (*prefix, key)))
         else:
-            result[prefix + key] = value
+            result[(*prefix, key)] = _text(value)
     return result
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return "nothing" if value is None else f"{text[:13]}…" if re.fullmatch(r'"[0-9a-f]{64}"', text) else text
+def _shown(text: str | None) -> str:
+    return "nothing" if text is None else f"{text[:13]}…" if re.fullmatch(r'"[0-9a-f]{64}"', text) else text
 
 
 # ------------------------------------------------------------------------------------ writing metadata
@@ -138,9 +176,7 @@ def begin(path: Path, record: Record) -> Record:
     """Make the store, or find that another process has just made it; the record that counts."""
     with errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        single = record.leaves[0].name == ""
-        node = _array_node(record, record.leaves[0]) if single else _group_node(record)
-        _write_once(path, node)
+        _write_once(path, _nodes(path, record)[path])
         _synchronise(path.absolute().parent)
     found = find(path)
     assert found is not None
@@ -149,12 +185,11 @@ def begin(path: Path, record: Record) -> Record:
 
 def complete_nodes(path: Path, record: Record) -> None:
     """The `zarr.json` of each array of a group."""
-    missing = [a for a in record.leaves if a.name and not (path / a.name / "zarr.json").exists()]
+    missing = {f: node for f, node in _nodes(path, record).items() if not (f / "zarr.json").exists()}
     with errors(path):
-        for leaf in missing:
-            (path / leaf.name).mkdir(exist_ok=True)
-            one = dataclasses.replace(record, leaves=(dataclasses.replace(leaf, name=""),))
-            _write_once(path / leaf.name, _array_node(one, leaf))
+        for folder, node in missing.items():
+            folder.mkdir(exist_ok=True)
+            _write_once(folder, node)
         if missing:
             _synchronise(path)
 
@@ -190,22 +225,31 @@ def _synchronise(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _group_node(record: Record) -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group", "attributes": {KEY: record.as_json()}}
+def _nodes(path: Path, record: Record) -> dict[Path, dict[str, Any]]:
+    """What the `zarr.json` of each folder of a store says: of a group and its arrays, or of the one array."""
+    if record.leaves[0].name == "":
+        return {path: _array_node(record, record.leaves[0])}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {KEY: record.as_json()}}
+    ones = {leaf: dataclasses.replace(record, leaves=(dataclasses.replace(leaf, name=""),)) for leaf in record.leaves}
+    return {path: group, **{path / leaf.name: _array_node(one, leaf) for leaf, one in ones.items()}}
 
 
 def _array_node(record: Record, leaf: Leaf) -> dict[str, Any]:
+    return {**_layout(record.plan, leaf), "attributes": {KEY: record.as_json()}}
+
+
+def _layout(plan: TilePlan, leaf: Leaf) -> dict[str, Any]:
+    """How the numbers of an array lie in its chunks."""
     half = leaf.dtype.name == "bfloat16"
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [*record.plan.shape, *leaf.axes],
+        "shape": [*plan.shape, *leaf.axes],
         "data_type": "float32" if half else leaf.dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [*record.plan.tile, *leaf.axes]}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [*plan.tile, *leaf.axes]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": "NaN",  # so that a tile that is not done is never taken for numbers
         "codecs": [_BYTES, *([_PACKED] if half else []), _CHECKSUM],
-        "attributes": {KEY: record.as_json()},
     }
 
 
@@ -282,6 +326,9 @@ class TileArray:
     @functools.cached_property
     def array(self) -> ts.TensorStore:
         """The array as TensorStore opens it; nothing is cached but its description."""
+        content = _described(self.path)
+        content.pop("attributes", None)
+        _compare(self.path, content, _layout(self.plan, self.leaf))
         return ts.open(self._spec(), open=True, read=True, write=True).result()
 
     @functools.cached_property

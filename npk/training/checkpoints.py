@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from npk.folders import broken, is_sealed, replace, seal
+
 _KEPT = 2  # the newest, and the one before it in case the newest is damaged
 
 
@@ -43,9 +45,7 @@ class Checkpoints:
             if path.read_text(encoding="utf-8") != text:
                 raise ValueError(f"{folder} holds checkpoints of another configuration: choose another folder.")
             return
-        partial = path.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        replace(path, text.encode())
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order.
@@ -73,6 +73,7 @@ class Checkpoints:
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(partial / "state", state)
             (partial / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
+            seal(partial)
             final = self.folder / str(step)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
@@ -92,7 +93,7 @@ class Checkpoints:
 
         Args:
             like: from the notes to a tree of arrays, or of `jax.ShapeDtypeStruct`, of the structure that was saved.
-            on_damage: told of a newer checkpoint that could not be read.
+            on_damage: told of a newer checkpoint that is not as it was written, and of one without checksums.
 
         Returns:
             (step, state, notes), or None where there is no checkpoint.
@@ -103,6 +104,11 @@ class Checkpoints:
         failures = []
         for step in reversed(self.steps()):
             try:
+                if is_sealed(self.folder / str(step)):
+                    if harm := broken(self.folder / str(step)):
+                        raise ValueError("; ".join(harm))
+                elif on_damage:
+                    on_damage(f"the checkpoint of step {step} has no checksums (an older npk wrote it): taken as it is")
                 notes = json.loads((self.folder / str(step) / "notes.json").read_text(encoding="utf-8"))
                 shapes = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like(notes))
                 with ocp.StandardCheckpointer() as checkpointer:

@@ -94,3 +94,32 @@ def test_checkpoints_of_another_run_are_refused(tmp_path, data):
     train_regime(network(), RegimeConfig("ReLU", epochs=1), data, checkpoints=tmp_path)
     with pytest.raises(ValueError, match="another configuration"):
         train_regime(network(), RegimeConfig("ReLU", epochs=2), data, checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize("file", ["notes.json", "state", "manifest.json"])
+def test_one_flipped_bit_of_the_newest_checkpoint_is_told(tmp_path, data, file):
+    """Not only one that cannot be read: a loss of another digit, a weight of another sign."""
+    config = RegimeConfig("ReLU", epochs=3)
+    whole = train_regime(network(), config, data, checkpoints=tmp_path)
+    newest, rng = tmp_path / "3", np.random.default_rng(0)
+    for _ in range(3):  # written anew each time
+        files = [path for path in sorted(newest.rglob("*")) if path.is_file() and path.stat().st_size]
+        path = rng.choice([p for p in files if file in p.relative_to(newest).as_posix()])
+        content = path.read_bytes()
+        at, said = int(rng.integers(len(content))), []
+        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << int(rng.integers(8)))]) + content[at + 1 :])
+        again = train_regime(
+            network(), config, data, checkpoints=tmp_path, on_record=lambda _, t, said=said: said.append(t)
+        )
+        assert any("step 3 is damaged" in text for text in said), path
+        assert same(whole.params, again.params) and np.array_equal(whole.loss, again.loss)
+
+
+def test_a_checkpoint_without_checksums_is_taken_and_said(tmp_path, data):
+    config = RegimeConfig("ReLU", epochs=2)
+    whole = train_regime(network(), config, data, checkpoints=tmp_path)
+    (tmp_path / "2" / "manifest.json").unlink()
+    said = []
+    again = train_regime(network(), config, data, checkpoints=tmp_path, on_record=lambda _, text: said.append(text))
+    assert same(whole.params, again.params)
+    assert any("no checksums" in text for text in said)

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from npk import plots
+from npk.folders import replace
 from npk.plots import COLORS, INK, PAPER
-from npk.studies.run_folder import replace
 
 
 def write_page(folder: Path, figures: Mapping[str, Figure], render: Callable[[dict[str, str]], str]) -> Path:

@@ -1,0 +1,18 @@
+"""What is written beside the numbers: whole files, what a folder must hold, names that stay inside it.
+
+A folder may come from a stranger, a disk may be full, a bit may flip. `replace` writes a file whole or not at all,
+`seal` notes the checksum of every file of a folder and `broken` says what is not as it was sealed; `write_arrays` and
+`read_arrays` keep named arrays with a checksum, and never anything that runs. `plain_name` refuses a name that would
+lead elsewhere.
+"""
+
+from npk.folders.arrays import read_arrays as read_arrays
+from npk.folders.arrays import write_arrays as write_arrays
+from npk.folders.manifest import broken as broken
+from npk.folders.manifest import is_sealed as is_sealed
+from npk.folders.manifest import seal as seal
+from npk.folders.names import plain_name as plain_name
+from npk.folders.writing import is_fresh as is_fresh
+from npk.folders.writing import replace as replace
+
+__all__ = ["broken", "is_fresh", "is_sealed", "plain_name", "read_arrays", "replace", "seal", "write_arrays"]

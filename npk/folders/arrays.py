@@ -1,0 +1,63 @@
+"""Named arrays in one file, with a checksum over all of them. Nothing in it is ever run: no pickles are read."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npk.folders.writing import replace
+
+_DIGEST = "sha256"
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an NPZ file whole.
+
+    Args:
+        path: of the file.
+        arrays: by name, of numbers or text.
+
+    Raises:
+        ValueError: an array of Python objects, or the name of the checksum.
+    """
+    made = {name: np.asarray(array) for name, array in arrays.items()}
+    if _DIGEST in made or any(array.dtype.hasobject for array in made.values()):
+        raise ValueError(f"arrays must be of numbers or text, under names other than {_DIGEST!r}.")
+    digest = np.frombuffer(_digest(made), np.uint8)
+    replace(path, lambda file: np.savez(file, **made, **{_DIGEST: digest}))  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file that `write_arrays` wrote, every bit as it was.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or none of these.
+    """
+    try:
+        with path.open("rb") as whole, np.load(whole, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of many types, where a bit of a header has flipped
+        raise ValueError(f"{path} is damaged, or no file of arrays ({type(error).__name__}: {error}).") from error
+    digest = found.pop(_DIGEST, None)
+    if digest is None or digest.tobytes() != _digest(found):
+        raise ValueError(f"{path} is damaged: its numbers are not those that its checksum is of.")
+    return found
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
+    whole = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        whole.update(repr((name, array.dtype.str, array.shape)).encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.digest()
