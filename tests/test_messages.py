@@ -162,7 +162,9 @@ def test_functions_of_one_sample(call):
 def test_outputs_without_or_with_too_many_axes(call):
     with pytest.raises(ValueError, match=r"an axis of outputs: lambda p, x: f\(p, x\)\[:, None\]"):
         call(lambda p, x: f(p, x)[:, 0])
-    with pytest.raises(ValueError, match=r"lambda p, x: f\(p, x\)\[:, 0, 0\], or f\(p, x\)\.mean\(\(1, 2\)\)"):
+    with pytest.raises(
+        ValueError, match=r"lambda p, x: f\(p, x\)\[:, 0, 0\] .*: lambda p, x: f\(p, x\)\.mean\(\(1, 2\)\)"
+    ):
         call(lambda p, x: f(p, x)[:, None, None])
     with pytest.raises(ValueError, match=r"returns its logits alone: lambda p, x: f\(p, x\)\[0\]"):
         call(lambda p, x: (f(p, x), f(p, x)))

@@ -211,7 +211,10 @@ MODELS = {
     "LSTM": Model(recurrent, {"input": (2, 4 * C), "state": (C, 4 * C), "bias": (4 * C,), "head": (C, OUT)}, ()),
     "squeeze and excite": Model(squeezed, {**ENDS, "squeeze": (C, 2), "excite": (2, C)}, ("squeeze", "excite")),
 }
-every_model = pytest.mark.parametrize("name", MODELS)
+SLOW = ("LSTM", "tokens", "post-norm")  # to compile
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
+)
 
 
 # -- the oracle --------------------------------------------------------------------------------------------
@@ -278,6 +281,7 @@ def test_the_parts_are_products_of_jacobians_with_the_gates_stopped_by_hand(name
         assert not only or bool((block.cross == 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tokens", "LSTM"])
 def test_the_diagonal_and_the_whole_are_of_the_same_parts(name):
     model = MODELS[name]

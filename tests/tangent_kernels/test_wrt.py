@@ -13,6 +13,7 @@ from flax import nnx
 from tolerances import assert_close
 
 import npk
+from npk.programs import wanted
 from npk.tangent_kernels.derivatives import plan_of
 
 X = normal(5, 3)
@@ -242,10 +243,10 @@ def test_what_is_left_out_is_said_once_for_each_transform(caplog):
 
 def test_leaves_that_do_not_count_are_neither_factors_nor_gradients():
     for wrt, count in (("params", set(range(2, 8))), (("*/kernel", "batch_stats/*/var"), {1, 5, 7})):
-        plan = plan_of(Normed().apply, NORMED, X, False, (), wrt)
+        plan = plan_of(Normed().apply, NORMED, X, False, wanted(), wrt)
         factors = {n for use in plan.uses.products for n in (use.leaf, use.bias) if n is not None}
         assert factors | set(plan.uses.leaves) == set(plan.blocks) == count
-    by_head = plan_of(mlp, mlp_params(), X, True, (), "head")
+    by_head = plan_of(mlp, mlp_params(), X, True, wanted(), "head")
     assert len(by_head.uses.products) == 1 and not by_head.uses.reads and not by_head.soft
 
 
@@ -253,7 +254,7 @@ def test_a_large_leaf_that_is_held_is_not_copied_for_each_sample():
     """What is read beside a leaf that counts, by one equation, is no data."""
     f = lambda p, x: jax.lax.cond(p["b"][0] > 0, lambda: x @ p["held"] @ p["w"], lambda: x @ p["w"][:3])  # noqa: E731
     params = {"b": jnp.ones(1), "held": normal(3, 4), "w": normal(4, 2)}
-    plan = plan_of(f, params, X, False, (), "w")
+    plan = plan_of(f, params, X, False, wanted(), "w")
     (read,) = plan.uses.reads
     x = [i for i, a in enumerate(read.equation.inputs) if i not in read.made]
     assert len(x) == 1 and read.equation.inputs[x[0]].shape == (1, 3)
