@@ -8,6 +8,7 @@ f is any function of (params, x); no model has to be changed for it.
 
 from npk.gating.declaring import as_gate as as_gate
 from npk.gating.declaring import at_lines as at_lines
+from npk.gating.gate_functions import NoLinearForm as NoLinearForm
 from npk.gating.gate_functions import hard_gate as hard_gate
 from npk.gating.gate_functions import permuted as permuted
 from npk.gating.gate_functions import soft_gate as soft_gate

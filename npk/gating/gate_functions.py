@@ -6,6 +6,20 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from npk.programs import UnsupportedOperation
+
+
+class NoLinearForm(UnsupportedOperation):
+    """Gates of a kind that no linear network makes; the message names where.
+
+    Attributes:
+        kind: of the gates: "pool" (max-pooling), "scale", "pattern" or "product".
+    """
+
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
+        self.kind = kind
+
 
 def soft_relu(q: Float[Array, "*shape"], beta: float = 4.0) -> Float[Array, "*shape"]:
     """The soft-ReLU a(q) = q·γ_β(q) with the soft gate γ_β(q) = 1/(1 + e^{-βq}).

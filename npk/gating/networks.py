@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from npk.gating.declaring import at_lines
-from npk.gating.gate_functions import hard_gate, permuted, soft_gate
+from npk.gating.gate_functions import NoLinearForm, hard_gate, permuted, soft_gate
 from npk.gating.running import (
     Function,
     activation_program,
@@ -298,14 +298,16 @@ def _check_shallow(program: Program) -> None:
     """A linear map of the input can take the place of every pre-activation."""
     for equation in activations(program):
         if equation.activation.kind == "pool":
-            raise ValueError(
+            raise NoLinearForm(
                 f"the max-pooling at {equation.source} has gates that no linear map of the input makes: use average "
-                "pooling."
+                "pooling.",
+                "pool",
             )
         if equation.activation.alone:
-            raise ValueError(
+            raise NoLinearForm(
                 f"the gate at {equation.source} ({equation.activation.kind}) is no function of one value each, which a "
-                "linear map of the input could make: kinds=('activation',) leaves it in f."
+                "linear map of the input could make: kinds=('activation',) leaves it in f.",
+                equation.activation.kind,
             )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 from jaxtyping import PyTree
 
 from npk.gating.declaring import at_lines, identity_activation
+from npk.gating.gate_functions import NoLinearForm
 from npk.gating.running import Function, gate_shapes, leaves_of, programs_of, result_of, run_with_gates
 from npk.programs import (
     Equation,
-    UnsupportedOperation,
     Wanted,
     check_gates,
     evaluate,
@@ -253,13 +253,15 @@ def _linear(f: Function, has_aux: bool, wants: Wanted) -> Function:
             if equation.activation is None:
                 return equation.bind(*values)
             if equation.activation.kind == "pool":
-                raise UnsupportedOperation(
-                    f"max-pooling at {equation.source} has no linear form; use average pooling in a linear network."
+                raise NoLinearForm(
+                    f"max-pooling at {equation.source} has no linear form; use average pooling in a linear network.",
+                    "pool",
                 )
             if equation.activation.alone:
-                raise UnsupportedOperation(
+                raise NoLinearForm(
                     f"the {equation.activation.kind} at {equation.source} has no linear form: kinds=('activation',) "
-                    "makes the activations linear, and leaves it in f."
+                    "makes the activations linear, and leaves it in f.",
+                    equation.activation.kind,
                 )
             return [identity_activation(values[0])]
 

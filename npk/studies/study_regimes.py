@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk.data import Dataset
-from npk.programs import UnsupportedOperation
+from npk.gating import NoLinearForm
 from npk.training import Network, RegimeConfig, RegimeRun, train_regime
 
 
@@ -37,20 +37,15 @@ def compared(
         on_record(number, f"regime {config.label}")
         try:
             run = train_regime(network, config, data, (seed,), source=source)
-        except (UnsupportedOperation, ValueError) as error:
-            why = _without_linear_form(str(error))
-            if why is None:
-                raise
-            yield {"label": config.label, "regime": regime, "test_accuracy": None, "why": why}
+        except NoLinearForm as error:
+            yield {"label": config.label, "regime": regime, "test_accuracy": None, "why": _why(error.kind)}
             continue
         accuracy = {"test_accuracy": float(run.test[-1, 0]), "train_accuracy": float(run.train[-1, 0])}
         yield {"label": config.label, "regime": regime, **accuracy}
 
 
-def _without_linear_form(message: str) -> str | None:
-    """Why no linear network can make these gates, or None where an error is of something else."""
-    if "has no linear form" not in message and "no functions of one value" not in message:
-        return None
-    if "max-pooling at" in message:
+def _why(kind: str) -> str:
+    """Why no linear network can make gates of a kind."""
+    if kind == "pool":
         return "the maximum over a window has no linear form"
     return "the gates of norms, attention and gated products, as those of max-pooling, have no linear form"

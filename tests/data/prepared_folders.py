@@ -1,10 +1,13 @@
 """Folders of data sets as they are prepared, of a handful of images."""
 
+import dataclasses
 import io
 import json
 
 import numpy as np
 import PIL.Image
+
+from npk.data import STORED
 
 PREPARED = {
     "mnist": ("3.0.1", (28, 28, 1), 10),
@@ -59,3 +62,9 @@ def prepare(folder, name, file_format="array_record", encode=png, relabel=int):
     }
     (root / "dataset_info.json").write_text(json.dumps(info))
     return made
+
+
+def make_tiny(monkeypatch):
+    """The prepared data sets have a handful of images."""
+    for name, stored in STORED.items():
+        monkeypatch.setitem(STORED, name, dataclasses.replace(stored, **SIZES))

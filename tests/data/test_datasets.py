@@ -4,9 +4,14 @@ import sys
 
 import numpy as np
 import pytest
-from prepared_folders import PREPARED, SIZES, prepare
+from prepared_folders import PREPARED, SIZES, make_tiny, prepare
 
 from npk.data import load, only_classes, with_validation
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    make_tiny(monkeypatch)
 
 
 def test_digits_are_scaled_and_split_by_seed_within_each_class():
