@@ -244,14 +244,15 @@ class Size(NamedTuple):
     operations: int
     factors: int
     terms: int = 1
+    mixes: bool = False  # whether patterns or other matrices over places are among the factors
 
 
 def size_of(demands: Demands) -> Size:
     """What the second moment of an output takes, read off the terms."""
     groups = [group for own in (demands.output, *demands.layers.values()) for group in own]
     sizes = [size_of_term(group.term, group.roles) for group in groups]
-    most, *sums = max(s.elements for s in sizes), *(sum(s[i] for s in sizes) for i in (1, 2, 3))
-    return Size(most, *sums)
+    operations, factors, terms = (sum(s[i] for s in sizes) for i in (1, 2, 3))
+    return Size(max(s.elements for s in sizes), operations, factors, terms, any(s.mixes for s in sizes))
 
 
 def size_of_term(term: Term, roles: Sequence[Role]) -> Size:
@@ -281,4 +282,4 @@ def size_of_term(term: Term, roles: Sequence[Role]) -> Size:
         outside = {a for a in outside | own if a in kept or a in later}
         elements = max(elements, product(outside))
     taps = max((w.size for w in term.base.windows), default=1) if isinstance(term.base, Layer) else 1
-    return Size(elements, operations + 2 * taps * elements, term.g.size)
+    return Size(elements, operations + 2 * taps * elements, term.g.size, mixes=bool(matrices))

@@ -86,7 +86,8 @@ def is_small(size: Size, many: int, thresholds: Thresholds) -> bool:
 
 def repays(size: Size, many: int, thresholds: Thresholds) -> bool:
     """Whether it is computed here, not by one program for the whole network, which a deep one takes long to compile."""
-    return is_small(size, many, thresholds) or size.terms > thresholds.whole_terms
+    much = size.mixes and many * size.operations > size.terms * thresholds.whole_work
+    return is_small(size, many, thresholds) or (size.terms > thresholds.whole_terms and not much)
 
 
 def largest(form: Form, demands: Demands, fixed: dict[Any, Any], batch: Any, dtype: Any) -> float:

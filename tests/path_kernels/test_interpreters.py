@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import REGISTRY, case
+from tolerances import assert_close
 
 import npk
 from npk import networks
@@ -317,3 +318,19 @@ def test_arrays_of_numpy_are_given_to_jax_where_it_computes_elsewhere(monkeypatc
 def test_counts_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match="path counts reach nan"):
         check_counts(float("nan"), jnp.float32)
+
+
+@pytest.mark.standard_dtypes
+def test_patterns_of_many_pairs_are_one_program_at_any_depth(x64):
+    """A sum over kinds of terms below a bound of work, the whole network above it; the kernel is the same."""
+    net = npk.networks.ViT(patch=(2, None), width=4, depth=2, heads=2, outputs=3)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 4, 1)))
+    params = net.init(jax.random.key(0), x[:1])
+    found = {}
+    for work in (0, float("inf")):
+        chosen = npk.path_kernels.Thresholds(numpy_work=1, whole_terms=1, whole_work=work)
+        kernel = npk.path_kernel(net.apply, thresholds=chosen)
+        (said,) = (engine.why for engine in kernel.engines(params, x) if engine.runs)
+        found[said.partition("; ")[2]] = kernel(params, x)
+    assert list(found) == ["compiled as one program", "computed by a program for each kind of term"]
+    assert_close(*found.values())
