@@ -16,7 +16,7 @@ class NoLinearForm(UnsupportedOperation):
         kind: of the gates: "pool" (max-pooling), "scale", "pattern" or "product".
     """
 
-    def __init__(self, message: str, kind: str):
+    def __init__(self, message: str, kind: str = ""):
         super().__init__(message)
         self.kind = kind
 

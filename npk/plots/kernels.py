@@ -93,7 +93,12 @@ def _names(classes: np.ndarray, class_names: Sequence[str] | None) -> list[str]:
         return [str(label) for label in classes]
     if classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= len(class_names):
         raise ValueError(f"labels must be numbers of the {len(class_names)} class_names, got {classes.tolist()}.")
-    return [class_names[int(label)] for label in classes]
+    return [_plain(class_names[int(label)]) for label in classes]
+
+
+def _plain(name: str) -> str:
+    """A name as it is written: no formula begins in it."""
+    return name.replace("$", r"\$")
 
 
 def heatmaps(
@@ -126,7 +131,7 @@ def heatmaps(
     if labels.ndim != 1 or (np.diff(labels) < 0).any():
         raise ValueError("labels must be class numbers in ascending order: sort the samples by class first.")
     starts, middles = _classes(labels)
-    names = [class_names[label] for label in labels[starts]]
+    names = [_plain(class_names[int(label)]) for label in labels[starts]]
     with panels(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns)) as (figure, grid):
         for i, (name, matrices) in enumerate(rows.items()):
             for j, matrix in enumerate(matrices):

@@ -369,3 +369,28 @@ def test_networks_whose_patterns_and_scales_are_gates_are_studied_too(tmp_path, 
 @pytest.mark.parametrize("network", ["vit", "vit-rows", "vit-tiny", "mixer", "convnext"])
 def test_networks_with_norms_and_attention_can_be_chosen(network):
     assert StudyConfig(network=network).network == network
+
+
+EVIL = '<script>alert("x")</script>'
+
+
+def _with_text(value, path=()):
+    """Every number and word of a study that no figure reads as something a stranger wrote."""
+    figures = {"title", "source", "date", "epochs", "learning_rate", "kind", "python", "jax", "device", "system"}
+    if isinstance(value, dict):
+        return {k: EVIL if k in figures else _with_text(v, (*path, k)) for k, v in value.items()}
+    return [_with_text(v, path) for v in value] if isinstance(value, list) else value
+
+
+def test_nothing_in_a_strangers_study_is_markup_or_a_formula(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path / "run")
+    content = _with_text(json.loads((folder / "study.json").read_text()))
+    content["stages"][-1]["stage"] = EVIL
+    content["data"]["class_names"] = ["$\\frac{$", EVIL, "100 $", *content["data"]["class_names"][3:]]
+    (tmp_path / "run" / "study.json").write_text(json.dumps(content))
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;alert(&quot;x&quot;)" in page
+    parsed = _Page()
+    parsed.feed(page)
+    assert not parsed.open

@@ -11,7 +11,7 @@ from npk import plots
 from npk.solving import PowerLaw
 from npk.studies.flow import CASES, KERNELS
 from npk.studies.pages.comparison_plots import descents, power_laws, slope_words
-from npk.studies.pages.page import filled, table, write_page
+from npk.studies.pages.page import escaped, filled, table, write_page
 from npk.studies.regression import LABELS
 from npk.studies.run_folder import read_run
 
@@ -127,6 +127,7 @@ def _fit_of(result: dict[str, Any], curve: str) -> PowerLaw:
 
 
 def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
+    result = escaped(result)
     data, config, rows = result["data"], result["config"], mean_accuracies(result)
     best, parts = max(row["test_accuracy"] for row in rows.values()), ("train", "test")
     slope, interval = slope_words(_fit_of(result, "ii-draw")).split(" ", 1)

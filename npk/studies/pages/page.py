@@ -24,14 +24,14 @@ def write_page(folder: Path, figures: Mapping[str, Figure], render: Callable[[di
 
 
 def filled(template: str, title: str, run: dict[str, Any], svg: dict[str, str], words: dict[str, Any]) -> str:
-    """The page of a run: a template beside this file, within the frame of all.
+    """The page of a run (`escaped`): a template beside this file, within the frame of all.
 
     In templates stand places of `str.format`: parts of the run, words, and figure_NAME.
     """
     places = {
         **run,
-        "dataset": html.escape(run["data"]["title"]),
-        "source": html.escape(run["data"]["source"]),
+        "dataset": run["data"]["title"],
+        "source": run["data"]["source"],
         "config_table": pairs({k: v for k, v in run["config"].items() if v is not None}),
         "versions_table": pairs({**run["versions"], **run["machine"]}),
         **{f"figure_{name}": inline(name, text) for name, text in svg.items()},
@@ -39,6 +39,15 @@ def filled(template: str, title: str, run: dict[str, Any], svg: dict[str, str], 
     }
     body, title = _text(template).format(**places), title.format(**places)
     return _text("page_frame.html").format(title=title, body=body, style=_text("page_style.css"), **places)
+
+
+def escaped(value: Any) -> Any:
+    """What a run's file says, its text for a page: a run may be a stranger's, and none of its words is markup."""
+    if isinstance(value, str):
+        return html.escape(value)
+    if isinstance(value, Mapping):
+        return {name: escaped(part) for name, part in value.items()}
+    return [escaped(part) for part in value] if isinstance(value, list) else value
 
 
 def _text(name: str) -> str:
@@ -63,8 +72,8 @@ def table(head: Iterable[str], rows: Iterable[tuple[str, Iterable[str]]]) -> str
 
 
 def pairs(values: dict[str, Any]) -> str:
-    """A table of names and values."""
-    rows = ((html.escape(k.replace("_", " ")), [html.escape(str(v))]) for k, v in values.items())
+    """A table of names and (escaped) values."""
+    rows = ((html.escape(k.replace("_", " ")), [str(v)]) for k, v in values.items())
     return f"<table class='pairs'>{_body(rows)}</table>"
 
 

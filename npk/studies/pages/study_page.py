@@ -1,6 +1,5 @@
 """From a run folder to figures and one self-contained page, `report.html`: no network, no scripts."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 
 from npk import plots, solving
 from npk.plots import COLORS
-from npk.studies.pages.page import filled, inline, table, write_page
+from npk.studies.pages.page import escaped, filled, inline, table, write_page
 from npk.studies.run_folder import read_study
 
 _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROSS}$", "ntk": "$K$"}
@@ -166,7 +165,7 @@ def _regimes_section(study: dict[str, Any], svg: dict[str, str]) -> str:
     learned = [label for label in shown if label.startswith("FL-")]
     left_out = [row["label"] for row in study["regimes"] if row["test_accuracy"] is None]
     why = ", ".join(dict.fromkeys(row["why"] for row in study["regimes"] if row["test_accuracy"] is None))
-    note = f" Not possible for this network: {', '.join(left_out)} ({html.escape(why)})." if left_out else ""
+    note = f" Not possible for this network: {', '.join(left_out)} ({why})." if left_out else ""
     return f"""<h2>Are the gates enough?</h2>
 <p>Now the gates are held apart from the weights. A second set of weights starts afresh and learns, while the gates are
 given to it: those of a random network (FR), or those that the network above had at stage k of its training (FL-k). With
@@ -181,13 +180,14 @@ the last epoch.{note}</figcaption></figure>
 
 
 def _render(study: dict[str, Any], svg: dict[str, str]) -> str:
+    study = escaped(study)
     first, last = study["stages"][0], study["stages"][-1]
     words = {
         "first": first,
         "last": last,
         "climb": study["training"]["stages"][-2],
         "end": study["training"]["stages"][-1],
-        "described": html.escape(_network_words(study["network"])),
+        "described": _network_words(study["network"]),
         "unfinished": "" if study["finished"] else _unfinished(study),
         "hadamard": _hadamard(study["network"], _nouns(study)),
         "alignment_moved": _moved(first["alignment"]["npk"], last["alignment"]["npk"], 0.005),
