@@ -106,6 +106,7 @@ def test_a_position_of_the_output_or_a_function_that_returns_one_number():
         one = lambda p, x, position=position: every(p, x)[:, position]  # noqa: E731
         h = npk.path_kernel(every, output=(position, slice(None)))(p, x)
         np.testing.assert_allclose(h, npk.path_kernel(one)(p, x), rtol=1e-12)
+    h_first = npk.path_kernel(every, output=(0, slice(None)))(p, x)
     number = lambda p, x: mean(p, x)[:, 0]  # noqa: E731
     np.testing.assert_allclose(npk.path_kernel(number, output=())(p, x), by_hand(p, x, True), rtol=1e-12)
     assert npk.npf(number, output=())(p, x).shape == npk.npf(mean)(p, x).shape
@@ -114,7 +115,8 @@ def test_a_position_of_the_output_or_a_function_that_returns_one_number():
     with pytest.raises(ValueError, match="chooses nothing"):
         npk.path_kernel(every, output=(9, slice(None)))(p, x)
     with pytest.raises(ValueError, match="leave one axis"):
-        npk.path_kernel(every, output=slice(2))(p, x)
+        npk.npf(every, output=slice(2))(p, x)
+    np.testing.assert_allclose(npk.path_kernel(every, output=slice(2))(p, x)[..., 0], h_first, rtol=1e-12)
 
 
 def test_trees_that_are_no_batch_are_refused_with_what_is_wrong():

@@ -103,14 +103,6 @@ def test_random_convolution_networks(network):
     check_kernel(network)
 
 
-@pytest.mark.slow
-@settings(max_examples=20)
-@given(architectures.convolution_networks())
-def test_more_random_convolution_networks(network):
-    check_paths(network, seed=1)
-    check_kernel(network, seed=1)
-
-
 def test_values_need_no_input_when_the_shape_can_be_told():
     f, params, x = architectures.case(REGISTRY["circular"])
     p, xs = as_float(params), as_float(x)
