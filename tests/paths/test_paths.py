@@ -90,12 +90,14 @@ def test_path_kernel_is_the_gram_matrix_of_enumerated_features(network):
     check_kernel(network)
 
 
+@pytest.mark.slow
 @given(architectures.dense_networks())
 def test_random_dense_networks(network):
     check_paths(network)
     check_kernel(network)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(architectures.convolution_networks())
 def test_random_convolution_networks(network):
