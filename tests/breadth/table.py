@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 from breadth.models import MODELS
-from breadth.outcomes import COLUMNS, EXACT, OFFERED, row
+from breadth.outcomes import COLUMNS, EXACT, row
 from fuzzing.numpy_in_place import numpy_in_place
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -25,7 +25,6 @@ or a mean and its standard error. A refusal names what was met, the line, and wh
 | sign | meaning |
 |---|---|
 | ✓ | exact: the number was compared |
-| ○ | offered: traced, nothing refused (a logarithm: where the kernel is exact); numbers compared for other models |
 | [1](#messages) | refused, with this message |
 | —[1](#messages) | not offered, for this reason |
 """
@@ -42,8 +41,6 @@ def page(rows: dict) -> str:
     def cell(outcome: str) -> str:
         if outcome == EXACT:
             return "✓"
-        if outcome == OFFERED:
-            return "○"
         number = notes.setdefault(outcome.partition(": ")[2], len(notes) + 1)
         return f"[{number}](#note-{number})" if outcome.startswith("refused") else f"—[{number}](#note-{number})"
 
