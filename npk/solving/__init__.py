@@ -15,7 +15,7 @@ from npk.solving.classification import held_out as held_out
 from npk.solving.classification import one_hot as one_hot
 from npk.solving.flow import GradientFlow as GradientFlow
 from npk.solving.flow import gradient_flow as gradient_flow
-from npk.solving.kernel_regression import Iterate as Iterate
+from npk.solving.iterates import Iterate as Iterate
 from npk.solving.kernel_regression import NotConverged as NotConverged
 from npk.solving.kernel_regression import NotPositiveDefinite as NotPositiveDefinite
 from npk.solving.kernel_regression import Ridge as Ridge

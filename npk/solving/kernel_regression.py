@@ -10,21 +10,19 @@ float32 unless x64 is enabled.
 """
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from npk.folders import read_arrays, write_arrays
 from npk.programs import available_memory, shown
 from npk.solving import cholesky, conjugate_gradients
 from npk.solving.checks import Passes, diagonal_of, vectors
 from npk.solving.conjugate_gradients import Preconditioner, preconditioners
+from npk.solving.iterates import Iterate
 from npk.solving.low_rank import LowRank, pivoted_cholesky
 from npk.solving.operators import KernelOperator, operator_of
 
@@ -46,7 +44,7 @@ class NotPositiveDefinite(ValueError):
         iterate: what conjugate gradients had when they found out, or None.
     """
 
-    def __init__(self, regularization: float, iterate: "Iterate | None" = None):
+    def __init__(self, regularization: float, iterate: Iterate | None = None):
         super().__init__(regularization, iterate)
         self.regularization, self.iterate = regularization, iterate
 
@@ -55,71 +53,6 @@ class NotPositiveDefinite(ValueError):
             f"the kernel is not positive definite at regularization {self.regularization:g} "
             "(rounding, or no kernel at all): raise the regularization."
         )
-
-
-@shown()
-@dataclasses.dataclass(frozen=True, eq=False)
-class Iterate:
-    """What conjugate gradients have after some passes: a checkpoint, once it is saved.
-
-    Attributes:
-        products: passes over the kernel so far.
-        regularizations: as they were given.
-        duals: coefficients of the training samples, one array [N, K] a regularization.
-        residuals: by recursion, ‖b - A x‖/‖b‖ of every output, one array [K] a regularization.
-        progress: what `start` needs to continue as if never interrupted.
-
-    Example:
-        >>> import numpy as np
-        >>> from npk.solving import kernel_ridge
-        >>> seen = []
-        >>> fit = kernel_ridge(np.diag([1.0, 2, 3]), np.eye(3), method="cg", rank=0, callback=seen.append)
-        >>> seen[0].products, seen[0].duals[0].shape
-        (1, (3, 3))
-    """
-
-    products: int
-    regularizations: tuple[float, ...]
-    duals: tuple[np.ndarray, ...]
-    residuals: tuple[np.ndarray, ...]
-    progress: conjugate_gradients.Progress
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to an NPZ file, whole, with a checksum.
-
-        Args:
-            path: of the file; one that is there is replaced once the new one is whole.
-        """
-        arrays = {"products": self.products, "regularizations": np.array(self.regularizations)}
-        for name, values in (("dual", self.duals), ("residual", self.residuals)):
-            arrays |= {f"{name}.{number}": value for number, value in enumerate(values)}
-        write_arrays(Path(path), arrays | self.progress.arrays())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Iterate":
-        """Read what `save` wrote. Nothing in the file is run.
-
-        Args:
-            path: of the file.
-
-        Returns:
-            The iterate, bit for bit.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is damaged, or holds something else.
-        """
-        arrays = read_arrays(Path(path))
-        try:
-            regularizations = tuple(arrays["regularizations"].tolist())
-            duals, residuals = (
-                tuple(arrays[f"{name}.{number}"] for number in range(len(regularizations)))
-                for name in ("dual", "residual")
-            )
-            progress = conjugate_gradients.Progress.of_arrays(arrays, len(regularizations))
-            return cls(int(arrays["products"]), regularizations, duals, residuals, progress)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} holds no iterate of a kernel regression ({error}).") from error
 
 
 @shown()

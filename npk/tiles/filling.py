@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from npk.tiles import store
+from npk.tiles import disk, records, store
 from npk.tiles.devices import Work, run
 from npk.tiles.plan import Device, Tile, TilePlan, kept, share
 from npk.tiles.progress import Meter
-from npk.tiles.store import Record
+from npk.tiles.records import Record
 from npk.tiles.stored_kernel import read_ahead
 
 
@@ -61,7 +61,7 @@ class Filling:
 
     def keep(self, tile: Tile, block: Any) -> None:
         parts = kept(self.record.plan, self.record.leaves, tile, block)
-        with store.errors(self.path, self.state):
+        with disk.errors(self.path, self.state):
             writing = [f for name, array in self.arrays.items() for f in array.write(tile, parts[name])]
             for future in writing:
                 future.result()
@@ -72,14 +72,14 @@ class Filling:
     def fill(self, work: Work, devices: Sequence[Device], process: tuple[int, int]) -> None:
         """Compute the tiles that are not done."""
         plan = self.record.plan
-        store.complete_nodes(self.path, self.record)
+        records.complete_nodes(self.path, self.record)
         self.check()
         tiles = plan.tiles()
         order = share(tiles, *process, start=random.SystemRandom().randrange(len(tiles)))
         todo = [tile for tile in order if not self.is_done(tile)]
         if not todo:
             return self.meter.begin(len(tiles), 0)
-        store.check_writable(self.path, self.state)
+        disk.check_writable(self.path, self.state)
         self.meter.say(self.room(todo))
         compute(dataclasses.replace(work, skip=self.is_done), plan, todo, devices, self.meter, len(tiles) - len(todo))
 
@@ -87,6 +87,6 @@ class Filling:
         plan, leaves = self.record.plan, self.record.leaves
         chunk = math.prod(plan.tile) * sum(leaf.dtype.itemsize * math.prod(leaf.axes) for leaf in leaves)
         needed = chunk * sum(len(plan.copies(tile)) for tile in todo)
-        free = store.free_bytes(self.path)
+        free = disk.free_bytes(self.path)
         told = f"{needed / 1e9:,.2f} GB to be written at most, {free / 1e9:,.2f} GB of disk are free"
         return told if needed <= free else f"{told}: it may stop when the disk is full, and go on when there is room"

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from npk.programs import shown
 from npk.solving import threads
 from npk.tiles.plan import Tile, mirrored
-from npk.tiles.store import Record, TileArray
+from npk.tiles.records import Record
+from npk.tiles.store import TileArray
 
 _AHEAD = 3  # tiles that are read while one is used
 _FEW = 16  # of as many rows or columns at most one is asked for: reading what is between would take longer

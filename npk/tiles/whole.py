@@ -20,12 +20,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from npk.programs import available_memory
-from npk.tiles import memory, store
+from npk.tiles import disk, memory, records, store
 from npk.tiles.devices import Work, devices_of, process_of
 from npk.tiles.filling import Filling, compute
 from npk.tiles.plan import Batch, Device, Leaf, Tile, TilePlan, batch, check_tile, inputs, kept, mirrored, plan_of
 from npk.tiles.progress import Meter, Progress
-from npk.tiles.store import Record
+from npk.tiles.records import Record
 from npk.tiles.stored_kernel import StoredKernel, stored_kernels
 
 Kernel = Callable[[Any, Any], Any]
@@ -165,15 +165,15 @@ def stored(
             batches.data(),
             _versions(devices[0]),
         )
-        there, why = store.find(path), "as in the store"
+        there, why = records.find(path), "as in the store"
         if there is None:
             leaves = batches.result_of(kernel, dtype, devices[0])
             _check_storable(leaves)
             side, why = (tile, "as given") if tile else batches.choose_side(kernel, leaves, devices)
             plan = plan_of(batches.shape, batches.symmetric, side)
-            store.check_writable(path, lambda: "nothing was begun")
-            there = store.begin(path, dataclasses.replace(here, plan=plan, leaves=leaves))
-        store.refuse_other(path, there, _wanted(here, there, tile, dtype))
+            disk.check_writable(path, lambda: "nothing was begun")
+            there = records.begin(path, dataclasses.replace(here, plan=plan, leaves=leaves))
+        records.refuse_other(path, there, _wanted(here, there, tile, dtype))
         run = Filling(path, there, Meter(progress, len(there.plan.tiles())))
         run.meter.say(_chosen(there.plan, why))
         run.fill(batches.work(kernel, there.plan, run.keep), devices, process_of(mesh))
@@ -203,7 +203,7 @@ def open_kernel(path: str | os.PathLike[str]) -> Stored:
         FileNotFoundError: nowhere holds no kernel: make one with npk.tiles.stored.
     """
     path = Path(path)
-    record = store.find(path)
+    record = records.find(path)
     if record is None:
         raise FileNotFoundError(f"{path} holds no kernel: make one with npk.tiles.stored.")
     return stored_kernels(path, record, store.arrays_of(path, record))
@@ -294,8 +294,8 @@ def _check_arguments(tile: Any, dtype: Any, identity: Any) -> None:
         raise ValueError(f"dtype must be a floating one or None, got {dtype}.")
     if identity is None:
         return
-    if dtype is not None and jnp.dtype(dtype).name not in store.DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(store.DTYPES)}, got {dtype}.")
+    if dtype is not None and jnp.dtype(dtype).name not in records.DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(records.DTYPES)}, got {dtype}.")
     try:
         json.dumps(dict(identity), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -306,8 +306,10 @@ def _check_arguments(tile: Any, dtype: Any, identity: Any) -> None:
 
 def _check_storable(leaves: Sequence[Leaf]) -> None:
     for leaf in leaves:
-        if leaf.dtype.name not in store.DTYPES:
-            raise ValueError(f"the kernel returns {leaf.dtype}, a store holds {', '.join(store.DTYPES)}: give dtype=.")
+        if leaf.dtype.name not in records.DTYPES:
+            raise ValueError(
+                f"the kernel returns {leaf.dtype}, a store holds {', '.join(records.DTYPES)}: give dtype=."
+            )
 
 
 def _check_fits(plan: TilePlan, leaves: Sequence[Leaf]) -> None:

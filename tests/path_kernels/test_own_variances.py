@@ -116,6 +116,38 @@ def test_under_transformations_it_is_the_same_and_follows_the_parameters(x64):
     assert abs(jax.grad(held)(1.0) - near) <= 1e-6 * abs(near)
 
 
+def test_a_batch_of_parameters_has_a_kernel_of_each(x64):
+    f, params, x, _ = chosen("constants and biases")
+    own = lambda p: npk.path_kernel(f)(p, x, normalize="own")  # noqa: E731
+    twice = jax.tree.map(lambda a: 2 * a, params)
+    found = jax.vmap(own)(jax.tree.map(lambda a, b: jnp.stack([a, b]), params, twice))
+    assert_close(found[0], own(params))
+    assert_close(found[1], own(twice))
+
+
+@pytest.mark.standard_dtypes
+def test_tokens_read_one_row_of_a_table_as_large_as_its_own(x64):
+    f = lambda p, x: relu(p["table"][x].mean(1)) @ p["v"]  # noqa: E731
+    params, x = {"table": 3 * normal(5, 4), "v": normal(4, 2)}, np.random.default_rng(0).integers(0, 5, (6, 3))
+    shares, gates = jax.nn.one_hot(x, 5).mean(1), npk.gates(f)(params, jnp.asarray(x))[0]
+    table, last = (np.mean(np.square(params[name])) for name in ("table", "v"))
+    expected = (shares @ shares.T) * table * (gates @ gates.T) * last
+    assert_close(npk.path_kernel(f)(params, jnp.asarray(x), normalize="own"), expected)
+
+
+@pytest.mark.standard_dtypes
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_squares_of_half_precision_are_summed_in_single(dtype):
+    """300² leaves float16; the mean of its squares does not."""
+    f = lambda p, x: relu(x @ p["w"]) @ p["v"]  # noqa: E731
+    params = {"w": (300 * normal(3, 64)).astype(dtype), "v": normal(64, 1).astype(dtype)}
+    x = normal(4, 3).astype(dtype)
+    gates = npk.gates(f)(params, x)
+    single = jax.tree.map(lambda a: a.astype(jnp.float32), (params, x, gates))
+    expected = npk.path_kernel(f)(*single[:2], gates1=single[2], normalize="own")
+    assert_close(npk.path_kernel(f)(params, x, normalize="own"), expected)
+
+
 def test_blocks_of_many_samples_and_deep_networks(x64):
     """In blocks, and by a program for each kind of term, as a large kernel is computed."""
     depth = 12

@@ -83,6 +83,7 @@ def test_some_places():
     x = normal(3, 6, 3)
     whole = npk.path_kernel(causal, output=())(numbers(), x)
     assert_close(npk.path_kernel(causal, output=(slice(1, 6, 2), slice(0, 1)))(numbers(), x), whole[:, :, 1::2])
+    assert_close(npk.path_kernel(causal, output=slice(2, 3))(numbers(), x), whole[:, :, 2:3])
     one = npk.path_kernel(causal, output=(3, slice(None)))(numbers(), x)
     assert_close(one, whole[:, :, 3])
 
