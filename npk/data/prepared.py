@@ -60,6 +60,11 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     made_by: Any = builder_class(name) if STORED[name].own else tfds.builder_cls(name)
     try:
         return made_by(data_dir=str(folder), version=STORED[name].version, file_format="array_record")
+    except AssertionError as error:  # by which it refuses a version that it does not have
+        raise ValueError(
+            f"the installed tensorflow-datasets {tfds.__version__} does not read {name!r} of version "
+            f"{STORED[name].version} ({error}): install one that does."
+        ) from error
     except ValueError as error:
         if "file format" not in str(error).lower():
             raise

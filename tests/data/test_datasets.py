@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from prepared_folders import PREPARED, SIZES, make_tiny, prepare
 
-from npk.data import load, only_classes, with_validation
+from npk.data import STORED, load, only_classes, with_validation
 
 
 @pytest.fixture
@@ -213,3 +214,11 @@ def test_a_wrong_validation_size_is_an_error(size):
 def test_a_second_validation_set_is_refused():
     with pytest.raises(ValueError, match="has a validation set already"):
         with_validation(with_validation(load("digits"), 0.1), 0.1)
+
+
+def test_a_reader_that_lacks_the_version_is_named(tmp_path, tiny, monkeypatch):
+    prepare(tmp_path, "mnist")
+    (tmp_path / "mnist" / "3.0.1").rename(tmp_path / "mnist" / "9.9.9")
+    monkeypatch.setitem(STORED, "mnist", dataclasses.replace(STORED["mnist"], version="9.9.9"))
+    with pytest.raises(ValueError, match="does not read 'mnist' of version 9.9.9 .*: install one that does"):
+        load("mnist", data_dir=tmp_path)
