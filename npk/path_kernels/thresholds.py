@@ -21,7 +21,7 @@ class Thresholds:
         numpy_work: multiplications up to which the plain rules are computed by NumPy, where nothing is compiled.
         whole_terms: terms up to which a network is compiled as a whole; deeper ones by their kinds of terms.
         whole_work: multiplications a term from which patterns (attention) are compiled as a whole at any depth: a
-            program for all runs in some 40 % of the time, and takes a tenth of a second a term to compile.
+            program for all runs in some 40 % of the time, and takes up to a tenth of a second a term to compile.
 
     Raises:
         ValueError: a threshold is no number.
@@ -39,7 +39,7 @@ class Thresholds:
     paired_seconds: float = 0.5
     numpy_work: float = 1 << 22
     whole_terms: float = 8
-    whole_work: float = 3.2e9
+    whole_work: float = 1e9
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

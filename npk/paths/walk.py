@@ -7,6 +7,7 @@ where, and which belong to a normalisation.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -68,6 +69,11 @@ class Walk:
     poisoned: set[Var] = dataclasses.field(default_factory=set)
     errors: dict[str, None] = dataclasses.field(default_factory=dict)
 
+    @functools.cached_property
+    def making(self) -> dict[Atom, Equation]:
+        """What makes each value of the program."""
+        return {var: equation for equation in self.program.equations for var in equation.outputs}
+
     # -- values that do not depend on x ------------------------------------------------------------
 
     def origin(self, atom: Atom) -> Origin | None:
@@ -82,12 +88,23 @@ class Walk:
         if atom in self.given:
             state = self.data(atom)
             if len(state) != 1:
-                made = next(e for e in self.program.equations if atom in e.outputs)
-                raise self.refuse(made, "a gate that is a sum of several: mark it in the model, npk.as_gate(value).")
+                why = "a gate that is a sum of several: mark it in the model, npk.as_gate(value)."
+                raise self.refuse(self.making[atom], why)
             return terms.factor_of(state[0])
         if isinstance(atom, Var) and atom not in self.values:
             return Factor("fixed", (), atom, tuple(atom.shape))
         return constant(self.value(atom))
+
+    def unrepeated(self, atom: Atom) -> Factor:
+        """The same, of size one along what a broadcast repeats: γ of a norm [C], not at every position."""
+        made = self.making.get(atom)
+        known = isinstance(atom, Const) or atom in self.values or atom in self.given
+        if known or made is None or made.name != "broadcast_in_dim":
+            return self.factor(atom)
+        found, shape = self.unrepeated(made.inputs[0]), [1] * len(atom.shape)
+        for axis, size in zip(made.params["broadcast_dimensions"], found.shape, strict=True):
+            shape[axis] = size
+        return found.reshape(shape)
 
     def note_constant(self, equation: Equation) -> None:
         """Remember how a value of constants and parameters was made; of constants alone it is computed."""
@@ -213,7 +230,7 @@ class Walk:
         kind = self.origin(atom)
         if kind is None or kind.from_params:
             return None
-        return self.known(self.factor(atom), atom.shape)
+        return self.known(self.unrepeated(atom), atom.shape)
 
     def data(self, atom: Atom) -> State:
         """The terms of a value that depends on x (or of a parameter)."""
@@ -289,8 +306,11 @@ class Walk:
             return
         if not self.poisoned.intersection(a for a in equation.inputs if isinstance(a, Var)):
             try:
-                self.states.update(zip(equation.outputs, self.rule(equation), strict=True))
-                if not any(map(self.is_value, equation.inputs)) and (equation.inputs or equation.activation.alone):
+                states = self.rule(equation)
+                self.states.update(zip(equation.outputs, states, strict=True))
+                if all(term.base is self.source for state in states for term in state) and (
+                    not any(map(self.is_value, equation.inputs)) and (equation.inputs or equation.activation.alone)
+                ):
                     self.given.update(equation.outputs)
                 return
             except UnsupportedOperation as error:
@@ -309,48 +329,6 @@ class Walk:
         if not read or not self.encoded.issuperset(read):
             return False
         return all(a in self.encoded or (self.is_known(a) and not self.is_declared(a)) for a in equation.inputs)
-
-    def is_one_hot(self, atom: Atom, axis: int) -> bool:
-        """Whether along an axis one element at most is not zero: integers are compared with numbers that all differ."""
-        made_by = {v: e for e in self.program.equations for v in e.outputs}
-
-        def numbers(side: Atom) -> np.ndarray | None:
-            if self.is_data(side) or self.is_parameter(side) or self.is_declared(side) or is_traced(self.value(side)):
-                return None
-            return np.asarray(self.value(side))
-
-        equation = made_by.get(atom) if atom in self.encoded else None  # type: ignore[arg-type]
-        while equation is not None and equation.name in ("convert_element_type", "select_n"):
-            if equation.name == "select_n":  # where(same, 1, 0)
-                zero = numbers(equation.inputs[1])
-                if zero is None or zero.any() or len(equation.inputs) != 3 or numbers(equation.inputs[2]) is None:
-                    return False
-            equation = made_by.get(equation.inputs[0])  # type: ignore[arg-type]
-        if equation is None:
-            return False
-        if equation.name == "gather":  # of the rows of the identity
-            rows, p = numbers(equation.inputs[0]), equation.params["dimension_numbers"]
-            whole = tuple(equation.params["slice_sizes"]) == (1, len(rows.T) if rows is not None else 0)
-            taken = tuple(p.offset_dims) == (axis,) and tuple(p.collapsed_slice_dims) == (0,)
-            return rows is not None and rows.ndim == 2 and whole and taken and bool((np.sum(rows != 0, 1) <= 1).all())
-        if equation.name != "eq":
-            return False
-
-        def is_same(side: Atom) -> bool:
-            before = made_by.get(side)  # type: ignore[arg-type]
-            spread = before is not None and before.name == "broadcast_in_dim"
-            made = spread and axis not in before.params["broadcast_dimensions"]  # type: ignore[union-attr]
-            return side.shape[axis] == 1 or bool(made)
-
-        def differ(side: Atom) -> bool:
-            values = numbers(side)
-            if values is None:
-                return False
-            lines = np.sort(np.moveaxis(values, axis, 0).reshape(side.shape[axis], -1), 0)
-            return bool((lines[1:] != lines[:-1]).all())
-
-        one, two = equation.inputs
-        return (is_same(one) and differ(two)) or (is_same(two) and differ(one))
 
     def rule(self, equation: Equation) -> list[State]:
         # What reads or makes complex values is of one kind, whatever its primitive.

@@ -55,6 +55,7 @@ class Nature(NamedTuple):
 
 
 _VALUE, _ACTIVE, _NONLINEAR, _ENCODED = Nature(1, 0), Nature(0, 1), Nature(0, 0), Nature(0, 0, True)
+_SUMS = frozenset(("add", "add_any", "sub"))
 
 
 def _is_number(var: Var) -> bool:
@@ -123,6 +124,8 @@ class Stream:
         if name in ELEMENTWISE or name in LINEAR or name in PRODUCTS or name in CHOOSING:
             if not all(map(_is_number, (*data, *equation.outputs))):
                 return _NONLINEAR
+            if name in _SUMS and self.begins(equation, data):
+                return _VALUE
             return self.added(natures, name in MOVES or name in ELEMENTWISE)
         if name in PLACES:
             return self.added(natures, False)
@@ -138,6 +141,39 @@ class Stream:
         if any(n == _NONLINEAR for n in natures):
             return _NONLINEAR
         return max(natures, key=lambda n: (n.plain, n.active))
+
+    def begins(self, equation: Equation, data: Sequence[Var]) -> bool:
+        """Whether an equation adds gates times parameters to a value: these are values, too, paths begin at them.
+
+        So does r ⊙ b in tanh(W x + r ⊙ (U h + b)), a gated recurrent unit before its first step.
+        """
+        products: dict[Equation, Product] = {}
+        values = [self.natures[a].is_value and not self.natures[a].encoded for a in data]
+        if all(values) or not any(values) or not all(v or self.begun(a, products) for v, a in zip(values, data)):
+            return False
+        self.products.update(products)
+        return True
+
+    def begun(self, var: Var, products: dict[Equation, Product]) -> bool:
+        """Whether a value that one equation reads is made of gates times parameters, and of values; which, is noted."""
+        equation = self.known.producer.get(var)
+        if equation is None or equation in self.operands or len(self.known.readers(var)) != 1:
+            return False
+        data, name = self.data_inputs(equation), equation.name
+        if name in _SUMS:
+            return all(self.natures[a] == _VALUE or self.begun(a, products) for a in data)
+        if len(data) != 1 or not (is_float(data[0]) and is_float(var)):
+            return False
+        others = [a for a in equation.inputs if a is not data[0]]
+        origin = self.known.origin(others[0]) if len(others) == 1 else None
+        if name in ("mul", "div") and origin is not None and origin.leaves:
+            at = 1 if equation.inputs[0] is data[0] else 0
+            if self.natures[data[0]] != _NONLINEAR or (name == "div" and at == 1):
+                return False
+            products[equation] = Product((at,), 1 - at)
+            return True
+        passes = name in MOVES or name in ("convert_element_type", "neg", "mul")
+        return passes and len(equation.outputs) == 1 and self.begun(data[0], products)
 
     def encoding(self, equation: Equation) -> Nature:
         """Of what is made of an input of integers alone."""

@@ -1,7 +1,7 @@
 """Sums, differences and products: of values, with biases, with weights, with fixed numbers."""
 
 from npk.paths import sums
-from npk.paths.factors import constant
+from npk.paths.factors import Factor, constant
 from npk.paths.rules.biases import bias
 from npk.paths.rules.weights import elementwise
 from npk.paths.walk import DECLARE, State, Walk
@@ -24,7 +24,7 @@ def _addend(walk: Walk, equation: Equation, atom: Atom) -> State:
         return walk.state(atom) or []
     if equation in walk.normalising:
         walk.fix(atom, equation)
-        return walk.known(walk.factor(atom), atom.shape)
+        return walk.known(walk.unrepeated(atom), atom.shape)
     return bias(walk, equation, atom)
 
 
@@ -36,6 +36,8 @@ def multiply(walk: Walk, equation: Equation) -> State:
     if equation.name == "div" and data is b:
         raise walk.refuse(equation, "a division by a value that depends on x.")
     shape = equation.outputs[0].shape
+    if walk.is_parameter(factor) and not walk.is_value(data) and equation not in walk.normalising:
+        return _begun(walk, equation, walk.factor(data), factor)
     state = walk.spread(walk.data(data), shape)
     if walk.is_parameter(factor):
         if equation in walk.normalising:
@@ -49,8 +51,14 @@ def multiply(walk: Walk, equation: Equation) -> State:
                 )
             (weight,) = walk.data(factor)
             return elementwise(walk, equation, state, walk.spread([weight], shape)[0], factor)
-    numbers = walk.factor(factor)
+    numbers = walk.unrepeated(factor)
     return walk.scaled(state, numbers.inverse() if equation.name == "div" else numbers)
+
+
+def _begun(walk: Walk, equation: Equation, gate: Factor, parameter: Atom) -> State:
+    """A gate times parameters: a bias whose paths go through the gate at once."""
+    state = walk.spread(bias(walk, equation, parameter), equation.outputs[0].shape)
+    return walk.scaled(state, gate.inverse() if equation.name == "div" else gate)
 
 
 def negate(walk: Walk, equation: Equation) -> State:

@@ -24,12 +24,11 @@ def bias(walk: Walk, equation: Equation, atom: Atom) -> State:
 
 def _mapped(walk: Walk, atom: Atom) -> State | None:
     """The terms of a constant linear map of parameters; None of what is none."""
-    making = {var: equation for equation in walk.program.equations for var in equation.outputs}
     needed: set[Equation] = set()
     todo = [atom]
     while todo:
         var = todo.pop()
-        equation = making.get(var) if isinstance(var, Var) and not walk.is_leaf(var) else None
+        equation = walk.making.get(var) if isinstance(var, Var) and not walk.is_leaf(var) else None
         if equation is not None and equation not in needed:
             needed.add(equation)
             todo += [a for a in equation.inputs if walk.is_parameter(a)]

@@ -10,6 +10,7 @@ from npk.paths.encodings import Encoding
 from npk.paths.factors import Factor, ones
 from npk.paths.layers import Layer, Window
 from npk.paths.rules import maps
+from npk.paths.rules.one_hot import is_one_hot
 from npk.paths.terms import Axis, Term
 from npk.paths.walk import DECLARE, ELSEWHERE, State, Walk, elements
 from npk.programs import Atom, Equation
@@ -102,7 +103,7 @@ def dot_general(walk: Walk, equation: Equation) -> State:
     else:
         weight = terms.transpose(_the_weight(walk, equation, rhs), order)
         # Of what is one-hot a weight layer reads one row.
-        one = len(lhs_contract) == 1 and walk.is_one_hot(lhs, lhs_contract[0])
+        one = len(lhs_contract) == 1 and is_one_hot(walk, lhs, lhs_contract[0])
         options = {"constant": walk.constant_of(rhs), "fan_in": 1 if one else None}
         out = [_layer(walk, equation, state, weight, n_b, n_x, **options)]
     if not data_first:

@@ -46,7 +46,7 @@ class Recurrent(nn.Module):
 
 @model(REUSE, "GRU in a scan")
 def _():
-    return linen(Recurrent(nn.GRUCell(2, param_dtype=jnp.float64)), None, TOKENS, WIDTH)
+    return linen(Recurrent(nn.GRUCell(2, param_dtype=jnp.float64)), 9, TOKENS, WIDTH)
 
 
 @model(REUSE, "LSTM in a scan")
