@@ -48,6 +48,7 @@ from npk.programs.gatings import opens_without_gates as opens_without_gates
 from npk.programs.gatings import says_derivative as says_derivative
 from npk.programs.gatings import with_activations as with_activations
 from npk.programs.gatings import with_gates as with_gates
+from npk.programs.hashing import program_hash as program_hash
 from npk.programs.independence import check_independent as check_independent
 from npk.programs.layouts import channels_last as channels_last
 from npk.programs.linearity import DECLARED as DECLARED

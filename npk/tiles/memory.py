@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from npk.programs import available_memory
+from npk.programs import available_memory, program_hash
 from npk.tiles.plan import Batch, Device, Leaf, leaves_of
 
 Kernel = Callable[[Any, Any], Any]
@@ -27,6 +27,14 @@ def free_bytes(device: Device) -> float:
     """Memory that may be used on an accelerator."""
     stats = device.memory_stats() or {}
     return _DEVICE_SHARE * (stats.get("bytes_limit", 4 << 30) - stats.get("bytes_in_use", 0))
+
+
+def program_of(kernel: Kernel, one: Batch, two: Batch) -> str | None:
+    """The hash of what a kernel computes, or None where it cannot be traced."""
+    try:
+        return program_hash(kernel, one.specs(1), two.specs(1))
+    except Exception:  # whatever a kernel in plain Python makes of a tracer
+        return None
 
 
 def result_of(kernel: Kernel, one: Batch, two: Batch, dtype: Any, symmetric: bool, device: Device) -> tuple[Leaf, ...]:

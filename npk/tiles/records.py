@@ -6,7 +6,6 @@ Of another record, or of a description that would have its chunks read as other 
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from npk.folders import as_text, differences
 from npk.tiles.disk import errors
 from npk.tiles.plan import Leaf, TilePlan
 
-FORMAT = 1
+FORMAT = 2  # 1 knew no program, and kept no list of its chunks
 KEY = "npk"
 DTYPES = ("float32", "float64", "bfloat16")
 _CHECKSUM = {"name": "crc32c"}
@@ -40,6 +40,8 @@ class Record:
         identity: what the user calls the kernel: names, hashes.
         data: fingerprints of the batches.
         versions: of what computes.
+        program: hash of the kernel's program, where it can be traced.
+        format: of the store.
     """
 
     plan: TilePlan
@@ -47,11 +49,13 @@ class Record:
     identity: Mapping[str, Any]
     data: Mapping[str, Any]
     versions: Mapping[str, Any]
+    program: str | None = None
+    format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as they stand in `zarr.json`."""
         return {
-            "format": FORMAT,
+            "format": self.format,
             "shape": list(self.plan.shape),
             "tile": list(self.plan.tile),
             "symmetric": self.plan.symmetric,
@@ -59,14 +63,15 @@ class Record:
             "identity": dict(self.identity),
             "data": dict(self.data),
             "versions": dict(self.versions),
+            **({"program": self.program} if self.format > 1 else {}),
         }
 
 
 def record_of(content: Mapping[str, Any], path: Path) -> Record:
     """The record in the content of a `zarr.json`; one that says anything else is refused."""
-    if content["format"] != FORMAT:
+    if content["format"] not in (1, FORMAT) or isinstance(content["format"], bool):
         raise ValueError(
-            f"{path} is of format {content['format']}, this npk reads {FORMAT}: use the npk that wrote it."
+            f"{path} is of format {content['format']}, this npk reads 1 and {FORMAT}: use the npk that wrote it."
         )
     plan = TilePlan(tuple(content["shape"]), tuple(content["tile"]), content["symmetric"])
     arrays = content["arrays"].items()
@@ -74,15 +79,18 @@ def record_of(content: Mapping[str, Any], path: Path) -> Record:
         leaves = tuple(Leaf(name, np.dtype(jnp.dtype(a["dtype"])), tuple(a["axes"])) for name, a in arrays)
     except ValueError as error:
         raise ValueError(f"the record in {path} is none: {error}") from None
-    found = Record(plan, leaves, content["identity"], content["data"], content["versions"])
-    if _text(found.as_json()) != _text(content):
+    found = Record(
+        plan,
+        leaves,
+        content["identity"],
+        content["data"],
+        content["versions"],
+        content.get("program"),
+        content["format"],
+    )
+    if as_text(found.as_json()) != as_text(content):
         raise ValueError(f"the record in {path} holds what no record does")
     return found
-
-
-def _text(content: Any) -> str:
-    """Plain values as text, by which they are compared: 1 is not true, and null is not nothing."""
-    return json.dumps(content, sort_keys=True)
 
 
 def find(path: Path) -> Record | None:
@@ -127,7 +135,7 @@ def described(path: Path) -> dict[str, Any]:
 
 def compare(path: Path, content: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """What describes an array must be what was written for it, or its chunks would be read as other numbers."""
-    differ = [key for key in {**content, **expected} if _text(content.get(key)) != _text(expected.get(key))]
+    differ = [key for key in {**content, **expected} if as_text(content.get(key)) != as_text(expected.get(key))]
     if differ or len(content) != len(expected):
         raise ValueError(
             f"{path / 'zarr.json'} is not as it was written ({', '.join(differ)}), and its numbers would be others: "
@@ -137,31 +145,16 @@ def compare(path: Path, content: Mapping[str, Any], expected: Mapping[str, Any])
 
 def refuse_other(path: Path, there: Record, here: Record) -> None:
     """Refuse to go on with a store of another configuration, naming all that differs."""
-    found, wanted = _flat(there.as_json()), _flat(here.as_json())
-    differ = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    if differ:
-        parts = [
-            f"{'.'.join(key)} is {_shown(found.get(key))} there and {_shown(wanted.get(key))} here" for key in differ
-        ]
+    if there.format != FORMAT:
         raise ValueError(
-            f"{path} holds a kernel of another configuration: {'; '.join(parts)}. Nothing was changed. Choose another "
+            f"{path} was written by an npk that kept no list of its chunks: it can be read, and gone on with once "
+            f"`npk verify --repair {path}` has looked through it."
+        )
+    if differ := differences(there.as_json(), here.as_json()):
+        raise ValueError(
+            f"{path} holds a kernel of another configuration: {'; '.join(differ)}. Nothing was changed. Choose another "
             "folder, go on with the configuration of the store, or remove the folder to begin anew."
         )
-
-
-def _flat(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
-    """Every value as text, by its way there; nothing in it is as much a value as any."""
-    result = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            result.update(_flat(value, (*prefix, key)))
-        else:
-            result[(*prefix, key)] = _text(value)
-    return result
-
-
-def _shown(text: str | None) -> str:
-    return "nothing" if text is None else f"{text[:13]}…" if re.fullmatch(r'"[0-9a-f]{64}"', text) else text
 
 
 # ------------------------------------------------------------------------------------ writing metadata
@@ -169,10 +162,11 @@ def _shown(text: str | None) -> str:
 
 def begin(path: Path, record: Record) -> Record:
     """Make the store, or find that another process has just made it; the record that counts."""
-    with errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        _write_once(path, _nodes(path, record)[path])
-        _synchronise(path.absolute().parent)
+    if not (path / "zarr.json").exists():
+        with errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            _write_once(path, _nodes(path, record)[path])
+            _synchronise(path.absolute().parent)
     found = find(path)
     assert found is not None
     return found

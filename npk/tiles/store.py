@@ -1,8 +1,8 @@
 """Tiles on disk: Zarr version 3, written and read by TensorStore, one chunk a tile with its checksum.
 
 A chunk is written beside, synchronised and renamed, so it is there whole or not at all: that it is there, and that
-its checksum is right, is the only record of a tile's being done. What the numbers are of stands in `zarr.json`
-(`records`).
+its checksum is right, says that a tile is done. What the numbers are of stands in `zarr.json` (`records`), and which
+chunk belongs where in a list beside (`ledger`).
 """
 
 import contextlib
@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from npk.tiles.ledger import Ledger, ledger_of
 from npk.tiles.plan import Leaf, Tile, TilePlan, mirrored
 from npk.tiles.records import Record, compare, described, layout
+
+_CHECKSUM = 4  # bytes of CRC-32C, the end of a chunk
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,12 +32,14 @@ class TileArray:
         path: its folder.
         plan: its tiles.
         leaf: its dtype and further axes.
+        ledger: which chunk belongs where.
         checked: tiles whose checksums this process has compared.
     """
 
     path: Path
     plan: TilePlan
     leaf: Leaf
+    ledger: Ledger
     checked: set[Tile] = dataclasses.field(default_factory=set)
 
     @functools.cached_property
@@ -53,6 +58,10 @@ class TileArray:
         metadata["shape"] = [*sides, *self.leaf.axes]
         return ts.open({**self._spec(), "metadata": metadata}, open=True, assume_metadata=True).result()
 
+    def open(self) -> None:
+        """Read the description of the array, which is not read again."""
+        assert self.array.rank == self.padded.rank
+
     def _spec(self) -> dict[str, Any]:
         kvstore = {"driver": "file", "path": f"{self.path.absolute()}/"}
         return {"driver": "zarr3", "kvstore": kvstore, "store_data_equal_to_fill_value": True}
@@ -65,15 +74,29 @@ class TileArray:
         """Whether the chunk is there."""
         return self.file(tile).exists()
 
-    def wrong_size(self, tile: Tile) -> str:
-        """What is wrong with the size of a chunk that is there; a checksum does not see what follows it."""
+    def wrong(self, tile: Tile) -> str:
+        """What is wrong with a chunk that is there, and that its own checksum does not see: its size, its place."""
         size = self.file(tile).stat().st_size
         if not self.raw:
             with self.file(tile).open("rb") as file:
                 content = int.from_bytes(file.read(16)[12:], "little")  # Blosc's own header
         else:
             content = math.prod((*self.plan.tile, *self.leaf.axes)) * self.leaf.dtype.itemsize
-        return "" if size == content + 4 else f"{size} bytes instead of {content + 4}"
+        if size != content + _CHECKSUM:
+            return f"{size} bytes instead of {content + _CHECKSUM}"
+        if self.ledger and not self.ledger.holds(tile, self.checksum(tile)):
+            return "it is not the chunk that was written there"
+        return ""
+
+    def checksum(self, tile: Tile) -> str:
+        """What a chunk that is there says of itself, at its end."""
+        with self.file(tile).open("rb") as file:
+            file.seek(-_CHECKSUM, os.SEEK_END)
+            return file.read(_CHECKSUM).hex()
+
+    def checksums(self, tiles: Sequence[Tile]) -> dict[Tile, str]:
+        """What the chunks of tiles say of themselves, those of mirrored ones too."""
+        return {copy: self.checksum(copy) for tile in tiles for copy in self.plan.copies(tile)}
 
     def write(self, tile: Tile, block: np.ndarray) -> list[Any]:
         """Begin to write a tile, and the mirrored one; futures that are done once both are durable."""
@@ -118,7 +141,8 @@ class TileArray:
 
 def arrays_of(path: Path, record: Record) -> dict[str, TileArray]:
     """The arrays of a store, by name."""
-    return {leaf.name: TileArray(path / leaf.name, record.plan, leaf) for leaf in record.leaves}
+    made = ((leaf, ledger_of(path, record, leaf)) for leaf in record.leaves)
+    return {leaf.name: TileArray(path / leaf.name, record.plan, leaf, ledger) for leaf, ledger in made}
 
 
 def is_done(arrays: Sequence[TileArray], tile: Tile) -> bool:

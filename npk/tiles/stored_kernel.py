@@ -62,14 +62,12 @@ class StoredKernel:
         return sum(map(self._tiles.exists, every)), len(every)
 
     def verify(self) -> tuple[tuple[int, int], ...]:
-        """Read every tile and compare its checksum.
+        """Read every tile, compare its checksum and its place in the store, and of mirrored ones the numbers.
 
         Returns:
             The tiles (row, column) that are missing or damaged; none of a whole kernel.
         """
-        return tuple(
-            tile for tile, block in read_ahead(self._tiles, _every(self._tiles), strict=False) if block is None
-        )
+        return tuple(sorted(set(damaged(self._tiles, _every(self._tiles)))))
 
     def read(self, rows: Any = slice(None), columns: Any = slice(None)) -> np.ndarray:
         """A part of the kernel.
@@ -99,7 +97,7 @@ class StoredKernel:
     def _blocks(self, tiles: list[Tile], few: bool) -> Iterator[tuple[Tile, np.ndarray]]:
         """Tiles and their numbers; for a few of them, of tiles that were checked before, as they lie on disk."""
         direct = self._tiles.checked if few and self._tiles.raw else set()
-        known = {t for t in tiles if t in direct and self._tiles.exists(t) and not self._tiles.wrong_size(t)}
+        known = {t for t in tiles if t in direct and self._tiles.exists(t) and not self._tiles.wrong(t)}
         yield from ((tile, self._tiles.mapped(tile)) for tile in tiles if tile in known)
         yield from read_ahead(self._tiles, [tile for tile in tiles if tile not in known])
 
@@ -198,10 +196,24 @@ def read_ahead(array: TileArray, tiles: Iterable[Tile], strict: bool = True) -> 
             yield _arrived(array, *waiting.popleft(), strict)
 
 
+def damaged(array: TileArray, tiles: Iterable[Tile]) -> Iterator[Tile]:
+    """Those that are missing or damaged; of a tile and its mirror image both, where their numbers are not the same."""
+    plan, wanted = array.plan, set(tiles)
+    pairs = [copy for tile in plan.tiles() for copy in plan.copies(tile) if copy in wanted]
+    last: tuple[Tile, Any] | None = None
+    for tile, block in read_ahead(array, pairs, strict=False):
+        if block is None:
+            yield tile
+        elif last is not None and last[0] == (tile[1], tile[0]) and plan.symmetric:
+            if not np.array_equal(block, mirrored(last[1])):
+                yield from (last[0], tile)
+        last = None if block is None else (tile, block)
+
+
 def _arrived(array: TileArray, tile: Tile, future: Any, strict: bool) -> tuple[Tile, Any]:
     if future is not None:
         try:
-            if wrong := array.wrong_size(tile):
+            if wrong := array.wrong(tile):
                 raise ValueError(wrong)
             numbers = future.result().astype(array.leaf.dtype, copy=False)
             array.checked.add(tile)

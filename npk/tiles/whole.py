@@ -5,8 +5,6 @@ whose first axis is the sample. What it computes is not known here; it must not 
 """
 
 import dataclasses
-import hashlib
-import importlib.metadata
 import json
 import math
 import os
@@ -19,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from npk.folders import fingerprint, versions
 from npk.programs import available_memory
-from npk.tiles import disk, memory, records, store
+from npk.tiles import disk, ledger, memory, records, store
 from npk.tiles.devices import Work, devices_of, process_of
 from npk.tiles.filling import Filling, compute
 from npk.tiles.plan import Batch, Device, Leaf, Tile, TilePlan, batch, check_tile, inputs, kept, mirrored, plan_of
@@ -30,8 +29,6 @@ from npk.tiles.stored_kernel import StoredKernel, stored_kernels
 
 Kernel = Callable[[Any, Any], Any]
 Stored = StoredKernel | dict[str, StoredKernel]
-
-_HASHED = 1 << 24  # bytes hashed at a time: an array may be a memory map
 
 
 def tiled(
@@ -106,7 +103,7 @@ def stored(
     kernel: Kernel,
     path: str | os.PathLike[str],
     *,
-    identity: Mapping[str, Any],
+    identity: Mapping[str, Any] | None = None,
     tile: int | None = None,
     dtype: Any = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -115,17 +112,20 @@ def stored(
     """Transform a kernel of two batches into one of any size on disk, which may be interrupted at any moment.
 
     As `tiled`, into a Zarr store (version 3, a chunk a tile, with checksums). A tile is written beside, synchronised
-    and renamed: it is there whole or not at all, and nothing else records that it is done. Given again, the same
-    command checks the tiles that are there, computes what is missing or damaged, and ends with the same bits. Several
-    processes may work on one store: those of `jax.distributed` share the tiles (tile t is of process t mod P), others
-    begin at different tiles; each then goes on with what the others have not done, so a lost one is made up for.
+    and renamed: it is there whole or not at all; a list of checksums beside says which chunk belongs where. Given
+    again, the same command checks the tiles that are there, computes one of them again to see that the store is of this
+    kernel, then what is missing or damaged, and ends with the same bits. Several processes may work on one store: those
+    of `jax.distributed` share the tiles (tile t is of process t mod P), others begin at different tiles; each then goes
+    on with what the others have not done, so a lost one is made up for.
 
     Args:
         kernel: as of `tiled`.
         path: folder of the store; made if it is not there. An array lies in it, or one array a name in folders of their
             own where the kernel returns a tree.
         identity: what the kernel is, in plain values: its name, and `fingerprint`s of its parameters and of whatever
-            else its numbers depend on. The batches, the shape and the versions of npk and JAX are added.
+            else its numbers depend on. The batches, the shape and the versions of npk and JAX are added, and, where the
+            kernel can be traced, a hash of its program with all numbers it closes over: then it may be left out. A
+            kernel in plain Python cannot be looked into, and needs one.
         tile: as of `tiled`; None for that of the store, where there is one.
         dtype: float32, float64 or bfloat16; None for what the kernel returns, or that of the store. bfloat16 numbers
             lie on disk as compressed float32, which any Zarr reader reads.
@@ -138,7 +138,8 @@ def stored(
         are there.
 
     Raises:
-        ValueError: as `tiled`; the store is of another configuration (all that differs is named).
+        ValueError: as `tiled`; the store is of another configuration (all that differs is named), or holds other
+            numbers than the kernel gives; a kernel that cannot be traced has no identity.
         FileExistsError: the folder holds something else.
         OSError: the store cannot be written, or the disk is full; the tiles that are done are safe.
 
@@ -153,27 +154,29 @@ def stored(
     """
     _check_arguments(tile, dtype, identity)
     path = Path(path)
-    identity = json.loads(json.dumps(dict(identity)))
+    named = json.loads(json.dumps(dict(identity or {})))
 
     def whole(one: PyTree, two: PyTree | None = None) -> Stored:
         batches = _Batches.of(one, two)
         devices = devices_of(mesh)
-        here = Record(
-            TilePlan(batches.shape, batches.shape, batches.symmetric),
-            (),
-            identity,
-            batches.data(),
-            _versions(devices[0]),
-        )
-        there, why = records.find(path), "as in the store"
+        program = memory.program_of(kernel, batches.one, batches.other)
+        if program is None and not named:
+            raise ValueError(
+                "the kernel cannot be traced, so that nothing tells it from another one: name it and what its numbers "
+                'depend on, identity={"name": …, "params": npk.tiles.fingerprint(params)}.'
+            )
+        plan = TilePlan(batches.shape, batches.shape, batches.symmetric)
+        here = Record(plan, (), named, batches.data(), versions(devices[0].platform), program)
+        there, why = ledger.find(path), "as in the store"
         if there is None:
             leaves = batches.result_of(kernel, dtype, devices[0])
             _check_storable(leaves)
             side, why = (tile, "as given") if tile else batches.choose_side(kernel, leaves, devices)
             plan = plan_of(batches.shape, batches.symmetric, side)
             disk.check_writable(path, lambda: "nothing was begun")
-            there = records.begin(path, dataclasses.replace(here, plan=plan, leaves=leaves))
-        records.refuse_other(path, there, _wanted(here, there, tile, dtype))
+            there = dataclasses.replace(here, plan=plan, leaves=leaves)
+        records.refuse_other(path, there, wanted := _wanted(here, there, tile, dtype))
+        records.refuse_other(path, records.begin(path, there), wanted)  # another process may have been first
         run = Filling(path, there, Meter(progress, len(there.plan.tiles())))
         run.meter.say(_chosen(there.plan, why))
         run.fill(batches.work(kernel, there.plan, run.keep), devices, process_of(mesh))
@@ -203,43 +206,13 @@ def open_kernel(path: str | os.PathLike[str]) -> Stored:
         FileNotFoundError: nowhere holds no kernel: make one with npk.tiles.stored.
     """
     path = Path(path)
-    record = records.find(path)
-    if record is None:
+    if (record := ledger.find(path)) is None:
         raise FileNotFoundError(f"{path} holds no kernel: make one with npk.tiles.stored.")
+    if not (path / "zarr.json").exists():
+        raise ValueError(
+            f"{path} has lost its zarr.json: give the command that made it again, or `npk verify --repair {path}`."
+        )
     return stored_kernels(path, record, store.arrays_of(path, record))
-
-
-def fingerprint(tree: PyTree) -> str:
-    """A hash of all numbers of a tree, with their names, dtypes and shapes: SHA-256.
-
-    Args:
-        tree: a tree of arrays, e.g. parameters.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        ValueError: a leaf is not an array or number.
-
-    Example:
-        >>> import numpy as np
-        >>> from npk.tiles import fingerprint
-        >>> fingerprint({"w": np.ones(2)}) == fingerprint({"w": np.ones(2)}) != fingerprint({"v": np.ones(2)})
-        True
-    """
-    found = hashlib.sha256()
-    for place, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        if array.dtype == object:
-            raise ValueError(f"{jax.tree_util.keystr(place)} must be an array or number, got {type(leaf).__name__}.")
-        found.update(f"{jax.tree_util.keystr(place)} {array.dtype} {array.shape};".encode())
-        rows = max(1, _HASHED // max(1, array[:1].nbytes)) if array.ndim else 1
-        for start in range(0, len(array) if array.ndim else 1, rows):
-            part = np.ascontiguousarray(array[start : start + rows] if array.ndim else array)
-            found.update(part.reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
 
 
 # --------------------------------------------------------------------------------------------- inputs
@@ -323,14 +296,6 @@ def _check_fits(plan: TilePlan, leaves: Sequence[Leaf]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- store
-
-
-def _versions(device: Device) -> dict[str, str]:
-    """What bits depend on besides the kernel and its data."""
-    return {
-        **{name: importlib.metadata.version(name) for name in ("npk", "jax", "jaxlib")},
-        "platform": device.platform,
-    }
 
 
 def _wanted(here: Record, there: Record, tile: int | None, dtype: Any) -> Record:

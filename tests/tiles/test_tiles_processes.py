@@ -15,6 +15,8 @@ import pytest
 WORKER = Path(__file__).with_name("tile_worker.py")
 TILES = {(i, j) for i in range(10) for j in range(i, 10)}
 CHUNKS = 100
+BESIDE = 2  # the description of the store, and the list of its chunks
+IN_FLIGHT = 3  # tiles of a process that were written and not yet noted when it was killed
 
 
 def start(**options):
@@ -64,6 +66,12 @@ def tiles_of(report):
     return [tuple(tile) for tile in report["computed"]]
 
 
+def goes_on(report, missing, in_flight=IN_FLIGHT):
+    """Whether one tile that is there was computed again, to compare it, then what is missing and little else."""
+    first, *computed = tiles_of(report)
+    return first not in missing and set(missing) <= set(computed) and len(computed) <= len(missing) + in_flight
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The chunks of a run that nothing happened to, on one device of eight, and where 4 and 8 share the tiles."""
@@ -78,7 +86,7 @@ def test_many_devices_give_the_numbers_of_one(whole, devices):
     assert len(report["devices"]) == 1 and sorted(tiles_of(report)) == sorted(TILES)
     spread, report = whole[devices]
     assert len(report["devices"]) == devices and sorted(tiles_of(report)) == sorted(TILES)
-    assert len(alone) == CHUNKS + 1 and spread == alone
+    assert len(alone) == CHUNKS + BESIDE and spread == alone
 
 
 def test_a_run_that_is_killed_goes_on(tmp_path, whole):
@@ -90,7 +98,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, whole):
     missing = not_done(folder)
     (report,) = finish(start(folder=str(folder)))
     assert chunks(folder) == whole[1][0]
-    assert missing and sorted(tiles_of(report)) == missing
+    assert missing and goes_on(report, missing, 2 * IN_FLIGHT)
 
 
 def test_a_limit_of_the_disk_is_told_and_loses_nothing(tmp_path, whole):
@@ -100,9 +108,9 @@ def test_a_limit_of_the_disk_is_told_and_loses_nothing(tmp_path, whole):
     _, errors = process.communicate(timeout=300)
     assert process.returncode != 0
     found = re.search(r"the disk is full \(File too large\); (\d+) of 55 tiles are kept, and safe. Make room", errors)
-    assert found and int(found.group(1)) == len(TILES) - len(not_done(folder)) > 0
+    assert found and 0 < int(found.group(1)) <= len(TILES) - len(not_done(folder))
     (report,) = finish(start(folder=str(folder)))
-    assert chunks(folder) == whole[1][0] and len(report["computed"]) == len(TILES) - int(found.group(1))
+    assert chunks(folder) == whole[1][0] and len(report["computed"]) == 1 + len(TILES) - int(found.group(1))
 
 
 def test_two_processes_that_do_not_know_of_each_other_share_one_store(tmp_path, whole):
@@ -158,4 +166,4 @@ def test_a_lost_process_of_jax_distributed_loses_its_unfinished_tiles_only(tmp_p
     missing = not_done(folder)
     (report,) = finish(start(folder=str(folder)))
     assert chunks(folder) == whole[1][0]
-    assert sorted(tiles_of(report)) == missing
+    assert goes_on(report, missing) if len(missing) < len(TILES) else sorted(tiles_of(report)) == missing
