@@ -23,48 +23,48 @@ f, so that a transform written afresh in a loop compiles once. Rooms, loaded whe
 
 import importlib
 import types
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from npk.gating import DGN as DGN
-from npk.gating import DLGN as DLGN
-from npk.gating import DLGN_SF as DLGN_SF
-from npk.gating import as_gate as as_gate
-from npk.gating import gated as gated
-from npk.gating import gates as gates
-from npk.gating import hard_gate as hard_gate
-from npk.gating import linear as linear
-from npk.gating import permuted as permuted
-from npk.gating import preactivations as preactivations
-from npk.gating import shallow_features as shallow_features
-from npk.gating import soft_gate as soft_gate
-from npk.gating import soft_relu as soft_relu
-from npk.gating import untie as untie
-from npk.path_kernels import gram as gram
-from npk.path_kernels import layer_overlaps as layer_overlaps
-from npk.path_kernels import log_path_kernel as log_path_kernel
-from npk.path_kernels import overlap as overlap
-from npk.path_kernels import path_kernel as path_kernel
-from npk.paths import count_paths as count_paths
-from npk.paths import npf as npf
-from npk.paths import npv as npv
-from npk.paths import path_names as path_names
-from npk.programs import UnsupportedOperation as UnsupportedOperation
-from npk.programs import require_supported_jax as _require_supported_jax
-from npk.readings import LinearMap as LinearMap
-from npk.readings import explain as explain
-from npk.readings import linear_map as linear_map
-from npk.sketches import KernelSketch as KernelSketch
-from npk.sketches import sketch as sketch
-from npk.sketches import sketch_ntk as sketch_ntk
-from npk.solving import GradientFlow as GradientFlow
-from npk.solving import gradient_flow as gradient_flow
-from npk.tangent_kernels import NTKSplit as NTKSplit
-from npk.tangent_kernels import ntk as ntk
-from npk.tangent_kernels import ntk_diagonal as ntk_diagonal
-from npk.tangent_kernels import ntk_trace as ntk_trace
-from npk.tangent_kernels import split_ntk as split_ntk
-from npk.tangent_kernels import split_ntk_diagonal as split_ntk_diagonal
-
-_require_supported_jax()
+if TYPE_CHECKING:  # for type checkers and editors; a program loads what it asks for
+    from npk.gating import DGN as DGN
+    from npk.gating import DLGN as DLGN
+    from npk.gating import DLGN_SF as DLGN_SF
+    from npk.gating import as_gate as as_gate
+    from npk.gating import gated as gated
+    from npk.gating import gates as gates
+    from npk.gating import hard_gate as hard_gate
+    from npk.gating import linear as linear
+    from npk.gating import permuted as permuted
+    from npk.gating import preactivations as preactivations
+    from npk.gating import shallow_features as shallow_features
+    from npk.gating import soft_gate as soft_gate
+    from npk.gating import soft_relu as soft_relu
+    from npk.gating import untie as untie
+    from npk.path_kernels import gram as gram
+    from npk.path_kernels import layer_overlaps as layer_overlaps
+    from npk.path_kernels import log_path_kernel as log_path_kernel
+    from npk.path_kernels import overlap as overlap
+    from npk.path_kernels import path_kernel as path_kernel
+    from npk.paths import count_paths as count_paths
+    from npk.paths import npf as npf
+    from npk.paths import npv as npv
+    from npk.paths import path_names as path_names
+    from npk.programs import UnsupportedOperation as UnsupportedOperation
+    from npk.readings import LinearMap as LinearMap
+    from npk.readings import explain as explain
+    from npk.readings import linear_map as linear_map
+    from npk.sketches import KernelSketch as KernelSketch
+    from npk.sketches import sketch as sketch
+    from npk.sketches import sketch_ntk as sketch_ntk
+    from npk.solving import GradientFlow as GradientFlow
+    from npk.solving import gradient_flow as gradient_flow
+    from npk.tangent_kernels import NTKSplit as NTKSplit
+    from npk.tangent_kernels import ntk as ntk
+    from npk.tangent_kernels import ntk_diagonal as ntk_diagonal
+    from npk.tangent_kernels import ntk_trace as ntk_trace
+    from npk.tangent_kernels import split_ntk as split_ntk
+    from npk.tangent_kernels import split_ntk_diagonal as split_ntk_diagonal
 
 __version__ = "0.2.0"
 __all__ = [
@@ -125,10 +125,26 @@ _ROOMS = (
 )
 
 
-def __getattr__(name: str) -> types.ModuleType:
-    """A room, when it is first asked for: figures, data and training cost nothing until then."""
+# Where the names of `__all__` are from.
+_SHOWING = (
+    "gating",
+    "path_kernels",
+    "paths",
+    "programs",
+    "readings",
+    "sketches",
+    "solving",
+    "tangent_kernels",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """A name, or a room, when it is first asked for: `import npk` costs nothing, and no room but what is used."""
     if name in _ROOMS:
         return importlib.import_module(f"npk.{name}")
+    if name in __all__:
+        rooms: Iterator[types.ModuleType] = (importlib.import_module(f"npk.{room}") for room in _SHOWING)
+        return globals().setdefault(name, next(getattr(room, name) for room in rooms if name in room.__all__))
     raise AttributeError(f"module 'npk' has no attribute {name!r}")
 
 

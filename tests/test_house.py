@@ -183,11 +183,18 @@ def test_the_roof_shows_what_there_is_and_loads_a_room_when_it_is_asked_for():
 import sys, npk
 late = ["npk.plots", "npk.studies", "npk.training", "npk.infinite", "npk.data", "npk.networks"]
 late += ["matplotlib", "orbax", "sklearn", "numba", "scipy.stats", "optax", "flax"]
+loaded = [name for name in (*late, "jax", "numpy") if name in sys.modules]
+assert not loaded, loaded
+npk.gates
 loaded = [name for name in late if name in sys.modules]
 assert not loaded, loaded
 assert npk.plots.curves and npk.infinite.nngp
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+    typed = {alias.asname: node.module for node in ast.walk(TREES["npk"]) if isinstance(node, ast.ImportFrom)
+             for alias in node.names if alias.asname}  # fmt: skip
+    assert sorted(typed) == npk.__all__, "what a type checker sees"
+    assert all(getattr(npk, name) is getattr(sys.modules[module], name) for name, module in typed.items())
     with pytest.raises(AttributeError, match="no attribute 'kernel'"):
         getattr(npk, "kernel")  # noqa: B009
 

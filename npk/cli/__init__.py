@@ -1,6 +1,6 @@
 """The command `npk`: flags of the studies, and nothing else.
 
-`npk study`, `npk compare`, `npk reproduce` and `npk data` run what `npk.studies` and `npk.data` offer;
+`npk study`, `npk compare`, `npk reproduce`, `npk verify` and `npk data` run what `npk.studies` and `npk.data` offer;
 `npk --help` lists them. Errors take one line; progress goes to the terminal, or a line a stage where there is
 none.
 """

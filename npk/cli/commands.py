@@ -12,6 +12,7 @@ from npk.cli.data import app as data_app
 from npk.cli.reproduce import reproduce_command
 from npk.cli.run_command import run_command
 from npk.cli.terminal import show, stdout, table
+from npk.cli.verify import verify_command
 from npk.studies import StudyConfig, run_study, write_report
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command("compare")(compare_command)
 app.command("reproduce")(reproduce_command)
+app.command("verify")(verify_command)
 
 
 _VERSIONS = f"npk {npk.__version__}, jax {jax.__version__}"

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import rich.console
+import rich.text
 import typer
 
 from npk import data
+from npk.cli.options import check_path
 from npk.cli.terminal import one_line_errors, running, stdout, table
 from npk.data import STORED, data_folder, folder_of
 
@@ -34,12 +36,14 @@ def _prepare(
     # Before TensorFlow is first imported: it would write about itself, and about oneDNN, across the bar.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    with one_line_errors():
+        check_path("--from", source)
+        check_path("--data-dir", data_dir)
     with running(f"Nothing was left in {data_folder(data_dir)}.") as progress:
         folder = data.prepare(name, source, data_dir=data_dir, progress=progress)
     stored = STORED[name]
-    stdout.print(
-        f"{stored.title}: {stored.train} training and {stored.test} test images in [bold]{folder}[/]", soft_wrap=True
-    )
+    counts = f"{stored.train} training and {stored.test} test images"
+    stdout.print(f"{stored.title}: {counts} in", rich.text.Text(str(folder), "bold"), soft_wrap=True)
 
 
 @app.command("list")
@@ -52,6 +56,7 @@ def _list(
 ) -> None:
     """List the data sets and which of them are prepared; or the original files of one."""
     with one_line_errors():
+        check_path("--data-dir", data_dir)
         if name is None:
             columns, rows = (
                 ("name", "what", "folder"),
@@ -61,7 +66,7 @@ def _list(
             columns, rows = ("file", "bytes", "sha256"), [(f.name, str(f.size), f.sha256) for f in data.originals(name)]
     shown = table(*columns, left=len(columns), overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(rich.text.Text, row))
     # Into a file or a pipe every row is one line.
     console = stdout if stdout.is_terminal else rich.console.Console(width=10_000)
     console.print(shown)

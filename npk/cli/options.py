@@ -31,6 +31,8 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         with one_line_errors():
+            for name, value in given.items():
+                check_path(f"--{name.replace('_', '-')}", value)
             values = {field.name: _value(field, given.pop(field.name)) for field in fields}
             for field in fields:
                 if why := setting_of(field).refusal(values[field.name]):
@@ -43,6 +45,20 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     shown = [p for parameter in own for p in (options if parameter is place else [parameter])]
     run.__dict__["__signature__"] = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in shown])
     return run
+
+
+def check_path(flag: str, value: Any) -> None:
+    """Refuse, with a ValueError, a path of bytes that are no text: neither messages nor checkpoints can name it."""
+    if isinstance(value, Path) and not _is_text(str(value)):
+        raise ValueError(f"{flag} must be text, got {str(value)!r}: choose a path without undecodable bytes.")
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def words(config: Any) -> list[str]:
@@ -107,7 +123,8 @@ def _option(field: dataclasses.Field[Any]) -> inspect.Parameter:
 def _value(field: dataclasses.Field[Any], given: Any) -> Any:
     """A field's value from what its flag was given."""
     items = _items(field)
-    if items is None or not given:
+    # A flag that may be repeated, and is not given, is an empty list.
+    if items is None or given is None or given == []:
         return given if items is None else None
     try:
         return tuple(items(part) for part in (given.split(",") if isinstance(given, str) else given))

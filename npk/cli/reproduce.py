@@ -42,5 +42,5 @@ def reproduce_command(
         shown.add_row(*row)
     show(shown)
     if result["not as published"]:
-        stdout.print(f"Not as published: {'; '.join(result['not as published'])}.", soft_wrap=True)
-    stdout.print(f"Written to {folder / table}.json", soft_wrap=True)
+        stdout.print(f"Not as published: {'; '.join(result['not as published'])}.", soft_wrap=True, markup=False)
+    stdout.print(f"Written to {folder / table}.json", soft_wrap=True, markup=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import rich.text
 import typer
 
 from npk.cli.options import configured, folder_of, words
@@ -47,7 +48,7 @@ def run_command(
                 progress(1.0, "drawing the report")
                 page = report(folder)
             summarise(result)
-            stdout.print(f"\nReport: [bold]{page}[/]", soft_wrap=True)
+            stdout.print("\nReport:", rich.text.Text(str(page), "bold"), soft_wrap=True)
 
         command.__annotations__["config"] = kind
         command.__doc__ = inspect.getdoc(summarise)

@@ -9,6 +9,7 @@ synthetic task whose decision tree is known.
 from npk.data.catalogue import STORED as STORED
 from npk.data.catalogue import data_folder as data_folder
 from npk.data.catalogue import folder_of as folder_of
+from npk.data.dataset import MOST_SEED as MOST_SEED
 from npk.data.dataset import Dataset as Dataset
 from npk.data.dataset import balanced as balanced
 from npk.data.dataset import only_classes as only_classes

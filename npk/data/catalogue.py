@@ -30,7 +30,8 @@ STORED = {
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """The folder of prepared data sets: the given one, or tensorflow-datasets' own default."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(default if data_dir is None else data_dir).expanduser()
 
 
 def folder_of(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -1,13 +1,24 @@
 """What a data set is, and smaller ones made of it: some of its classes, a part held out to choose models by."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from npk.folders import digest, fingerprint
 from npk.programs import shown
+
+# What NumPy and scikit-learn, which split and draw, both take for a seed.
+MOST_SEED = 2**32 - 1
+
+
+def check_seed(seed: Any) -> None:
+    """Raise `ValueError` unless it is a seed: those who draw would refuse it in words of their own."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MOST_SEED:
+        raise ValueError(f"seed must be a whole number, at least 0 and at most {MOST_SEED}, got {seed!r}.")
 
 
 @shown()
@@ -43,6 +54,12 @@ class Dataset:
     title: str
     x_validation: Float[np.ndarray, "v *features"] | None = None
     y_validation: Int[np.ndarray, " v"] | None = None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all its numbers and of the names of its classes: by it a run knows its data."""
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name[:2] in ("x_", "y_")}
+        return digest([fingerprint(arrays), self.class_names])
 
 
 def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
@@ -114,7 +131,8 @@ def with_validation(dataset: Dataset, size: int | float, *, seed: int = 0) -> Da
         The same samples; `x_validation` and `y_validation` have each class in its proportion in the training set.
 
     Raises:
-        ValueError: there is a validation set already, or the size leaves a class out of either part.
+        ValueError: there is a validation set already, the size leaves a class out of either part, or the seed is no
+            whole number from 0 to 2³² - 1.
 
     Example:
         >>> from npk import data
@@ -126,6 +144,7 @@ def with_validation(dataset: Dataset, size: int | float, *, seed: int = 0) -> Da
         raise ValueError(f"{dataset.name!r} has a validation set already.")
     if not (0 < size < 1 or (size >= 1 and size == int(size))):
         raise ValueError(f"size must be a count ≥ 1 or a fraction in (0, 1), got {size}.")
+    check_seed(seed)
     import sklearn.model_selection
 
     try:
@@ -159,6 +178,9 @@ def balanced(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     Returns:
         Their places, of shape (min(count, N),).
 
+    Raises:
+        ValueError: the seed is no whole number from 0 to 2³² - 1.
+
     Example:
         >>> import numpy as np
         >>> from npk.data import balanced
@@ -166,6 +188,7 @@ def balanced(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
         >>> labels[balanced(labels, 4)].tolist()
         [0, 0, 1, 1]
     """
+    check_seed(seed)
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(labels))
     # The rank of each sample within its class: taking the lowest ranks first keeps the classes level.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from npk.data.catalogue import STORED
-from npk.data.dataset import Dataset, only_classes
+from npk.data.dataset import Dataset, check_seed, only_classes
 from npk.data.prepared import read
 from npk.data.synthetic import cob_odt
 
@@ -41,7 +41,8 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed: int
         Inputs and labels.
 
     Raises:
-        ValueError: the name, or a class, is unknown; or the prepared folder is damaged or incomplete.
+        ValueError: the name, or a class, is unknown; the seed is no whole number from 0 to 2³² - 1; or the prepared
+            folder is damaged or incomplete.
         ModuleNotFoundError: the packages that read prepared data are not installed.
         FileNotFoundError: the data set has not been prepared in that folder.
 
@@ -56,6 +57,7 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed: int
     base, colon, classes = name.partition(":")
     if base not in NAMES:
         raise ValueError(f"unknown dataset {base!r}: choose one of {', '.join(NAMES)}.")
+    check_seed(seed)
     if base == "digits":
         dataset = _digits(seed)
     elif base in _COB_ODT:

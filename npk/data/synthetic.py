@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from npk.data.dataset import Dataset
+from npk.data.dataset import Dataset, check_seed
 
 
 def cob_odt(
@@ -28,7 +28,8 @@ def cob_odt(
         dimensions ("cob_odt_20") and 30,000 in 100 ("cob_odt_100"), and depth 4.
 
     Raises:
-        ValueError: too few dimensions for the depth, a size below 1, or a margin that almost no point keeps.
+        ValueError: too few dimensions for the depth, a size below 1, a margin that almost no point keeps, or a seed
+            that is no whole number from 0 to 2³² - 1.
 
     Example:
         >>> from npk import data
@@ -42,7 +43,7 @@ def cob_odt(
         are orthogonal, as the paper defines them.
     """
     test_samples = samples if test_samples is None else test_samples
-    if min(samples, test_samples) < 1 or margin < 0:
+    if min(samples, test_samples) < 1 or not margin >= 0:
         raise ValueError(
             f"samples and test_samples must be at least 1, margin at least 0; got {samples}, {test_samples}, {margin}."
         )
@@ -79,7 +80,8 @@ def cob_odt_hyperplanes(seed: int, dimensions: int, depth: int = 4) -> Float[np.
         Unit normals, of shape (2^depth - 1, dimensions): row 0 is the root, rows 2i + 1 and 2i + 2 the children of i.
 
     Raises:
-        ValueError: the depth is below 1, or there are too few dimensions for it.
+        ValueError: the depth is below 1, there are too few dimensions for it, or the seed is no whole number from 0
+            to 2³² - 1.
 
     Example:
         >>> import numpy as np
@@ -88,6 +90,7 @@ def cob_odt_hyperplanes(seed: int, dimensions: int, depth: int = 4) -> Float[np.
         >>> w.shape, bool(np.allclose(w @ w.T, np.eye(15)))
         ((15, 20), True)
     """
+    check_seed(seed)
     nodes = 2**depth - 1
     if depth < 1 or dimensions < nodes:
         raise ValueError(

@@ -12,12 +12,15 @@ from npk.folders.writing import replace
 _DIGEST = "sha256"
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
     """Write an NPZ file whole.
 
     Args:
         path: of the file.
         arrays: by name, of numbers or text.
+
+    Returns:
+        The checksum of them all, by which `read_arrays` tells them from others.
 
     Raises:
         ValueError: an array of Python objects, or the name of the checksum.
@@ -25,15 +28,18 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     made = {name: np.asarray(array) for name, array in arrays.items()}
     if _DIGEST in made or any(array.dtype.hasobject for array in made.values()):
         raise ValueError(f"arrays must be of numbers or text, under names other than {_DIGEST!r}.")
-    digest = np.frombuffer(_digest(made), np.uint8)
-    replace(path, lambda file: np.savez(file, **made, **{_DIGEST: digest}))  # type: ignore[arg-type]
+    digest = _digest(made)
+    checksum = {_DIGEST: np.frombuffer(digest, np.uint8)}
+    replace(path, lambda file: np.savez(file, **made, **checksum))  # type: ignore[arg-type]
+    return digest.hex()
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, checksum: str | None = None) -> dict[str, np.ndarray]:
     """The arrays of a file that `write_arrays` wrote, every bit as it was.
 
     Args:
         path: of the file.
+        checksum: what `write_arrays` returned, where it is known: then others that are whole are none of these.
 
     Returns:
         The arrays by name.
@@ -52,6 +58,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     digest = found.pop(_DIGEST, None)
     if digest is None or digest.tobytes() != _digest(found):
         raise ValueError(f"{path} is damaged: its numbers are not those that its checksum is of.")
+    if checksum is not None and digest.tobytes().hex() != checksum:
+        raise ValueError(f"{path} is not the file that was written there.")
     return found
 
 

@@ -12,7 +12,7 @@ try:
 except ImportError:  # a system without these locks: there two processes are told by nothing
     fcntl = None
 
-NAME = ".lock"
+from npk.folders.writing import LOCK
 
 
 @contextlib.contextmanager
@@ -31,7 +31,10 @@ def locked(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    path = folder / NAME
+    path = folder / LOCK
+    if not os.access(folder, os.W_OK) and not path.exists():
+        yield  # nobody can write there
+        return
     file = _taken(path, folder)
     try:
         yield

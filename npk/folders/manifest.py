@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from npk.folders.writing import replace
+from npk.folders.writing import LOCK, replace
 
 NAME = "manifest.json"
 _FORMAT = 1
@@ -20,15 +20,6 @@ def seal(folder: Path) -> None:
     files = {name: _checksum(path) for name, path in _files(folder)}
     content = {"format": _FORMAT, "files": files, "sha256": _of_list(files)}
     replace(folder / NAME, json.dumps(content, indent=1).encode())
-
-
-def is_sealed(folder: Path) -> bool:
-    """Whether a folder says what it must hold.
-
-    Args:
-        folder: of any kind.
-    """
-    return (folder / NAME).is_file()
 
 
 def broken(folder: Path) -> tuple[str, ...]:
@@ -57,7 +48,7 @@ def broken(folder: Path) -> tuple[str, ...]:
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file below a folder but for the list itself."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / NAME:
+        if path.is_file() and path not in (folder / NAME, folder / LOCK):
             yield path.relative_to(folder).as_posix(), path
 
 

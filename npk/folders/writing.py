@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 PART = ".part"  # the end of the name of what is being written
+LOCK = ".lock"  # the file that names who writes in a folder
 
 
 def is_fresh(folder: Path) -> bool:
@@ -14,7 +15,7 @@ def is_fresh(folder: Path) -> bool:
     Args:
         folder: one that is there.
     """
-    return all(path.is_dir() or path.name.endswith(PART) for path in folder.rglob("*"))
+    return all(path.is_dir() or path.name == LOCK or path.name.endswith(PART) for path in folder.rglob("*"))
 
 
 def replace(path: Path, content: bytes | Callable[[Any], Any]) -> None:

@@ -33,6 +33,9 @@ def require_supported_jax(version: str = jax.__version__) -> None:
         raise ImportError(f"npk needs jax >= {oldest}, found jax {version}: run `pip install -U 'jax>={oldest}'`.")
 
 
+require_supported_jax()
+
+
 def is_traced(value: Any) -> bool:
     """Whether a value stands for numbers that are not known yet."""
     return isinstance(value, jax.core.Tracer)

@@ -2,7 +2,8 @@
 
 `run_study(StudyConfig(...), folder)` trains a network and follows its kernels through training;
 `run_comparison(CompareConfig(...), folder)` compares finite with infinite width; `reproduce(table, ...)` runs one
-table of the papers. `write_report` and `write_comparison_report` make the pages, all from the files of a run.
+table of the papers. `write_report` and `write_comparison_report` make the pages, all from the files of a run, and
+`verify(folder)` says whether these are as they were written.
 """
 
 from npk.studies.comparison import CompareConfig as CompareConfig
@@ -21,6 +22,8 @@ from npk.studies.run_folder import read_study as read_study
 from npk.studies.settings import setting_of as setting_of
 from npk.studies.training_study import StudyConfig as StudyConfig
 from npk.studies.training_study import run_study as run_study
+from npk.studies.verification import Verdict as Verdict
+from npk.studies.verification import verify as verify
 from npk.studies.widths import CURVES as CURVES
 from npk.studies.widths import NETWORKS as NETWORKS
 
@@ -29,12 +32,14 @@ __all__ = [
     "Scale",
     "StudyConfig",
     "TABLES",
+    "Verdict",
     "mean_accuracies",
     "read_study",
     "reproduce",
     "run_comparison",
     "run_study",
     "table_rows",
+    "verify",
     "write_comparison_report",
     "write_report",
 ]

@@ -15,7 +15,6 @@ classify? Does ė = -K e predict how a real wide network trains? A run folder ho
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,13 +22,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from npk import networks, solving
-from npk.data import NAMES, Dataset, balanced
+from npk.data import MOST_SEED, NAMES, Dataset, balanced
+from npk.programs import program_hash
+from npk.studies.fitting import TRAINED, check_kernels, check_network
 from npk.studies.flow import CASES, measure
 from npk.studies.regression import LABELS, classify, fixed_kernels, gates_of_a_network
-from npk.studies.run_folder import Progress, Run, carry_out, write_arrays
+from npk.studies.run_folder import Filling, Progress, Run, carry_out, identity_of
 from npk.studies.samples import described, load_suited
-from npk.studies.settings import MOST_SEED, check_ranges, configuration, setting
+from npk.studies.settings import (
+    MOST,
+    MOST_BETA,
+    MOST_DEPTH,
+    MOST_RATE,
+    MOST_WIDTH,
+    check_ranges,
+    configuration,
+    setting,
+)
 from npk.studies.widths import CURVES, NETWORKS, Width, errors, limit_gap, weight_layers
+from npk.training import MOST_EPOCHS, SNAPSHOTS
 
 _WIDTHS = {"mlp": (64, 128, 256, 512, 1024, 2048)}
 _CHANNELS = (8, 16, 32, 64, 128)
@@ -54,36 +65,44 @@ class CompareConfig:
         (8, 16, 32, 64, 128)
     """
 
-    dataset: str = setting("digits", f"One of {', '.join(NAMES)}; or classes of it: mnist:4,7.", "Data", among=NAMES)
+    dataset: str = setting(
+        "digits", f"One of {', '.join(NAMES)}; or classes of it: mnist:4,7.", "Data", among=NAMES, parts=True
+    )
     network: str = setting(
         "mlp", f"One of {', '.join(NETWORKS)} (all paths of one length); no biases.", "Network", among=NETWORKS
     )
-    depth: int | None = setting(None, "Weight layers (mlp).", "Network", none="4", least=2)
+    depth: int | None = setting(None, "Weight layers (mlp).", "Network", none="4", least=2, most=MOST_DEPTH)
     widths: tuple[int, ...] | None = setting(
         None,
         "Ladder of units or channels, as in 64,128,256.",
         _WIDTH,
         none="64,128,…,2048; channels 8,16,…,128",
         least=1,
+        most=MOST_WIDTH,
     )
-    seeds: int = setting(10, "Draws at each width.", _WIDTH, least=1)
+    seeds: int = setting(10, "Draws at each width.", _WIDTH, least=1, most=MOST)
     inputs: int = setting(64, "Training samples these kernels are of.", _WIDTH, least=2)
     samples: int = setting(1500, "Most training samples. Time: its cube.", _REGRESSION, least=1)
     test_samples: int = setting(10_000, "Most test samples.", _REGRESSION, least=1)
     gates_width: int | None = setting(
-        None, "Of the networks that give random and learned gates.", _REGRESSION, none="the network's", least=1
+        None,
+        "Of the networks that give random and learned gates.",
+        _REGRESSION,
+        none="the network's",
+        least=1,
+        most=MOST_WIDTH,
     )
-    gates_seeds: int = setting(3, "How many such networks.", _REGRESSION, least=1)
-    epochs: int = setting(40, "Passes that teach the gates.", _REGRESSION, least=1)
-    batch_size: int = setting(64, "Samples a step there.", _REGRESSION, least=1)
-    learning_rate: float = setting(1e-3, "Of Adam there.", _REGRESSION, above=0)
+    gates_seeds: int = setting(3, "How many such networks.", _REGRESSION, least=1, most=MOST)
+    epochs: int = setting(40, "Passes that teach the gates.", _REGRESSION, least=1, most=MOST_EPOCHS)
+    batch_size: int = setting(64, "Most samples a step there.", _REGRESSION, least=1)
+    learning_rate: float = setting(1e-3, "Of Adam there.", _REGRESSION, above=0, most=MOST_RATE)
     flow_width: int | None = setting(
-        None, "Of the networks that are trained.", _FLOW, none="the widest but one", least=1
+        None, "Of the networks that are trained.", _FLOW, none="the widest but one", least=1, most=MOST_WIDTH
     )
     flow_samples: int = setting(200, "Training samples, and test samples.", _FLOW, least=2)
-    flow_steps: int = setting(600, "Full-batch gradient steps.", _FLOW, least=1)
-    flow_step: float = setting(0.3, "Step × largest eigenvalue of K.", _FLOW, above=0)
-    beta: float = setting(4.0, "Steepness of the soft gates.", _FLOW, above=0)
+    flow_steps: int = setting(600, "Full-batch gradient steps.", _FLOW, least=1, most=MOST)
+    flow_step: float = setting(0.3, "Step × largest eigenvalue of K.", _FLOW, above=0, most=2)
+    beta: float = setting(4.0, "Steepness of the soft gates.", _FLOW, above=0, most=MOST_BETA)
     seed: int = setting(0, "Of all random numbers.", "Run", least=0, most=MOST_SEED)
 
     def __post_init__(self) -> None:
@@ -96,7 +115,12 @@ class CompareConfig:
     @property
     def ladder(self) -> tuple[int, ...]:
         """The widths, in ascending order."""
-        return tuple(sorted(self.widths if self.widths else _WIDTHS.get(self.network, _CHANNELS)))
+        return tuple(sorted(_WIDTHS.get(self.network, _CHANNELS) if self.widths is None else self.widths))
+
+    @property
+    def trained_width(self) -> int:
+        """Of the networks whose gradient descent is followed."""
+        return self.ladder[-2] if self.flow_width is None else self.flow_width
 
 
 def run_comparison(
@@ -140,14 +164,42 @@ def run_comparison(
     """
     settings = dataclasses.asdict(config) | {"widths": list(config.ladder)}
 
-    def prepare() -> Callable[[Run], None]:
+    def prepare() -> Filling:
         data = load_suited(config, data_dir)
-        return lambda run: _Comparison(config, data, run).fill()
+        _check_memory(config, data)
+        first = Width(config.network, config.depth, config.ladder[0], data.x_train[:1])
+        programs = {"network": program_hash(first.f.apply, first.shapes, data.x_train[:1])}
+        identity = identity_of({config.dataset: data.fingerprint}, **programs)
+        return Filling(identity, lambda run: _Comparison(config, data, run).fill())
 
     return carry_out("compare", settings, out, _NOTHING, prepare, resume=resume, progress=progress)
 
 
+def _check_memory(config: CompareConfig, data: Dataset) -> None:
+    """Refuse networks and kernels that memory cannot carry: after the ladder it would be late."""
+    count, test, one = len(data.x_train), len(data.x_test), data.x_train[:1]
+    inputs, samples, flow = (min(n, count) for n in (config.inputs, config.samples, config.flow_samples))
+    # Six kernels and four limits in single precision; one in single and in double; six, and one in double.
+    check_kernels("inputs", config.inputs, inputs**2, 10 * 4)
+    check_kernels("samples", config.samples, samples * (samples + min(config.test_samples, test)), 4 + 8)
+    check_kernels("flow_samples", config.flow_samples, flow**2, 6 * 4 + 8)
+    classes = len(data.class_names)
+    # Two draws at each width; what is trained is kept along the way, but not in gradient descent.
+    for field, width, outputs, copies in (
+        ("widths", config.ladder[-1], 1, 2),
+        ("gates_width", config.gates_width, classes, TRAINED + SNAPSHOTS),
+        ("flow_width", config.trained_width, classes, TRAINED),
+    ):
+        network = networks.build(config.network, outputs=outputs, width=width, depth=config.depth, use_bias=False)
+        check_network(field, width, network.init, one, copies)
+
+
 _NOTHING = dict(data=None, weight_layers=None, limit_gap=None, ladder=[], slopes={}, regression=[], flow=[])
+
+
+def _kernels(width: int) -> str:
+    """The file of a width's arrays."""
+    return f"kernels/width-{width}.npz"
 
 
 class _Comparison:
@@ -163,8 +215,8 @@ class _Comparison:
             "flow_train": balanced(data.y_train, config.flow_samples, config.seed),
             "flow_test": balanced(data.y_test, config.flow_samples, config.seed),
         }
+        run.write("samples.npz", **self.chosen)
         if run.content["data"] is None:
-            write_arrays(run.folder / "samples.npz", **self.chosen)
             run.set(data={**described(data), **{name: len(places) for name, places in self.chosen.items()}})
 
     def fill(self) -> None:
@@ -183,8 +235,12 @@ class _Comparison:
         """Errors of every draw at every width, and the slopes."""
         config, widths = self.config, self.config.ladder
         x = jnp.asarray(self.data.x_train[self.chosen["ladder"]])
+        rows = self.run.content["ladder"]
+        lost = {w for w in {row["width"] for row in rows} if not self.run.has(_kernels(w))}
+        if lost:
+            self.run.set(ladder=[row for row in rows if row["width"] not in lost])
         done = {row["width"] for row in self.run.content["ladder"]}
-        limits = None if done == set(widths) else self._limits(x)
+        limits = None if done == set(widths) and self.run.has("limits.npz") else self._limits(x)
         # A width costs about in proportion to itself, above a floor of compiling.
         costs = np.cumsum([0, *(w + 0.3 * max(widths) for w in widths)])
         for i, width in enumerate(widths):
@@ -199,17 +255,18 @@ class _Comparison:
                 key = jax.random.fold_in(jax.random.fold_in(self.key, width), seed)
                 kernels = networks_of.kernels(key, x)
                 if seed == 0:
-                    write_arrays(self.run.folder / "kernels" / f"width-{width}.npz", **kernels)
+                    self.run.write(_kernels(width), **kernels)
                 seconds = time.perf_counter() - begun
                 rows.append({"width": width, "seed": seed, "errors": errors(kernels, limits), "seconds": seconds})
-            self.run.add("ladder", *rows)
+            every = [*self.run.content["ladder"], *rows]
+            self.run.set(ladder=sorted(every, key=lambda row: (row["width"], row["seed"])))
         self.run.set(slopes={name: self._slope(name) for name in CURVES})
 
     def _limits(self, x: Any) -> dict[str, np.ndarray]:
         self.run.progress(0.0, "kernels at infinite width")
         model = Width(self.config.network, self.config.depth, self.config.ladder[0], x)
         limits = model.limits(x)
-        write_arrays(self.run.folder / "limits.npz", **limits)
+        self.run.write("limits.npz", **limits)
         self.run.set(limit_gap=limit_gap(limits), weight_layers=weight_layers(model.shapes))
         return limits
 
@@ -271,7 +328,7 @@ class _Comparison:
             row = measure(
                 name,
                 config.network,
-                config.flow_width or config.ladder[-2],
+                config.trained_width,
                 config.depth,
                 self.part("flow_train", "flow_test"),
                 len(self.data.class_names),

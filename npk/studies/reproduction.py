@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,26 @@ import numpy as np
 
 from npk import networks
 from npk.data import NAMES, Dataset, load, with_validation
+from npk.folders import differences, digest, locked
+from npk.studies.fitting import TRAINED, check_network
 from npk.studies.published import TABLES, Row, Table
-from npk.studies.run_folder import Progress, Run, digest, read_json, surroundings
-from npk.studies.settings import check_ranges, configuration, setting
+from npk.studies.run_folder import FORMAT, Progress, Run, check_identity, identity_of, read_content, surroundings
+from npk.studies.samples import check_suited
+from npk.studies.settings import MOST, MOST_RATE, check_ranges, configuration, setting
 from npk.studies.training_study import learning_step
-from npk.training import Network, Regime, RegimeConfig, RegimeRun, train_regime
+from npk.training import (
+    MOST_EPOCHS,
+    SNAPSHOTS,
+    Network,
+    Regime,
+    RegimeConfig,
+    RegimeRun,
+    check_course,
+    train_regime,
+)
 
 _FEWEST = 200  # training samples
+_NARROWEST = 4  # units or channels
 _SMALL_BATCH = 32  # samples; larger batches are smaller where there are fewer samples
 VALIDATION = 1 / 12  # of the training set: 5,000 of MNIST's 60,000
 
@@ -41,21 +55,26 @@ class Scale:
     share: float = setting(
         1.0, "Share of the epochs, samples and (square root) width; 1 is in full.", flag="scale", above=0, most=1
     )
-    epochs: int | None = setting(None, "Epochs, instead of that share of them.", none="the published number", least=1)
+    epochs: int | None = setting(
+        None, "Epochs, instead of that share of them.", none="the published number", least=1, most=MOST_EPOCHS
+    )
     samples: int | None = setting(
         None, "Training samples, instead of that share of them.", none="all, or the share", least=_FEWEST
     )
-    learning_rate: float | None = setting(None, "For runs of far fewer steps.", none="the published one", above=0)
+    learning_rate: float | None = setting(
+        None, "For runs of far fewer steps.", none="the published one", above=0, most=MOST_RATE
+    )
     pool: int = setting(1, "Average images over squares of so many pixels a side.", least=1)
     networks: tuple[str, ...] | None = setting(
         None, "Only this network of the table; may be repeated.", none="all", flag="network"
     )
-    seeds: int = setting(5, "Runs, trained together.", least=1)
+    seeds: int = setting(5, "Runs, trained together.", least=1, most=MOST)
     dataset: str | None = setting(
         None,
         "Of a table of several, only this one; or another in their place, e.g. cifar10_jpeg.",
         none="the published ones",
         among=NAMES,
+        parts=True,
     )
 
     def __post_init__(self) -> None:
@@ -94,8 +113,8 @@ def reproduce(
         >>> import tempfile
         >>> from npk.studies import Scale, reproduce
         >>> with tempfile.TemporaryDirectory() as out:
-        ...     result = reproduce("cob-odt", out, Scale(share=0.01, seeds=1))
-        >>> [row["label"] for row in result["rows"]][:3]
+        ...     result = reproduce("cob-odt", out, Scale(share=0.01, seeds=1, dataset="cob_odt_20"))
+        >>> [row["label"] for row in result["rows"]]
         ['ReLU', 'DLGN, constant input', 'DLGN-SF, constant input']
 
     Source: Lakshminarayanan & Singh 2020, section 6; 2021, section 4.
@@ -104,12 +123,23 @@ def reproduce(
         raise ValueError(f"unknown table {name!r}: choose one of {', '.join(TABLES)}.")
     scale, table, folder = scale or Scale(), TABLES[name], Path(out)
     rows = _rows_of(table, scale)
-    folder.mkdir(parents=True, exist_ok=True)
+    datasets = dict.fromkeys(row.dataset or table.dataset for row in rows)
+    identity = identity_of({data: _suited(data, rows, table, scale, data_dir).fingerprint for data in datasets})
     # As JSON gives it back, so that it can be compared.
     asked = json.loads(json.dumps({"table": name, **dataclasses.asdict(scale)}))
     path = folder / f"{name}.json"
-    run = Run(path, _begun(path, asked, table, scale), progress)
-    source: RegimeRun | None = None
+    with locked(folder):
+        run = Run(path, _begun(path, asked, identity, table, scale), progress)
+        if not run.content["finished"]:
+            _fill(run, rows, table, scale, data_dir)
+            run.set(finished=True)
+    progress(1.0, "done")
+    return run.content
+
+
+def _fill(run: Run, rows: Sequence[Row], table: Table, scale: Scale, data_dir: Any) -> None:
+    """Train the rows that are not done."""
+    asked, source = run.content["asked"], None
     for number, row in enumerate(rows):
         later = any(r.config.regime == Regime.FL for r in rows[number + 1 :])
         done = number < len(run.content["rows"])
@@ -127,14 +157,12 @@ def reproduce(
         # Named by what is trained: tables that share a folder share a row (the network whose gates both freeze).
         what = {"row": dataclasses.asdict(config), "network": described, "data": row.dataset or table.dataset}
         smaller = {key: asked[key] for key in ("share", "samples", "pool", "seeds", "dataset")}
-        checkpoints = folder / "checkpoints" / digest(what | smaller)
+        checkpoints = run.folder / "checkpoints" / digest(what | smaller)[:16]
         trained = train_regime(network, config, data, seeds, source=source, checkpoints=checkpoints, on_record=show)
         if config.regime == Regime.RELU:
             source = trained
         if not done:
             run.add("rows", _entry(row, trained, data, described))
-    progress(1.0, "done")
-    return run.content
 
 
 def _rows_of(table: Table, scale: Scale) -> tuple[Row, ...]:
@@ -155,29 +183,38 @@ def _datasets(table: Table) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row.dataset or table.dataset for row in table.rows))
 
 
-def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dict[str, Any]:
-    if (result := read_json(path)) is not None:
-        if result["asked"] != asked:
-            raise ValueError(f"{path} holds another run ({result['asked']}): choose another folder.")
+def _begun(path: Path, asked: dict[str, Any], identity: dict[str, Any], table: Table, scale: Scale) -> dict[str, Any]:
+    """The content of the run that is there, or of one of which nothing is done."""
+    if path.exists():
+        result = read_content(path, ("asked", "identity", "finished", "rows"))
+        if differ := differences(result.get("asked", {}), asked):
+            raise ValueError(f"{path} holds another run ({'; '.join(differ)}): choose another folder.")
+        check_identity(path, {"finished": False, **result}, identity)
         return result
     known = _datasets(table)
     other = scale.dataset is not None and scale.dataset not in known
     fewer = scale.share < 1 or scale.samples is not None or other
     large = any(row.config.batch_size > _SMALL_BATCH for row in _rows_of(table, scale))
+    # What was given in numbers is no share.
+    parts = {"epochs (at least 1)": scale.epochs is None, f"samples (at least {_FEWEST})": scale.samples is None}
+    shared = [*(part for part, holds in parts.items() if holds), f"(square root) width (at least {_NARROWEST})"]
     said = {
-        f"{scale.share:g} of the epochs, samples and (square root) width": scale.share < 1,
+        f"{scale.share:g} of the {' and '.join(shared)}": scale.share < 1,
         f"{scale.epochs} epochs": scale.epochs is not None,
         f"{scale.samples} training samples, validation included": scale.samples is not None,
-        f"learning rate {scale.learning_rate or 0:g}": scale.learning_rate is not None,
+        f"learning rate {scale.learning_rate}": scale.learning_rate is not None,
         f"images averaged over {scale.pool} × {scale.pool} pixels": scale.pool > 1,
-        f"only {', '.join(scale.networks or ())}": scale.networks is not None,
+        f"only {', '.join(() if scale.networks is None else scale.networks)}": scale.networks is not None,
         f"{scale.dataset} for {' and '.join(known)}": other,
         f"only {scale.dataset}": scale.dataset in known and len(known) > 1,
         f"batches of at most a tenth of the samples, or {_SMALL_BATCH}": fewer and large,
         f"{scale.seeds} seed{'s' * (scale.seeds > 1)} instead of 5": scale.seeds != 5,
     }
     return {
+        "format": FORMAT,
+        "finished": False,
         "asked": asked,
+        "identity": identity,
         "title": table.title,
         "source": table.source,
         "not as published": [text for text, holds in said.items() if holds],
@@ -189,14 +226,31 @@ def _begun(path: Path, asked: dict[str, Any], table: Table, scale: Scale) -> dic
 
 def _data(name: str, scale: Scale, data_dir: Any) -> Dataset:
     data = load(name, data_dir=data_dir)
-    some = scale.samples or max(_FEWEST, round(scale.share * len(data.x_train)))
-    if some < len(data.x_train):
+    count = len(data.x_train)
+    some = min(count, max(_FEWEST, round(scale.share * count))) if scale.samples is None else scale.samples
+    fewest = math.ceil(len(data.class_names) / VALIDATION)  # of each class one to validate with
+    if not fewest <= some <= count:
+        raise ValueError(f"samples must be at least {fewest} and at most {count} of {data.title}, got {some}.")
+    if some < count:
         chosen = np.random.default_rng(0).permutation(len(data.x_train))[:some]
         data = dataclasses.replace(data, x_train=data.x_train[chosen], y_train=data.y_train[chosen])
     if scale.pool > 1:
         pooled = _pooled(data.x_train, scale.pool), _pooled(data.x_test, scale.pool)
         data = dataclasses.replace(data, x_train=pooled[0], x_test=pooled[1])
     return with_validation(data, VALIDATION)
+
+
+def _suited(name: str, rows: Sequence[Row], table: Table, scale: Scale, data_dir: Any) -> Dataset:
+    """A data set of the table, or a ValueError where a row cannot be trained on it so."""
+    data = _data(name, scale, data_dir)
+    for row in (row for row in rows if (row.dataset or table.dataset) == name):
+        check_suited(row.network or table.network, data)
+        config = _scaled(row.config, scale, len(data.x_train))
+        check_course(len(data.x_train), config.epochs, config.batch_size, config.stages)
+        network, _ = _network(row, table, scale, len(data.class_names))
+        copies = scale.seeds * (TRAINED + SNAPSHOTS * (config.stages > 0))
+        check_network("seeds", scale.seeds, network.init, data.x_train[:1], copies)
+    return data
 
 
 def _pooled(x: np.ndarray, size: int) -> np.ndarray:
@@ -207,18 +261,18 @@ def _pooled(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def _scaled(config: RegimeConfig, scale: Scale, samples: int) -> RegimeConfig:
-    epochs = scale.epochs or max(1, round(scale.share * config.epochs))
+    epochs = max(1, round(scale.share * config.epochs)) if scale.epochs is None else scale.epochs
     # Large batches become smaller with the data (the validation part taken off): an epoch keeps its ten steps.
     batch_size = min(config.batch_size, max(_SMALL_BATCH, samples // 10))
-    rate = scale.learning_rate or config.learning_rate
+    rate = config.learning_rate if scale.learning_rate is None else scale.learning_rate
     return dataclasses.replace(config, epochs=epochs, batch_size=batch_size, learning_rate=rate)
 
 
 def _network(row: Row, table: Table, scale: Scale, outputs: int) -> tuple[Network, str]:
     name, depth = row.network or table.network, table.depth
-    width = max(4, round((row.width or table.width) * scale.share**0.5))
+    width = max(_NARROWEST, round((row.width or table.width) * scale.share**0.5))
     if name == "resnet-bn-110":
-        name, width, depth = "resnet-bn", max(4, round(16 * scale.share**0.5)), 110 if scale.share == 1 else 20
+        name, width, depth = "resnet-bn", max(_NARROWEST, round(16 * scale.share**0.5)), 110 if scale.share == 1 else 20
     model = networks.build(name, outputs=outputs, width=width, depth=depth, use_bias=row.use_bias)
     described = f"{name}, width {width}" + ("" if depth is None else f", depth {depth}")
     described += "" if row.use_bias is not False else ", no biases"

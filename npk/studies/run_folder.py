@@ -1,34 +1,34 @@
-"""Folders of runs: begun once, written whole file by whole file, continued only by the same configuration."""
+"""Folders of runs: begun once, written whole file by whole file, continued only by the same run of the same data.
 
+The JSON file of a run says what it is of (configuration, data, network, versions), holds every number, and lists the
+arrays beside it with their checksums. An array that is lost or damaged is computed again, as the seed determines it.
+"""
+
+import contextlib
 import dataclasses
 import datetime
-import hashlib
+import functools
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from npk.folders import is_fresh, replace
+from npk.folders import differences, is_fresh, locked, read_arrays, read_json, versions, write_arrays, write_json
 from npk.programs import cores
 
 # Called with the fraction done and what is being done.
 Progress = Callable[[float, str], None]
 
-FORMAT = 1
+FORMAT = 2  # 1 knew neither data nor program, and had no checksums
 _NOUNS = {"study": "study", "compare": "comparison"}
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
-
-
-def digest(config: dict[str, Any]) -> str:
-    """A hash of a configuration, by which its run folder is recognised."""
-    text = json.dumps({"format": FORMAT, **config}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+_PARTS = ("format", "finished", "config", "identity", "files", "versions", "machine")
 
 
 def read_study(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder holds no study.
+        ValueError: it is damaged.
 
     Example:
         >>> from npk.studies import read_study
@@ -54,15 +55,44 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_run(folder: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """The content of a run folder's file kind.json, or FileNotFoundError."""
-    found = read_json(Path(folder) / f"{kind}.json")
-    if found is None:
-        raise FileNotFoundError(f"{folder} holds no {_NOUNS[kind]} (no {kind}.json).")
-    return found
+    try:
+        return read_content(Path(folder) / f"{kind}.json", _PARTS)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} holds no {_NOUNS[kind]} (no {kind}.json).") from None
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file, or None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def read_content(path: Path, parts: Sequence[str]) -> dict[str, Any]:
+    """A run's JSON file, which must have these parts; one of the format before has no checksum.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged.
+    """
+    try:
+        content = read_json(path)
+        if not {*parts, "format"} <= set(content) or content["format"] != FORMAT:
+            raise ValueError(f"{path} holds no run of format {FORMAT}.")
+        return content
+    except ValueError as error:
+        with contextlib.suppress(OSError, ValueError):
+            older = json.loads(path.read_bytes())
+            if isinstance(older, dict) and older.get("format") == 1 and not {"identity", "sha256"} & set(older):
+                return older
+        raise ValueError(
+            f"{error} The same flags give the same numbers again: remove the folder, or choose another."
+        ) from None
+
+
+class Filling(NamedTuple):
+    """What a run is of, and what fills it.
+
+    Attributes:
+        identity: fingerprints of its data, and of the programs of its networks.
+        fill: computes what is not there.
+    """
+
+    identity: Mapping[str, Any]
+    fill: Callable[["Run"], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +120,60 @@ class Run:
         """Append to a list of the content."""
         self.set(**{part: [*self.content[part], *rows]})
 
+    def write(self, name: str, **arrays: Any) -> None:
+        """Write arrays beside; the JSON file, when it is next written, says which."""
+        self.content["files"][name] = write_arrays(self.folder / name, arrays)
+
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        """Arrays that were written, every bit as it was.
+
+        Raises:
+            FileNotFoundError: they are not there.
+            ValueError: they are damaged, or others.
+        """
+        return run_arrays(self.folder, self.content, name)
+
+    def has(self, name: str) -> bool:
+        """Whether arrays are there as they were written; what is lost is said."""
+        if name not in self.content["files"]:
+            return False
+        if lost := lost_files(self.folder, {name: self.content["files"][name]}):
+            self.progress(0.0, f"{lost[0]} It is computed again")
+        return not lost
+
+
+def run_arrays(folder: Path, content: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
+    """Arrays of a run, every bit as it was; those of the format before have no checksum.
+
+    Raises:
+        FileNotFoundError: they are not there.
+        ValueError: they are damaged, or others.
+    """
+    if content["format"] == FORMAT:
+        return read_arrays(folder / name, content["files"].get(name, ""))
+    with np.load(folder / name, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def lost_files(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
+    """What is not there as it was written, of a run's arrays: a sentence each."""
+    found = []
+    for name, checksum in files.items():
+        try:
+            read_arrays(folder / name, checksum)
+        except FileNotFoundError:
+            found.append(f"{folder / name} is missing.")
+        except ValueError as error:
+            found.append(str(error))
+    return tuple(found)
+
 
 def carry_out(
     kind: str,
     config: dict[str, Any],
     out: str | os.PathLike[str],
     nothing: dict[str, Any],
-    prepare: Callable[[], Callable[[Run], None]],
+    prepare: Callable[[], Filling],
     *,
     resume: bool,
     progress: Progress | None,
@@ -105,19 +182,36 @@ def carry_out(
 
     `nothing` is the content of a run of which nothing is done yet. `prepare` loads what the run needs, refuses what
     does not suit, and returns what fills the run; only after that is the folder made. A folder that holds something
-    else, or a run while `resume` is not set, is a FileExistsError; a run of another configuration a ValueError.
+    else, that another process writes, or a run while `resume` is not set, is a FileExistsError; a run of another
+    configuration, of other data or by other versions a ValueError. Of a finished run versions are not compared: nothing
+    is added to it but arrays that were lost.
     """
     folder, say = Path(out), progress or (lambda fraction, text: None)
-    found = _existing(kind, config, folder, resume)
-    if found is not None and found["finished"]:
-        return found
+    existing = functools.partial(_existing, kind, config, folder, resume)
+    found = existing()
     say(0.0, "loading data")
-    fill = prepare()
-    run = Run(folder / f"{kind}.json", found or _begun(config, nothing), say)
-    if found is None:
-        run.set()
-    fill(run)
-    run.set(finished=True)
+    try:
+        identity, fill = prepare()
+    except FileNotFoundError:
+        if found is None or not found["finished"] or lost_files(folder, found.get("files", {})):
+            raise
+        say(0.0, "the data are not here, and not compared")
+        return found
+    with locked(folder):
+        found = existing()  # another process may have been here
+        if found is None:
+            around = surroundings()
+            own = {"format": FORMAT, "finished": False, "config": config, "identity": {**identity}, "files": {}}
+            found = {**own, **{k: v for k, v in around.items() if k != "date"}, **json.loads(json.dumps(nothing))}
+            run = Run(folder / f"{kind}.json", found, say)
+            run.set()
+        else:
+            check_identity(folder, found, identity)
+            run = Run(folder / f"{kind}.json", found, say)
+            if found["finished"] and not lost_files(folder, found.get("files", {})):
+                return found
+        fill(run)
+        run.set(finished=True)
     say(1.0, "done")
     return run.content
 
@@ -126,26 +220,49 @@ def _existing(kind: str, config: dict[str, Any], folder: Path, resume: bool) -> 
     """The run of that kind in the folder, or None where a new one may begin."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: choose another folder.")
-    noun, run = _NOUNS[kind], read_json(folder / f"{kind}.json")
-    if run is None:
+    noun, path = _NOUNS[kind], folder / f"{kind}.json"
+    if not path.exists():
         if folder.is_dir() and not is_fresh(folder):
             raise FileExistsError(f"{folder} is not empty and holds no {noun}: choose another folder.")
         return None
+    run = read_content(path, _PARTS)
+    if not _is_begun(run):
+        return None  # nothing of it is done: it is taken over
     if not resume:
         done = f" ({len(run['stages'])} stages done)" if "stages" in run else ""
         state = f"a finished {noun}" if run["finished"] else f"an unfinished {noun}{done}"
         raise FileExistsError(f"{folder} already holds {state}: continue it with --resume, or choose another folder.")
-    if run["digest"] != digest(config):
-        sides = [(k, *(one.get(k, "nothing") for one in (run["config"], config))) for k in {**run["config"], **config}]
-        other = [f"{k} = {there} there, {here} here" for k, there, here in sides if there != here]
-        reason = "; ".join(other) or f"it was written in format {run['format']}, this is {FORMAT}"
-        raise ValueError(f"{folder} holds a {noun} of another configuration ({reason}): choose another folder.")
+    if differ := differences(run["config"], config):
+        raise ValueError(
+            f"{folder} holds a {noun} of another configuration ({'; '.join(differ)}): choose another folder."
+        )
     return run
 
 
-def _begun(config: dict[str, Any], nothing: dict[str, Any]) -> dict[str, Any]:
-    around = {key: value for key, value in surroundings().items() if key != "date"}
-    return {"format": FORMAT, "digest": digest(config), "finished": False, "config": config, **around, **nothing}
+def _is_begun(run: Mapping[str, Any]) -> bool:
+    """Whether anything of a run is done."""
+    return bool(run.get("files", True) or run["finished"])
+
+
+def check_identity(folder: Path, run: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run of other data, of another network, or by other versions."""
+    if run["format"] != FORMAT:
+        if not run["finished"]:
+            raise ValueError(f"{folder} was begun by an older npk, which did not note its data: choose another folder.")
+        return
+    there, here = dict(run["identity"]), json.loads(json.dumps({**identity}))
+    if run["finished"]:
+        there, here = ({k: v for k, v in side.items() if k != "versions"} for side in (there, here))
+    if differ := differences(there, here):
+        raise ValueError(
+            f"{folder} holds a run of something else ({'; '.join(differ)}): choose another folder, or go on with what "
+            "it was begun with."
+        )
+
+
+def identity_of(data: Mapping[str, str], **programs: str) -> dict[str, Any]:
+    """What numbers are of beside a configuration: data by fingerprint, programs by hash, versions."""
+    return {"data": dict(data), "programs": programs, "versions": versions(jax.default_backend())}
 
 
 def surroundings() -> dict[str, Any]:
@@ -159,13 +276,3 @@ def surroundings() -> dict[str, Any]:
             "device": jax.devices()[0].device_kind,
         },
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole."""
-    replace(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
-
-
-def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write an NPZ file whole."""
-    replace(path, lambda file: np.savez(file, **arrays))

@@ -9,12 +9,17 @@ from npk.data import Dataset, load
 def load_suited(config: Any, data_dir: str | os.PathLike[str] | None) -> Dataset:
     """The data set of a configuration, or a ValueError where its network does not take it."""
     data = load(config.dataset, data_dir=data_dir, seed=config.seed)
-    if data.x_train.ndim != 4 and config.network != "mlp":
-        raise ValueError(f"{config.network} needs images, and {data.title} has none: choose the network mlp.")
+    check_suited(config.network, data)
     if config.samples <= (classes := len(data.class_names)):
         # Of some class one is held out, to choose the regularization by.
         raise ValueError(f"samples must be more than the {classes} classes, got {config.samples}.")
     return data
+
+
+def check_suited(network: str, data: Dataset) -> None:
+    """Refuse, with a ValueError, points for a network that takes images."""
+    if data.x_train.ndim != 4 and network != "mlp":
+        raise ValueError(f"{network} needs images, and {data.title} has none: choose the network mlp, or other data.")
 
 
 def described(data: Dataset) -> dict[str, Any]:

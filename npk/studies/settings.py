@@ -9,13 +9,18 @@ is a frozen dataclass whose docstring lists its fields; a command of it has `--e
 
 import dataclasses
 import inspect
+import math
 import operator
+import types
+import typing
 from typing import Any, TypeVar, dataclass_transform
 
 from npk.programs import shown
 
-# Of what scikit-learn, which splits the digits, takes for a seed.
-MOST_SEED = 2**32 - 1
+# More can only be a mistake: of units or channels, which would fill any memory; of layers, which would be traced and
+# compiled for hours; of draws or steps; of a learning rate; of the steepness of gates, whose derivative, in float32,
+# would be zero at every sample.
+MOST_WIDTH, MOST_DEPTH, MOST, MOST_RATE, MOST_BETA = 1_000_000, 2_000, 10_000_000, 1_000, 1_000
 
 _BOUNDS = {"least": ("at least", operator.ge), "above": ("more than", operator.gt), "most": ("at most", operator.le)}
 
@@ -36,18 +41,23 @@ class Setting:
     above: float | None = None  # what it must be more than
     most: float | None = None  # the largest that it may be
     among: tuple[str, ...] = ()  # the words that it may be
+    parts: bool = False  # whether a choice of its parts may stand after such a word and a colon
 
     def refusal(self, value: Any) -> str | None:
         """Why a value is out of range, or None."""
         named = ((words, holds, getattr(self, name)) for name, (words, holds) in _BOUNDS.items())
         bounds = [(words, holds, bound) for words, holds, bound in named if bound is not None]
+        said = [f"{words} {bound}" for words, _, bound in bounds]
+        if value == ():
+            return "must be at least one, got none."
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, str):
-                # Some classes of a data set stand after a colon.
-                if self.among and one.partition(":")[0] not in self.among:
+                if self.among and (one.partition(":")[0] if self.parts else one) not in self.among:
                     return f"must be one of {', '.join(self.among)}, got {one!r}."
+            elif isinstance(one, float) and self.most is None and not math.isfinite(one):
+                return f"must be {' and '.join([*said, 'finite'])}, got {one}."
             elif one is not None and not all(holds(one, bound) for _, holds, bound in bounds):
-                return f"must be {' and '.join(f'{words} {bound}' for words, _, bound in bounds)}, got {one}."
+                return f"must be {' and '.join(said)}, got {one}."
         return None
 
 
@@ -72,7 +82,22 @@ def configuration(kind: Class) -> Class:
 
 
 def check_ranges(config: Any) -> None:
-    """Refuse, with a ValueError, a value out of its range: it could only fail later."""
+    """Refuse, with a ValueError, a value of another type or out of its range: it could only fail later."""
     for field in dataclasses.fields(config):
-        if why := setting_of(field).refusal(getattr(config, field.name)):
+        value = getattr(config, field.name)
+        if not _is_a(value, field.type):
+            raise ValueError(f"{field.name} must be of type {inspect.formatannotation(field.type)}, got {value!r}.")
+        if why := setting_of(field).refusal(value):
             raise ValueError(f"{field.name} {why}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type of a field; a whole number is one of floats too, a truth value none of numbers."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_a(value, one) for one in inner)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(one, inner[0]) for one in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)

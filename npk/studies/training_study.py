@@ -24,16 +24,17 @@ import numpy as np
 import optax
 
 from npk import networks, solving, training
-from npk.data import NAMES, Dataset, balanced
+from npk.data import MOST_SEED, NAMES, Dataset, balanced
 from npk.gating import activation_program, activations, gates, soft_relu
 from npk.path_kernels import gram, path_kernel
-from npk.programs import in_parts
-from npk.studies.run_folder import Progress, Run, carry_out, write_arrays
+from npk.programs import in_parts, program_hash
+from npk.studies.fitting import TRAINED, check_kernels, check_network
+from npk.studies.run_folder import Filling, Progress, Run, carry_out, identity_of
 from npk.studies.samples import described, load_suited
-from npk.studies.settings import MOST_SEED, check_ranges, configuration, setting
+from npk.studies.settings import MOST_BETA, MOST_DEPTH, MOST_RATE, MOST_WIDTH, check_ranges, configuration, setting
 from npk.studies.study_regimes import compared, regime_names
 from npk.tangent_kernels import split_ntk
-from npk.training import Network
+from npk.training import MOST_EPOCHS, SNAPSHOTS, Network, check_course
 
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
 
@@ -58,26 +59,36 @@ class StudyConfig:
         f"One of {', '.join(NAMES)}; or classes of it, as in mnist:4,7. See `npk data list`.",
         "Data",
         among=NAMES,
+        parts=True,
     )
     network: str = setting("mlp", f"One of {', '.join(networks.NAMES)}.", "Network", among=networks.NAMES)
-    width: int | None = setting(None, "Units or channels of the first layer.", "Network", none="the network's", least=1)
+    width: int | None = setting(
+        None, "Units or channels of the first layer.", "Network", none="the network's", least=1, most=MOST_WIDTH
+    )
     depth: int | None = setting(
-        None, "Weight layers (mlp, resnet), or layers (mixer, vit).", "Network", none="the network's", least=2
+        None,
+        "Weight layers (mlp, resnet), or layers (mixer, vit).",
+        "Network",
+        none="the network's",
+        least=2,
+        most=MOST_DEPTH,
     )
     use_bias: bool = setting(False, "Layers with biases.", "Network", flag="bias")
     seed: int = setting(0, "Of parameters, sample order and splits.", "Training", late=1, least=0, most=MOST_SEED)
-    epochs: int = setting(40, "Passes over the training set.", "Training", least=1)
+    epochs: int = setting(40, "Passes over the training set.", "Training", least=1, most=MOST_EPOCHS)
     batch_size: int = setting(64, "Samples a gradient step.", "Training", least=1)
-    learning_rate: float = setting(1e-3, "Of Adam.", "Training", above=0)
-    beta: float = setting(4.0, "Steepness of the soft gates in the split.", "Kernels", above=0, late=1)
+    learning_rate: float = setting(1e-3, "Of Adam.", "Training", above=0, most=MOST_RATE)
+    beta: float = setting(4.0, "Steepness of the soft gates in the split.", "Kernels", above=0, most=MOST_BETA, late=1)
     samples: int = setting(
         500,
-        "Training samples the kernels are of. Cost: its square, and with pooling that of the positions.",
+        "Most training samples the kernels are of. Cost: its square, and with pooling that of the positions.",
         "Kernels",
         least=1,
     )
     test_samples: int = setting(500, "Most test samples for the ridge regression.", "Kernels", least=1)
-    stages: int = setting(7, "How many stages, the initial and the trained one included.", hidden=True, least=2)
+    stages: int = setting(
+        7, "How many stages, the initial and the trained one included.", hidden=True, least=2, most=SNAPSHOTS
+    )
     regimes: bool = setting(True, "Train random, learned and trained gates beside the network.", "Training", late=2)
 
     def __post_init__(self) -> None:
@@ -92,7 +103,15 @@ class _Model:
         self.logits, self.forward = jax.jit(module.apply), learning_step(module.apply)
         self.gates = jax.jit(gates(module.apply))
         self.path_kernel = path_kernel(module.apply)
-        self.split = split_ntk(soft_module.apply)
+        self.soft_module, self.split = soft_module, split_ntk(soft_module.apply)
+
+    def programs(self, x: Any) -> dict[str, str]:
+        """Hashes of what it computes."""
+        return {
+            "network": program_hash(self.forward, self.variables, x),
+            "soft network": program_hash(self.soft_module.apply, self.variables, x),
+            "initialisation": program_hash(self.module.init, jax.random.key(0), x),
+        }
 
     def kinds(self, x: Any) -> list[str]:
         """Of the gates, in call order: "activation", or what else multiplies ("scale", "pattern", "product")."""
@@ -143,17 +162,22 @@ def run_study(
     Example:
         >>> import tempfile
         >>> from npk.studies import StudyConfig, run_study
-        >>> config = StudyConfig(width=8, depth=2, epochs=1, samples=20, test_samples=20, stages=2)
+        >>> small = dict(samples=20, test_samples=20, stages=2, regimes=False)
+        >>> config = StudyConfig(width=8, depth=2, epochs=1, **small)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     study = run_study(config, folder)
         >>> len(study["stages"]), study["finished"]
         (2, True)
     """
 
-    def prepare() -> Callable[[Run], None]:
+    def prepare() -> Filling:
         data = load_suited(config, data_dir)
+        check_course(len(data.x_train), config.epochs, config.batch_size, config.stages)
+        # Five kernels, and in double precision the one whose spectrum is taken.
+        check_kernels("samples", config.samples, min(config.samples, len(data.x_train)) ** 2, 5 * 4 + 8)
         model = _build(config, data)
-        return lambda run: _fill(config, model, data, run)
+        identity = identity_of({config.dataset: data.fingerprint}, **model.programs(data.x_train[:1]))
+        return Filling(identity, lambda run: _fill(config, model, data, run))
 
     return carry_out("study", dataclasses.asdict(config), out, _NOTHING, prepare, resume=resume, progress=progress)
 
@@ -164,13 +188,17 @@ _NOTHING = {"data": None, "network": None, "training": None, "pixels": None, "st
 def _fill(config: StudyConfig, model: _Model, data: Dataset, run: Run) -> None:
     stages = _trained_stages(config, model, data, run)
     chosen = _choose_samples(config, data)
-    write_arrays(run.folder / "samples.npz", **chosen)
+    run.write("samples.npz", **chosen)
     if run.content["data"] is None:
         run.set(data=_describe(data, chosen), pixels=_pixels(data, chosen))
     kernels = 0.45 if config.regimes else 0.85
-    for stage in range(len(run.content["stages"]), config.stages):
+    for stage in range(config.stages):
+        done = run.content["stages"]
+        if stage < len(done) and run.has(_kernels(stage)):
+            continue
         run.progress(0.15 + kernels * stage / config.stages, f"kernels of stage {stage}")
-        run.add("stages", _stage(model, stages, stage, data, chosen, run))
+        found = _stage(model, stages, stage, data, chosen, run)
+        run.set(stages=[*done[:stage], found, *done[stage + 1 :]])
     if config.regimes:
         _compare_regimes(config, model, stages, data, run)
 
@@ -190,14 +218,15 @@ def _build(config: StudyConfig, data: Dataset) -> _Model:
         )
         for activation in (jax.nn.relu, lambda q: soft_relu(q, config.beta))
     )
+    check_network("width", config.width, module.init, data.x_train[:1], TRAINED + SNAPSHOTS)
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     return _Model(module, soft_module, jax.jit(module.init)(key, data.x_train[:1]))
 
 
 def _trained_stages(config: StudyConfig, model: _Model, data: Dataset, run: Run) -> list[Any]:
     """The variables at each stage: from the run folder where training has ended, else by training."""
-    path = run.folder / "parameters.npz"
-    if run.content["training"] is None:
+    before = run.content["training"]
+    if before is None or not run.has("parameters.npz"):
         start = time.perf_counter()
         run.progress(0.0, "training")
         trained = training.train(
@@ -216,16 +245,17 @@ def _trained_stages(config: StudyConfig, model: _Model, data: Dataset, run: Run)
             ),
         )
         named = {f"stage-{s}/{k}": v for s, tree in enumerate(trained.stages) for k, v in _named(tree).items()}
-        write_arrays(path, **named)
+        run.write("parameters.npz", **named)
         told = {
             "stages": [dataclasses.asdict(record) for record in trained.records],
             "history": [dataclasses.asdict(record) for record in trained.history],
             "seconds": time.perf_counter() - start,
         }
+        if before is not None and before["stages"] != told["stages"]:  # another machine: all that follows is anew
+            run.set(stages=[], regimes=[])
         run.set(network=_describe_network(model), training=told)
-    structure = jax.tree_util.tree_structure(model.variables)
-    with np.load(path) as arrays:
-        leaves = [[arrays[f"stage-{s}/{k}"] for k in _named(model.variables)] for s in range(config.stages)]
+    structure, arrays = jax.tree_util.tree_structure(model.variables), run.read("parameters.npz")
+    leaves = [[arrays[f"stage-{s}/{k}"] for k in _named(model.variables)] for s in range(config.stages)]
     return [jax.tree_util.tree_unflatten(structure, stage) for stage in leaves]
 
 
@@ -312,12 +342,12 @@ def _stage(
         **{name: np.asarray(getattr(split, name)) for name in ("value", "feature", "cross")},
         "ntk": np.asarray(split.total),
     }
+    _check_alive(stage, arrays)
     spectra = {name: solving.spectrum(arrays[name]) for name in ("npk", "value", "feature", "ntk")}
-    folder = run.folder / "kernels"
     eigenvalues = {f"{name}_spectrum": found.eigenvalues for name, found in spectra.items()}
-    write_arrays(folder / f"stage-{stage}.npz", **arrays, **eigenvalues)
-    with np.load(folder / "stage-0.npz") as first:
-        drift = {name: solving.drift(arrays[name], first[name]) for name in KERNELS}
+    run.write(_kernels(stage), **arrays, **eigenvalues)
+    first = run.read(_kernels(0))
+    drift = {name: solving.drift(arrays[name], first[name]) for name in KERNELS}
     moved = _gates_moved(model.kinds(x[:1]), model.gates(variables, x), model.gates(stages[0], x))
     trace = float(np.trace(arrays["ntk"], dtype=np.float64))
     return {
@@ -337,6 +367,19 @@ def _stage(
         "ridge": _ridge(arrays["npk"], arrays["npk_test"], chosen),
         "seconds": time.perf_counter() - start,
     }
+
+
+def _check_alive(stage: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse, with a ValueError, kernels that are zero: no measure has a meaning for them."""
+    if not arrays["npk"].any():
+        raise ValueError(f"at stage {stage} every path is closed at every sample: lower the learning rate.")
+    if not arrays["feature"].any():
+        raise ValueError(f"at stage {stage} the soft gates are hard at every sample: choose a smaller beta.")
+
+
+def _kernels(stage: int) -> str:
+    """The file of a stage's arrays."""
+    return f"kernels/stage-{stage}.npz"
 
 
 def _gates_moved(kinds: Sequence[str], now: Sequence[Any], before: Sequence[Any]) -> dict[str, Any]:

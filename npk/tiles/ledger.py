@@ -99,7 +99,7 @@ def ledger_of(path: Path, record: Record, leaf: Leaf) -> Ledger:
     """That of an array of a store, or of an array of a store of several that was opened alone."""
     if leaf.name:
         return Ledger(path / leaf.name, record, leaf.name)
-    whole = _record_at(path)
+    whole = record_at(path)
     if whole is not None and any(record == _alone(whole, one) for one in whole.leaves if one.name == path.name):
         return Ledger(path, whole, path.name)
     return Ledger(path, record, "")
@@ -107,18 +107,21 @@ def ledger_of(path: Path, record: Record, leaf: Leaf) -> Ledger:
 
 def find(path: Path) -> Record | None:
     """As `records.find`, also of a store that has lost its description: its arrays know it."""
-    if path.is_dir() and not (path / "zarr.json").exists():
-        for folder in (path, *(p for p in sorted(path.iterdir()) if p.is_dir())):
-            if (found := _record_at(folder)) is not None:
-                return found
-    return records.find(path)
+    noted = None if (path / "zarr.json").exists() else noted_in(path)
+    return records.find(path) if noted is None else noted
+
+
+def noted_in(path: Path) -> Record | None:
+    """The record of a store as it is noted beside the chunks of its arrays."""
+    folders = [path, *(p for p in sorted(path.iterdir()) if p.is_dir())] if path.is_dir() else []
+    return next((found for folder in folders if (found := record_at(folder)) is not None), None)
 
 
 def _alone(record: Record, leaf: Leaf) -> Record:
     return dataclasses.replace(record, leaves=(dataclasses.replace(leaf, name=""),))
 
 
-def _record_at(path: Path) -> Record | None:
+def record_at(path: Path) -> Record | None:
     """The record of the whole store, as it is noted beside the chunks of an array."""
     with contextlib.suppress(*_DAMAGE):
         return record_of(_content(path)["record"], path / LIST)

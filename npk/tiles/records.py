@@ -214,6 +214,11 @@ def _synchronise(folder: Path) -> None:
             os.close(descriptor)
 
 
+def folders_of(path: Path, record: Record) -> tuple[Path, ...]:
+    """The folders of a store that have a description each."""
+    return tuple(_nodes(path, record))
+
+
 def _nodes(path: Path, record: Record) -> dict[Path, dict[str, Any]]:
     """What the `zarr.json` of each folder of a store says: of a group and its arrays, or of the one array."""
     if record.leaves[0].name == "":

@@ -307,7 +307,9 @@ def _wanted(here: Record, there: Record, tile: int | None, dtype: Any) -> Record
     leaves = there.leaves
     if dtype is not None:
         leaves = tuple(dataclasses.replace(leaf, dtype=np.dtype(jnp.dtype(dtype))) for leaf in leaves)
-    return dataclasses.replace(here, plan=plan, leaves=leaves)
+    # Where its kernel could not be traced a tile of it is compared.
+    program = None if there.program is None else here.program
+    return dataclasses.replace(here, plan=plan, leaves=leaves, program=program)
 
 
 def _chosen(plan: TilePlan, why: str) -> str:

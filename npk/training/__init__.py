@@ -6,8 +6,13 @@ keeps the parameters of the steps in between. `regimes` says what each regime is
 """
 
 from npk.training.checkpoints import Checkpoints as Checkpoints
+from npk.training.checkpoints import check_checkpoints as check_checkpoints
+from npk.training.checkpoints import is_checkpoints as is_checkpoints
 from npk.training.initialisation import KINDS as KINDS
 from npk.training.initialisation import redraw as redraw
+from npk.training.loops import MOST_EPOCHS as MOST_EPOCHS
+from npk.training.loops import SNAPSHOTS as SNAPSHOTS
+from npk.training.loops import check_course as check_course
 from npk.training.loops import steps_of as steps_of
 from npk.training.plain import Record as Record
 from npk.training.plain import Trained as Trained

@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from npk.folders import broken, is_sealed, replace, seal
+from npk.folders import broken, differences, digest, read_json, seal, write_json
 
+CONFIG, NOTES = "config.json", "notes.json"
+_PARTIAL = ".partial"
 _KEPT = 2  # the newest, and the one before it in case the newest is damaged
 
 
@@ -23,7 +25,7 @@ class Checkpoints:
         config: what the run is, in plain values; a folder of another run is refused.
 
     Raises:
-        ValueError: the folder holds checkpoints of another configuration.
+        ValueError: the folder holds checkpoints of another configuration, which is named.
 
     Example:
         >>> import jax.numpy as jnp, tempfile
@@ -39,13 +41,23 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike[str], config: dict[str, Any]) -> None:
         self.folder = Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config, sort_keys=True, indent=1)
-        path = self.folder / "config.json"
-        if path.exists():
-            if path.read_text(encoding="utf-8") != text:
-                raise ValueError(f"{folder} holds checkpoints of another configuration: choose another folder.")
-            return
-        replace(path, text.encode())
+        path, plain = self.folder / CONFIG, json.loads(json.dumps(config))
+        self.run = digest(plain)
+        try:
+            there = read_json(path)
+        except FileNotFoundError:
+            there = None
+        except ValueError as error:
+            if self.steps():
+                raise ValueError(f"{error} What its checkpoints are of is not known: choose another folder.") from None
+            there = None
+        if there is not None and (differ := differences(there, plain)):
+            if self.steps():
+                said = "; ".join(differ)
+                raise ValueError(f"{folder} holds checkpoints of another run ({said}): choose another folder.")
+            there = None
+        if there is None:
+            write_json(path, plain)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order.
@@ -66,13 +78,12 @@ class Checkpoints:
         Raises:
             OSError: it could not be written (a full disk); the checkpoints before it are as they were.
         """
-        partial = self.folder / f"{step}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = self.folder / f"{step}.{os.urandom(8).hex()}{_PARTIAL}"
         try:
             partial.mkdir()
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(partial / "state", state)
-            (partial / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
+            write_json(partial / NOTES, {"run": self.run, "step": step, "notes": notes})
             seal(partial)
             final = self.folder / str(step)
             shutil.rmtree(final, ignore_errors=True)
@@ -86,6 +97,11 @@ class Checkpoints:
         for old in self.steps()[:-_KEPT]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
+    def tidy(self) -> None:
+        """Remove what was never finished; only while nobody else writes here."""
+        for partial in self.folder.glob(f"*{_PARTIAL}"):
+            shutil.rmtree(partial, ignore_errors=True)
+
     def restore(
         self, like: Callable[[dict[str, Any]], Any], on_damage: Callable[[str], None] | None = None
     ) -> tuple[int, Any, dict[str, Any]] | None:
@@ -93,7 +109,7 @@ class Checkpoints:
 
         Args:
             like: from the notes to a tree of arrays, or of `jax.ShapeDtypeStruct`, of the structure that was saved.
-            on_damage: told of a newer checkpoint that is not as it was written, and of one without checksums.
+            on_damage: told of a newer checkpoint that is not as it was written, or of another run.
 
         Returns:
             (step, state, notes), or None where there is no checkpoint.
@@ -104,12 +120,11 @@ class Checkpoints:
         failures = []
         for step in reversed(self.steps()):
             try:
-                if is_sealed(self.folder / str(step)):
-                    if harm := broken(self.folder / str(step)):
-                        raise ValueError("; ".join(harm))
-                elif on_damage:
-                    on_damage(f"the checkpoint of step {step} has no checksums (an older npk wrote it): taken as it is")
-                notes = json.loads((self.folder / str(step) / "notes.json").read_text(encoding="utf-8"))
+                if harm := broken(self.folder / str(step)):
+                    raise ValueError("; ".join(harm))
+                if harm := _not_of(self.folder / str(step), self.run, step):
+                    raise ValueError(harm)
+                notes = read_json(self.folder / str(step) / NOTES)["notes"]
                 shapes = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like(notes))
                 with ocp.StandardCheckpointer() as checkpointer:
                     state = checkpointer.restore(self.folder / str(step) / "state", shapes)
@@ -123,3 +138,47 @@ class Checkpoints:
                 f"no checkpoint in {self.folder} can be read: {', '.join(failures)}; remove the folder to begin anew."
             )
         return None
+
+
+def is_checkpoints(folder: Path) -> bool:
+    """Whether a folder is one of checkpoints.
+
+    Args:
+        folder: of any kind.
+    """
+    return (folder / CONFIG).is_file()
+
+
+def check_checkpoints(folder: Path, repair: bool) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    """Look through the checkpoints of a run.
+
+    Args:
+        folder: of checkpoints.
+        repair: remove damaged ones, where one that is whole is left.
+
+    Returns:
+        What the run is, what is not as it was written, and what was mended.
+    """
+    try:
+        config = read_json(folder / CONFIG)
+    except ValueError as error:
+        return {}, (f"{error} What the checkpoints are of is not known.",), ()
+    run, harms = digest(config), {}
+    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), reverse=True)
+    for step in steps:
+        if harm := "; ".join(broken(folder / str(step))) or _not_of(folder / str(step), run, step):
+            harms[step] = f"the checkpoint of step {step} is damaged: {harm}"
+    if not repair or len(harms) == len(steps):
+        return config, tuple(harms.values()), ()
+    for step in harms:
+        shutil.rmtree(folder / str(step))
+    return config, (), tuple(f"{harm}; it was removed" for harm in harms.values())
+
+
+def _not_of(folder: Path, run: str, step: int) -> str:
+    """Why a checkpoint that is whole is none of a run and step, or nothing."""
+    try:
+        noted = read_json(folder / NOTES)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "" if (noted.get("run"), noted.get("step")) == (run, step) else "it is of another run or step"

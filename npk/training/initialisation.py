@@ -39,8 +39,10 @@ def redraw(params: PyTree, key: PRNGKeyArray, kind: str, *, sigma: float | None 
     """
     if kind not in KINDS:
         raise ValueError(f"unknown initialisation {kind!r}: choose one of {', '.join(KINDS)}.")
-    if sigma is not None and (kind not in ("bernoulli", "gaussian") or not sigma > 0):
-        raise ValueError(f"sigma must be positive and is for bernoulli and gaussian alone, got {sigma} for {kind!r}.")
+    if sigma is not None and (kind not in ("bernoulli", "gaussian") or not 0 < sigma < math.inf):
+        raise ValueError(
+            f"sigma must be positive and finite and is for bernoulli and gaussian alone, got {sigma} for {kind!r}."
+        )
     if kind == "default":
         return params
     leaves, tree = jax.tree_util.tree_flatten(params)
@@ -56,7 +58,7 @@ def redraw(params: PyTree, key: PRNGKeyArray, kind: str, *, sigma: float | None 
         if kind == "uniform":
             bound = 1 / math.sqrt(fan_in)
             return jax.random.uniform(key, row, dtype, -bound, bound).reshape(leaf.shape)
-        scale = jnp.asarray(sigma or math.sqrt(2 / fan_in), dtype)
+        scale = jnp.asarray(math.sqrt(2 / fan_in) if sigma is None else sigma, dtype)
         signs_or_normal = jax.random.rademacher if kind == "bernoulli" else jax.random.normal
         return scale * signs_or_normal(key, row, dtype).reshape(leaf.shape)
 

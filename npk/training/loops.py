@@ -17,27 +17,49 @@ Function = Callable[[Any, Any], Any]
 
 # Snapshots held at once: enough that the chosen stages are near their targets, few enough for large networks.
 SNAPSHOTS = 32
+# More can only be a mistake, and the list of records alone would fill the memory.
+MOST_EPOCHS = 1_000_000
 _EVALUATION_BATCH = 512
 
 
-def check_batches(x: Any, y: Any, epochs: int, batch_size: int) -> None:
-    """Raise `ValueError` unless the data can be trained on in such batches.
+def check_batches(x: Any, y: Any, epochs: int, batch_size: int, stages: int = 0) -> None:
+    """Raise `ValueError` unless the data can be trained on in such batches, as in `check_course`.
 
     Args:
         x: inputs.
         y: labels.
         epochs: passes over them.
         batch_size: samples a step.
+        stages: how many of the records are to be chosen; 0 for none.
     """
     if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or not jnp.issubdtype(y.dtype, jnp.integer):
         raise ValueError(
             f"training needs inputs [N, ...] and whole-number labels [N], "
             f"got {list(x.shape)} and {y.dtype}{list(y.shape)}."
         )
-    if not 1 <= batch_size <= len(x):
-        raise ValueError(f"batch_size must lie in 1 … {len(x)} (the training samples), got {batch_size}.")
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}.")
+    check_course(len(x), epochs, batch_size, stages)
+
+
+def check_course(samples: int, epochs: int, batch_size: int, stages: int = 0) -> None:
+    """Raise `ValueError` unless so many samples can be trained on so, and the network be kept at so many stages.
+
+    Args:
+        samples: in the training set.
+        epochs: passes over them.
+        batch_size: samples a step.
+        stages: how many of the records are to be chosen; 0 for none.
+    """
+    if not 1 <= batch_size <= samples:
+        raise ValueError(f"batch_size must lie in 1 … {samples} (the training samples), got {batch_size}.")
+    if not 1 <= epochs <= MOST_EPOCHS:
+        raise ValueError(f"epochs must be at least 1 and at most {MOST_EPOCHS}, got {epochs}.")
+    if stages > SNAPSHOTS:
+        raise ValueError(f"stages must be at most {SNAPSHOTS}, got {stages}.")
+    schedule = record_steps(samples // batch_size, epochs)
+    if len(schedule) < stages:
+        raise ValueError(
+            f"{schedule[-1]} steps are too few for {stages} stages: train for more epochs, or in smaller batches."
+        )
 
 
 def record_steps(epoch_steps: int, epochs: int) -> list[int]:

@@ -86,10 +86,11 @@ def train(
         x: training inputs, of shape (N, ...).
         y: their classes, of shape (N,).
         key: orders the samples.
-        epochs: passes over the training set; the samples left over by the last batch wait for the next pass.
+        epochs: passes over the training set, at most a million; the samples left over by the last batch wait for the
+            next pass.
         batch_size: samples a step.
         optimizer: any Optax transformation; None is Adam with learning rate 1e-3.
-        stages: how many parameters to keep, at least 2.
+        stages: how many parameters to keep, at least 2 and at most 32.
         forward: the training-time form (params, x) → (logits, params) where it differs from f, e.g. batch
             normalisation by the batch's statistics; what it returns as params carries the new statistics.
         on_record: called with each record, to show progress.
@@ -98,7 +99,7 @@ def train(
         The stages and the records.
 
     Raises:
-        ValueError: sizes do not match or are not positive, or training diverged.
+        ValueError: sizes do not match or are out of range, the steps are too few for the stages, or training diverged.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -110,7 +111,7 @@ def train(
         (3, 1.0, 10)
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
-    check_batches(x, y, epochs, batch_size)
+    check_batches(x, y, epochs, batch_size, stages)
     if stages < 2:
         raise ValueError(f"stages must be at least 2 (initial and trained), got {stages}.")
     optimizer = optimizer or optax.adam(1e-3)
@@ -119,8 +120,6 @@ def train(
     evaluate = measure_of(f, cross_entropy)
     epoch_steps = len(x) // batch_size
     schedule = record_steps(epoch_steps, epochs)
-    if len(schedule) < stages:
-        raise ValueError(f"{schedule[-1]} steps are too few for {stages} stages: train for more epochs.")
 
     history: list[Record] = []
     snapshots = Snapshots()

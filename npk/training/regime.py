@@ -7,6 +7,7 @@ trains a seed, so that five seeds cost less than five runs.
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from npk.data import Dataset
+from npk.folders import fingerprint, locked, versions
 from npk.gating import Function
-from npk.programs import shown
+from npk.programs import program_hash, shown
 from npk.training import loops
 from npk.training.checkpoints import Checkpoints
 from npk.training.regimes import Network, Regime, RegimeConfig, compose, initial_params, loss_of, optimizer_of
@@ -112,7 +114,8 @@ def train_regime(
 
     Raises:
         ValueError: the data do not fit, training diverged, FL has no source, or the checkpoints are of another
-            run or damaged.
+            run (other data, network, source, versions: what differs is named) or damaged.
+        FileExistsError: another process writes the checkpoints.
         OSError: a checkpoint cannot be written; those before it are whole.
 
     Example:
@@ -127,6 +130,22 @@ def train_regime(
 
     Source: Lakshminarayanan & Singh 2020, sections 3 and 6; 2021, sections 3 and 4.
     """
+    if checkpoints is not None:
+        with locked(Path(checkpoints)):
+            return _train(network, config, data, seeds, source, Path(checkpoints), on_record)
+    return _train(network, config, data, seeds, source, None, on_record)
+
+
+def _train(
+    network: Network,
+    config: RegimeConfig,
+    data: Dataset,
+    seeds: Sequence[int],
+    source: RegimeRun | None,
+    checkpoints: Path | None,
+    on_record: Callable[[float, str], None] | None,
+) -> RegimeRun:
+    """`train_regime`, in a folder that nobody else writes."""
     x, y = jnp.asarray(data.x_train), jnp.asarray(data.y_train)
     loops.check_batches(x, y, config.epochs, config.batch_size)
     if not seeds or len(set(seeds)) < len(seeds):
@@ -147,7 +166,8 @@ def train_regime(
     kept = None
     if checkpoints is not None:
         described = {**dataclasses.asdict(config), "seeds": list(seeds), "data": data.name, "samples": len(x)}
-        kept = Checkpoints(checkpoints, described)
+        kept = Checkpoints(checkpoints, described | _identity(forward, apply, draw, optimizer, data, gates))
+        kept.tidy()
         standing = standing.newest(kept, on_record)
 
     def after(state: Any, epoch: int, first: int, count: int) -> Any:
@@ -207,6 +227,24 @@ class _Standing:
         records = [[epoch, *map(np.array, rest)] for epoch, *rest in notes["records"]]
         shots = [saved["snapshots"][str(i)] for i in range(len(notes["accuracies"]))]
         return _Standing(at, saved["state"], records, loops.Snapshots(notes["accuracies"], shots))
+
+
+def _identity(forward: Any, apply: Function, draw: Any, optimizer: Any, data: Dataset, gates: Any) -> dict[str, Any]:
+    """What the numbers of a run are of, beside its configuration."""
+    seed, x = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((1, *data.x_train.shape[1:]), jnp.float32)
+    one = None if gates is None else jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), gates)
+    params = jax.eval_shape(draw, seed, one)
+    return {
+        "fingerprint": data.fingerprint,
+        "programs": {
+            "training": program_hash(forward, params, x),
+            "evaluation": program_hash(apply, params, x),
+            "initialisation": program_hash(draw, seed, one),
+            "optimizer": program_hash(lambda g, p: optimizer.update(g, optimizer.init(p), p), params, params),
+        },
+        "source": None if gates is None else fingerprint(gates),
+        "versions": versions(jax.default_backend()),
+    }
 
 
 def _gates_of(config: RegimeConfig, seeds: Sequence[int], source: RegimeRun | None) -> Any:

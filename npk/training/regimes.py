@@ -15,6 +15,7 @@ Every one is a composition over any network; `npk.training.train_regime` trains 
 
 import dataclasses
 import enum
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 from npk.gating import DGN, DLGN, DLGN_SF, Function, shallow_features
 from npk.programs import shown
 from npk.training import initialisation
-from npk.training.loops import cross_entropy
+from npk.training.loops import SNAPSHOTS, cross_entropy
 
 
 class Regime(enum.StrEnum):
@@ -113,11 +114,17 @@ class RegimeConfig:
             raise ValueError("constant_input and permute need gates from elsewhere: not in the regime ReLU.")
         if self.stage is not None and self.regime != Regime.FL:
             raise ValueError(f"stage belongs to the regime FL, got it for {self.regime}.")
-        if self.stages == 1 or self.stages < 0:
-            raise ValueError(f"stages must be 0 (none) or at least 2 (initial and trained), got {self.stages}.")
-        for name in ("beta", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.stages == 1 or not 0 <= self.stages <= SNAPSHOTS:
+            raise ValueError(
+                f"stages must be 0 (none) or at least 2 (initial and trained) and at most {SNAPSHOTS}, "
+                f"got {self.stages}."
+            )
+        for name in ("beta", "learning_rate", "sigma"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}.")
+        for name, least in (("epsilon", 0), ("weight_decay", 0), ("epochs", 1), ("batch_size", 1)):
+            if not least <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} must be at least {least} and finite, got {value}.")
 
     @property
     def label(self) -> str:

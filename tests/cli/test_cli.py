@@ -87,7 +87,7 @@ def test_the_package_is_the_command_too(monkeypatch, capsys):
     [
         (["--dataset", "emnist"], "--dataset must be one of digits, mnist, "),
         (["--network", "lenet"], "--network must be one of mlp, "),
-        (["--epochs", "0"], "--epochs must be at least 1, got 0."),
+        (["--epochs", "0"], "--epochs must be at least 1 and at most 1000000, got 0."),
         (["--samples", "10"], "samples must be more than the 10 classes, got 10"),
         (["--batch-size", "5000"], "batch_size must lie in 1 … 1437"),
         (["--dataset", "mnist", "--data-dir", "nowhere"], "'nowhere' is not a folder"),
@@ -109,24 +109,28 @@ def test_an_existing_study_is_refused_and_resumed(tmp_path):
     refused = run("study", *TINY, "--out", tmp_path / "run")
     assert refused.exit_code == 1 and "continue it with --resume, or choose another folder" in plain(refused.stderr)
     other = run("study", *TINY, "--seed", 1, "--out", tmp_path / "run", "--resume")
-    assert other.exit_code == 1 and "seed = 0 there, 1 here" in plain(other.stderr)
+    assert other.exit_code == 1 and "seed is 0 there and 1 here" in plain(other.stderr)
     assert run("study", *TINY, "--out", tmp_path / "run", "--resume").exit_code == 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="interrupts by signal")
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(("number", "said", "code"), [("SIGINT", "Interrupted", 130), ("SIGTERM", "Terminated", 143)])
+def test_a_study_that_is_ended_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, number, said, code):
     folder = tmp_path / "run"
     # A process started in the background may inherit an ignored interrupt: ask for it.
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from npk.cli import app; app()"
+    start = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import npk.__main__ as m; m.main()"
+    )
     command = [sys.executable, "-c", start, "study", *TINY, "--out", str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (folder / "kernels" / "stage-0.npz").exists():
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, number))
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130 and "Traceback" not in errors
+    assert process.returncode == code and f"{said}. What was finished is kept in" in plain(errors)
+    assert "Traceback" not in errors
     hint = re.search(r"npk (study .*--resume)", plain(errors).replace("\n", " "))
     assert hint, errors
     result = run(*hint.group(1).split())

@@ -46,6 +46,14 @@ def asked(config, *arguments):
 FULL = Tea("green", 1.5, 4, False, (1, 2), ("mint", "sage"), plain=7)
 
 
+def test_a_float_without_bounds_must_be_finite_and_a_tuple_must_hold_something():
+    about = setting(1.0, "Any.").metadata["setting"]
+    assert about.refusal(float("-inf")) == "must be finite, got -inf." and about.refusal(1e300) is None
+    for kind, name in ((CompareConfig, "widths"), (Scale, "networks")):
+        with pytest.raises(ValueError, match=f"^{name} must be at least one, got none"):
+            kind(**{name: ()})
+
+
 def test_every_field_is_a_flag_of_its_type_and_default():
     assert asked(Tea, "--leaf", "black") == Tea("black")
     flags = "--leaf green --grams 1.5 --minutes 4 --no-hot --cups 1,2 --herb mint --herb sage --plain 7".split()
@@ -132,6 +140,13 @@ def test_every_number_has_a_range_that_its_flag_and_its_field_answer_with(kind, 
     wrong = (-3,) if "tuple" in str(field.type) else float(-3) if "float" in str(field.type) else -3
     with pytest.raises(ValueError, match=f"^{field.name} must be .*, got -3") as refused:
         kind(**{field.name: wrong})
+    for other in ("8", True, 8j, [8]):
+        with pytest.raises(ValueError, match=f"^{field.name} must be of type .*, got {re.escape(repr(other))}"):
+            kind(**{field.name: other})
+    if "float" in str(field.type):
+        for endless in (float("inf"), float("nan")):
+            with pytest.raises(ValueError, match=f"^{field.name} must be .*, got {endless}"):
+                kind(**{field.name: endless})
     if about.hidden:
         return
     flag = about.flag or field.name.replace("_", "-")

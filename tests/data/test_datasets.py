@@ -2,12 +2,13 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from prepared_folders import PREPARED, SIZES, make_tiny, prepare
 
-from npk.data import STORED, load, only_classes, with_validation
+from npk.data import STORED, balanced, cob_odt_hyperplanes, data_folder, load, only_classes, with_validation
 
 
 @pytest.fixture
@@ -209,6 +210,28 @@ def test_a_validation_set_is_chosen_by_its_seed_and_kept_by_a_subset():
 def test_a_wrong_validation_size_is_an_error(size):
     with pytest.raises(ValueError, match="size must be|cannot hold out"):
         with_validation(load("digits"), size)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, True])
+def test_what_is_no_seed_is_refused_by_all_who_draw_in_the_same_words(seed):
+    digits = load("digits")
+    for draw in (
+        lambda: load("digits", seed=seed),
+        lambda: load("cob_odt_20", seed=seed),
+        lambda: with_validation(digits, 0.1, seed=seed),
+        lambda: balanced(digits.y_train, 10, seed),
+        lambda: cob_odt_hyperplanes(seed, 20),
+    ):
+        with pytest.raises(
+            ValueError, match=f"seed must be a whole number, at least 0 and at most 4294967295, got {seed}"
+        ):
+            draw()
+
+
+def test_an_empty_name_of_a_folder_is_no_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert data_folder() == tmp_path and data_folder("") == Path()
 
 
 def test_a_second_validation_set_is_refused():

@@ -68,6 +68,7 @@ def test_the_published_sizes_are_loaded_by_name(name, shape):
         ({"depth": 0}, "depth 0 ≥ 1"),
         ({"samples": 0}, "must be at least 1"),
         ({"margin": -1.0}, "margin at least 0"),
+        ({"margin": float("nan")}, "margin at least 0"),
         ({"margin": 0.2}, "leaves fewer than 1 in 1000 points"),
     ],
 )

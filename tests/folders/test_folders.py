@@ -1,11 +1,23 @@
 """What stands beside numbers: every flipped bit is told, names stay inside their folder, nothing is run."""
 
+import os
 import pickle
 
 import numpy as np
 import pytest
 
-from npk.folders import broken, is_fresh, is_sealed, plain_name, read_arrays, replace, seal, write_arrays
+from npk.folders import (
+    broken,
+    is_fresh,
+    locked,
+    plain_name,
+    read_arrays,
+    read_json,
+    replace,
+    seal,
+    write_arrays,
+    write_json,
+)
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "names": np.array(["x", "ÿ"]), "none": np.zeros((0, 2), np.int8)}
 
@@ -26,8 +38,7 @@ def sealed(tmp_path):
 
 
 def test_a_folder_as_it_was_sealed(sealed):
-    assert is_sealed(sealed) and broken(sealed) == ()
-    assert not is_sealed(sealed / "deep")
+    assert broken(sealed) == () and broken(sealed / "deep") == ("manifest.json cannot be read",)
 
 
 @pytest.mark.parametrize("name", ["deep/numbers.bin", "notes.json", "manifest.json"])
@@ -128,3 +139,65 @@ def test_plain_names(name):
 def test_names_that_lead_elsewhere(name):
     with pytest.raises(ValueError, match="cannot be the name of an array"):
         plain_name(name, "the name of an array")
+
+
+def test_arrays_of_another_file_are_told_by_their_checksum(tmp_path):
+    checksum = write_arrays(tmp_path / "a.npz", ARRAYS)
+    write_arrays(tmp_path / "b.npz", {"a": np.zeros(2)})
+    assert read_arrays(tmp_path / "a.npz", checksum).keys() == ARRAYS.keys()
+    with pytest.raises(ValueError, match="b.npz is not the file that was written there"):
+        read_arrays(tmp_path / "b.npz", checksum)
+
+
+def test_every_flipped_bit_of_a_json_file_is_told(tmp_path):
+    path, content = tmp_path / "a.json", {"b": [1, 2.5, None], "a": {"ü": "x"}, "c": True}
+    write_json(path, content)
+    assert read_json(path) == content
+    whole = path.read_bytes()
+    harmless = 0
+    for bit in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(changed)
+        try:
+            assert read_json(path) == content
+            harmless += 1  # a space between
+        except ValueError as error:
+            assert "is damaged" in str(error) and str(path) in str(error)
+    assert harmless < 0.2 * 8 * len(whole)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", '{"sha256": 1}', "[" * 100_000])
+def test_what_is_no_content_is_told(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match="a.json is damaged"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_lock_is_of_one_at_a_time_and_leaves_nothing(tmp_path):
+    with locked(tmp_path / "k"):
+        with (
+            pytest.raises(FileExistsError, match=rf"is being written by process {os.getpid()} on"),
+            locked(tmp_path / "k"),
+        ):
+            pass
+        assert is_fresh(tmp_path / "k")
+    assert list((tmp_path / "k").iterdir()) == []
+    (tmp_path / "k" / ".lock").write_text("left over by a process that was killed")
+    with locked(tmp_path / "k"):
+        pass
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "k"):
+        1 / 0  # noqa: B018
+    assert list((tmp_path / "k").iterdir()) == []
+
+
+def test_an_interruption_within_a_write_leaves_the_old_file(tmp_path):
+    replace(tmp_path / "file", b"old")
+
+    def write(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(tmp_path / "file", write)
+    assert (tmp_path / "file").read_bytes() == b"old"

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from npk import networks
 from npk.cli import app, options
 from npk.data import load
+from npk.folders import read_json, write_json
 from npk.studies import CompareConfig, run_comparison
 from npk.studies.pages.comparison_page import write_comparison_report
 from npk.studies.regression import LABELS, fixed_kernels
@@ -80,7 +81,7 @@ def finished(continued):
 
 def test_a_comparison_holds_every_draw_kernel_and_prediction(finished):
     folder, result = finished
-    assert json.loads((folder / "compare.json").read_text(encoding="utf-8")) == result
+    assert read_json(folder / "compare.json") == result
     assert [(row["width"], row["seed"]) for row in result["ladder"]] == [(w, s) for w in (64, 256) for s in (0, 1)]
     fixed = [(name, None) for name in ("pixels", "npk-infinite", "ntk-infinite", "nngp-infinite")]
     drawn = [(name, seed) for seed in (0, 1) for name in ("npk-random", "npk-learned")]
@@ -280,7 +281,7 @@ def test_a_killed_comparison_keeps_what_was_finished(continued):
 
 def test_a_comparison_is_not_mixed_with_another(finished, tmp_path):
     folder, _ = finished
-    with pytest.raises(ValueError, match="another configuration .*seeds = 2 there, 3 here"):
+    with pytest.raises(ValueError, match="another configuration .*seeds is 2 there and 3 here"):
         run_comparison(dataclasses.replace(TINY, seeds=3), folder, resume=True)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds no comparison"):
@@ -289,7 +290,7 @@ def test_a_comparison_is_not_mixed_with_another(finished, tmp_path):
 
 def test_the_report_is_one_page_with_each_number_by_its_name_and_what_it_is_told_as_text(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
-    result, told = json.loads((tmp_path / "run" / "compare.json").read_text(encoding="utf-8")), "<b>a & 'b'</b>"
+    result, told = read_json(tmp_path / "run" / "compare.json"), "<b>a & 'b'</b>"
     names = list(LABELS)
     for row in result["regression"]:
         middle = names.index(row["kernel"]) / 100 + (0 if row["seed"] is None else (row["seed"] - 0.5) / 50)
@@ -299,7 +300,7 @@ def test_the_report_is_one_page_with_each_number_by_its_name_and_what_it_is_told
             error |= {"train": 0.3 + number / 100, "test": 0.4 + number / 100}
     result["data"] |= {"title": told, "source": told + "!"}
     result["config"]["dataset"] = result["versions"]["jax"] = told
-    (tmp_path / "run" / "compare.json").write_text(json.dumps(result), encoding="utf-8")
+    write_json(tmp_path / "run" / "compare.json", result)
     page = write_comparison_report(tmp_path / "run").read_text(encoding="utf-8")
     assert page.count("<figure") == 4 == page.count("<svg") and "$" not in page.split("<svg")[0]
     assert f"{len(result['ladder']) // 2} draws a width" in page
@@ -359,18 +360,18 @@ def test_bad_flags_are_one_line():
 
 
 def test_the_command_that_an_interruption_prints_continues_it(tmp_path, monkeypatch):
-    """Interrupted at the first network, twice: the second time by what was printed the first time."""
+    """Interrupted at the first kernels, twice: the second time by what was printed the first time."""
 
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("npk.networks.build", interrupt)
+    monkeypatch.setattr("npk.studies.comparison.Width.limits", interrupt)
     flags = "--depth 3 --widths 8,16 --seeds 2 --flow-step 0.2 --beta 3.0 --seed 4 --out"
     words = ["npk", "compare", "--data-dir", str(tmp_path), *flags.split(), str(tmp_path / "a run")]
     for _ in range(2):
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 130, result.output
-        config = json.loads((tmp_path / "a run" / "compare.json").read_text(encoding="utf-8"))["config"]
+        config = read_json(tmp_path / "a run" / "compare.json")["config"]
         assert [config[k] for k in ("depth", "widths", "flow_step", "beta", "seed")] == [3, [8, 16], 0.2, 3.0, 4]
         said = result.output + (result.stderr or "")
         words = shlex.split(next(line for line in said.splitlines() if line.lstrip().startswith("npk compare")))
@@ -394,7 +395,7 @@ def test_single_draws_close_in_as_one_over_the_root_of_the_width_and_dependent_g
     assert gap > 0.1 and np.mean(widest) > 0.9 * gap
     assert abs(result["slopes"]["di-gap"]["slope"]) < 0.25 < abs(result["slopes"]["ii-draw"]["slope"])
     ladder = [row for row in result["ladder"] if row["width"] in TINY.widths and row["seed"] < TINY.seeds]
-    apart = ("config", "digest", "ladder", "slopes")
+    apart = ("config", "files", "ladder", "slopes")
     assert numbers(other["ladder"]) == numbers(ladder)
     shared, alone = ({k: v for k, v in r.items() if k not in apart} for r in (other, result))
     assert numbers(shared) == numbers(alone)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from npk import networks, studies
 from npk.cli import app
 from npk.data import load, with_validation
+from npk.folders import read_json
 from npk.studies import TABLES, Scale, reproduction, table_rows
 from npk.training import Network, Regime, RegimeConfig, train_regime
 
@@ -53,11 +54,12 @@ def test_every_published_figure_is_in_its_table():
 def test_a_run_says_what_is_smaller_and_how_it_was_selected(finished):
     folder, result = finished
     assert [row["label"] for row in result["rows"]] == ["ReLU", "FR-II", "FR-DI", "DL", "FL"]
-    assert result["not as published"][0].startswith("0.2 of the epochs") and "1 epochs" in result["not as published"]
+    smaller = "0.2 of the samples (at least 200) and (square root) width (at least 4)"
+    assert result["not as published"] == [smaller, "1 epochs", "2 seeds instead of 5"]
     assert "validation" in result["selection"]
     for row in result["rows"]:
         assert row["dataset"] == "Digits" and row["epochs"] == 1 and row["seeds"] == [0, 1]
-    assert json.loads((folder / "fc-mnist.json").read_text()) == result
+    assert read_json(folder / "fc-mnist.json") == result
     assert table_rows(result)[0][2] == "98.14 ± 0.07"
 
 
@@ -138,8 +140,8 @@ def test_some_networks_of_a_table(tmp_path):
 def test_one_data_set_of_a_table_keeps_its_published_figures(tmp_path):
     table, scale = TABLES["cob-odt"], Scale(dataset="cob_odt_20")
     assert [row.published for row in reproduction._rows_of(table, scale)] == [90.6, 96.1, 97.4]
-    assert reproduction._begun(tmp_path / "x", {}, table, scale)["not as published"] == ["only cob_odt_20"]
-    other = reproduction._begun(tmp_path / "x", {}, TABLES["dlgn-cifar"], Scale(dataset="cifar10_jpeg"))
+    assert reproduction._begun(tmp_path / "x", {}, {}, table, scale)["not as published"] == ["only cob_odt_20"]
+    other = reproduction._begun(tmp_path / "x", {}, {}, TABLES["dlgn-cifar"], Scale(dataset="cifar10_jpeg"))
     assert "cifar10_jpeg for cifar10 and cifar100" in other["not as published"]
 
 
@@ -147,7 +149,7 @@ def test_the_command_prints_published_beside_ours(tmp_path):
     options = ["--scale", "0.01", "--seeds", "1", "--dataset", "cob_odt_20", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, ["reproduce", "cob-odt", *options], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
-    assert "97.40" in done.output and "Not as published: 0.01 of the epochs" in done.output
+    assert "97.40" in done.output and "Not as published: 0.01 of the epochs (at least 1) and samples" in done.output
     assert "batches of at most a tenth of the samples" in " ".join(done.output.split())
     wrong = CliRunner().invoke(app, ["reproduce", "fc-cifar", "--out", str(tmp_path)])
     assert wrong.exit_code == 1 and "unknown table" in wrong.output
@@ -163,6 +165,16 @@ def test_large_batches_shrink_with_the_data_and_rows_may_have_no_biases():
         network, described = reproduction._network(row, table, Scale(), 2)
         params = network.init(jax.random.key(0), jnp.ones((1, 20)))
         assert ("bias" in params["params"]["Dense_0"]) == biases == ("no biases" not in described)
+
+
+def test_what_is_given_in_numbers_is_what_is_run_and_what_is_said(tmp_path):
+    config, scale = TABLES["fc-mnist"].rows[0].config, Scale(epochs=3, samples=400, learning_rate=1e-9)
+    scaled = reproduction._scaled(config, scale, 366)
+    assert (scaled.epochs, scaled.batch_size, scaled.learning_rate) == (3, 32, 1e-9)
+    said = reproduction._begun(tmp_path / "x", {}, {}, TABLES["fc-mnist"], scale)["not as published"]
+    assert said == ["3 epochs", "400 training samples, validation included", "learning rate 1e-09"]
+    data = reproduction._data("digits", scale, None)
+    assert len(data.x_train) + len(data.x_validation) == 400
 
 
 def test_scales_out_of_range_are_refused():

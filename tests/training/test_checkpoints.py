@@ -1,17 +1,20 @@
 """Nothing that was trained is lost: runs that are killed, damaged checkpoints, full disks, other runs' folders."""
 
+import dataclasses
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from small_runs import network, same
 
-from npk.training import RegimeConfig, train_regime
+from npk.training import Network, RegimeConfig, train_regime
 from npk.training import checkpoints as folders
 
 pytestmark = pytest.mark.standard_dtypes
@@ -92,8 +95,89 @@ def test_a_full_disk_leaves_the_checkpoints_before_it_whole(tmp_path, data, monk
 
 def test_checkpoints_of_another_run_are_refused(tmp_path, data):
     train_regime(network(), RegimeConfig("ReLU", epochs=1), data, checkpoints=tmp_path)
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(ValueError, match=r"checkpoints of another run \(epochs is 1 there and 2 here"):
         train_regime(network(), RegimeConfig("ReLU", epochs=2), data, checkpoints=tmp_path)
+
+
+def shuffled(data):
+    return dataclasses.replace(data, y_train=np.random.default_rng(0).permutation(data.y_train))
+
+
+OTHERS = {
+    "labels": (lambda net, data: (net, shuffled(data)), "fingerprint is"),
+    "inputs": (lambda net, data: (net, dataclasses.replace(data, x_train=-data.x_train)), "fingerprint is"),
+    "test set": (lambda net, data: (net, dataclasses.replace(data, x_test=data.x_test[::-1])), "fingerprint is"),
+    "activation": (lambda net, data: (network(activation=jax.nn.gelu), data), "programs.training is"),
+    "number in f": (
+        lambda net, data: (Network(lambda p, x: 2 * net.apply(p, x), net.init), data),
+        "programs.evaluation is",
+    ),
+    "initialisation": (
+        lambda net, data: (
+            Network(net.apply, lambda k, x: jax.tree.map(lambda a: a / 2, net.init(k, x))),
+            data,
+        ),
+        "programs.initialisation is",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, said", OTHERS.values(), ids=OTHERS.keys())
+def test_a_run_goes_on_with_its_own_data_and_network_alone(tmp_path, data, change, said):
+    """Under the same names: the data set's, the configuration's."""
+    config, net = RegimeConfig("ReLU", epochs=1), network()
+    train_regime(net, config, data, checkpoints=tmp_path)
+    other, changed = change(net, data)
+    with pytest.raises(ValueError, match=f"checkpoints of another run .*{said}"):
+        train_regime(other, config, changed, checkpoints=tmp_path)
+    assert train_regime(network(), config, data, checkpoints=tmp_path).epochs[-1] == 1
+
+
+def test_gates_of_another_source_are_not_joined_with_old_values(tmp_path, data):
+    sources = [train_regime(network(), RegimeConfig("ReLU", epochs=n), data) for n in (1, 2)]
+    config = RegimeConfig("FL", epochs=1)
+    train_regime(network(), config, data, source=sources[0], checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="checkpoints of another run .*source is"):
+        train_regime(network(), config, data, source=sources[1], checkpoints=tmp_path)
+
+
+def test_other_versions_are_named(tmp_path, data, monkeypatch):
+    config = RegimeConfig("ReLU", epochs=1)
+    train_regime(network(), config, data, checkpoints=tmp_path)
+    monkeypatch.setattr("npk.training.regime.versions", lambda platform: {"jax": "0.0", "platform": platform})
+    with pytest.raises(ValueError, match=r'versions.jax is "[0-9.]+" there and "0.0" here'):
+        train_regime(network(), config, data, checkpoints=tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_none_of_this_one(tmp_path, data):
+    """Copied in whole, with the right checksums."""
+    config = RegimeConfig("ReLU", epochs=2)
+    whole = train_regime(network(), config, data, checkpoints=tmp_path / "own")
+    train_regime(network(), dataclasses.replace(config, learning_rate=0.01), data, checkpoints=tmp_path / "other")
+    shutil.rmtree(tmp_path / "own" / "2")
+    shutil.copytree(tmp_path / "other" / "2", tmp_path / "own" / "2")
+    said = []
+    again = train_regime(
+        network(), config, data, checkpoints=tmp_path / "own", on_record=lambda _, text: said.append(text)
+    )
+    assert same(whole.params, again.params) and any("step 2 is damaged" in text for text in said)
+    (tmp_path / "own" / "1").rename(tmp_path / "own" / "3")
+    assert same(train_regime(network(), config, data, checkpoints=tmp_path / "own").params, whole.params)
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(tmp_path, data):
+    holding = "import sys, pathlib; from npk.folders import locked\nwith locked(pathlib.Path(sys.argv[1])): "
+    holding += "print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", holding, str(tmp_path / "k")]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    config = RegimeConfig("ReLU", epochs=1)
+    with pytest.raises(FileExistsError, match=rf"is being written by process {other.pid} on .*: wait until it ends"):
+        train_regime(network(), config, data, checkpoints=tmp_path / "k")
+    other.kill()
+    other.communicate()
+    train_regime(network(), config, data, checkpoints=tmp_path / "k")  # a lock ends with its process
+    assert sorted(p.name for p in (tmp_path / "k").iterdir()) == ["1", "config.json"]
 
 
 @pytest.mark.parametrize("file", ["notes.json", "state", "manifest.json"])
@@ -115,11 +199,21 @@ def test_one_flipped_bit_of_the_newest_checkpoint_is_told(tmp_path, data, file):
         assert same(whole.params, again.params) and np.array_equal(whole.loss, again.loss)
 
 
-def test_a_checkpoint_without_checksums_is_taken_and_said(tmp_path, data):
+def test_a_checkpoint_without_a_manifest_is_none(tmp_path, data):
     config = RegimeConfig("ReLU", epochs=2)
     whole = train_regime(network(), config, data, checkpoints=tmp_path)
     (tmp_path / "2" / "manifest.json").unlink()
     said = []
     again = train_regime(network(), config, data, checkpoints=tmp_path, on_record=lambda _, text: said.append(text))
-    assert same(whole.params, again.params)
-    assert any("no checksums" in text for text in said)
+    assert same(whole.params, again.params) and any("step 2 is damaged" in text for text in said)
+
+
+def test_a_configuration_that_is_damaged_is_told(tmp_path, data):
+    config = RegimeConfig("ReLU", epochs=1)
+    train_regime(network(), config, data, checkpoints=tmp_path)
+    path = tmp_path / "config.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"config.json is damaged.* What its checkpoints are of is not known"):
+        train_regime(network(), config, data, checkpoints=tmp_path)
+    shutil.rmtree(tmp_path / "1")
+    train_regime(network(), config, data, checkpoints=tmp_path)  # nothing is done there: it is taken over

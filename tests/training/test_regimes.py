@@ -279,6 +279,22 @@ def test_no_two_draws_of_a_configuration_are_alike(data, regime, initial):
 # -------------------------------------------------------------------- killed, damaged, full, mistaken
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(({name: x}, f"{name} must be positive and finite, got {x}")
+          for name in ("learning_rate", "beta", "sigma") for x in (0.0, float("inf"), float("nan"))),
+        *(({name: x}, f"{name} must be at least 0 and finite, got {x}")
+          for name in ("epsilon", "weight_decay") for x in (-0.1, float("inf"), float("nan"))),
+        *(({name: 0}, f"{name} must be at least 1 and finite, got 0") for name in ("epochs", "batch_size")),
+        *(({"stages": n}, f"stages must be 0 .* and at most 32, got {n}") for n in (1, -2, 33)),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_regime_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        RegimeConfig("DL", **changes)
+
+
 def test_mistakes_are_said(data, relu):
     with pytest.raises(ValueError, match="regime must be one of ReLU, FR-II"):
         RegimeConfig("FRII")

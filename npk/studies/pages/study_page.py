@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from npk import plots, solving
 from npk.plots import COLORS
 from npk.studies.pages.page import escaped, filled, inline, table, write_page
-from npk.studies.run_folder import read_study
+from npk.studies.run_folder import read_study, run_arrays
 
 _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROSS}$", "ntk": "$K$"}
 _COLORS = dict(zip(_NAMES.values(), COLORS, strict=False))
@@ -33,7 +33,8 @@ def write_report(folder: str | Path) -> Path:
         >>> import tempfile
         >>> from npk.studies import write_report
         >>> from npk.studies import StudyConfig, run_study
-        >>> config = StudyConfig(width=8, depth=2, epochs=1, samples=20, test_samples=20, stages=2)
+        >>> small = dict(samples=20, test_samples=20, stages=2, regimes=False)
+        >>> config = StudyConfig(width=8, depth=2, epochs=1, **small)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = run_study(config, folder)
         ...     write_report(folder).name
@@ -107,13 +108,12 @@ def _draw_kernels(study: dict[str, Any], folder: Path) -> dict[str, Figure]:
     rows: dict[str, list[np.ndarray]] = {_NAMES[name]: [] for name in ("npk", "value", "feature", "cross")}
     spectra = {}
     for stage in range(count):
-        with np.load(folder / "kernels" / f"stage-{stage}.npz") as arrays:
-            spectra[f"stage {stage}"] = arrays["npk_spectrum"]
-            if stage in shown:
-                for name in ("npk", "value", "feature", "cross"):
-                    rows[_NAMES[name]].append(solving.center(arrays[name]))
-    with np.load(folder / "samples.npz") as samples:
-        labels = samples["train_labels"]
+        arrays = run_arrays(folder, study, f"kernels/stage-{stage}.npz")
+        spectra[f"stage {stage}"] = arrays["npk_spectrum"]
+        if stage in shown:
+            for name in ("npk", "value", "feature", "cross"):
+                rows[_NAMES[name]].append(solving.center(arrays[name]))
+    labels = run_arrays(folder, study, "samples.npz")["train_labels"]
     columns = [f"stage {stage}" for stage in shown]
     class_names = study["data"]["class_names"]
     return {

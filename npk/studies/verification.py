@@ -1,0 +1,176 @@
+"""What a folder is, of what, and whether every byte of it is as it was written."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from npk.folders import read_json
+from npk.programs import shown
+from npk.studies.comparison import CompareConfig, run_comparison
+from npk.studies.published import TABLES
+from npk.studies.reproduction import Scale, reproduce
+from npk.studies.run_folder import Progress, lost_files, read_run
+from npk.studies.training_study import StudyConfig, run_study
+from npk.tiles import check_store, is_store
+from npk.training import check_checkpoints, is_checkpoints
+
+_RUNS: dict[str, tuple[str, type, Callable[..., Any]]] = {
+    "study": ("a study", StudyConfig, run_study),
+    "compare": ("a comparison", CompareConfig, run_comparison),
+}
+
+
+@shown()
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What was found in a folder.
+
+    Attributes:
+        kind: what it is.
+        of: what its numbers are of: configuration, data, network, versions; each a name and a text.
+        harms: what is missing, or not as it was written; a sentence each.
+        mended: what was repaired.
+        advice: what to do about the harms.
+
+    Example:
+        >>> from npk.studies import Verdict
+        >>> Verdict("a study", (("dataset", "digits"),)).whole
+        True
+    """
+
+    kind: str
+    of: tuple[tuple[str, str], ...]
+    harms: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
+    advice: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is there, every byte as it was written."""
+        return not self.harms
+
+
+def verify(
+    folder: str | os.PathLike[str],
+    *,
+    repair: bool = False,
+    data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Look through a folder that npk has written: a stored kernel, a study, a comparison, a reproduction, checkpoints.
+
+    Every checksum is compared; nothing in the folder is believed, and nothing of it is run.
+
+    Args:
+        folder: of any of these kinds.
+        repair: compute again what seed and configuration determine: lost arrays and unfinished parts of a run. Of a
+            store descriptions and lists are made again, of checkpoints damaged ones are removed where an earlier one is
+            whole.
+        data_dir: where prepared data sets lie, for a repair.
+        progress: called with the fraction done and what is being done, during a repair.
+
+    Returns:
+        What the folder is, of what, what is not as it was written, and what was mended.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it is none of these.
+        ValueError: a run cannot be gone on with, as its data or versions are others.
+
+    Example:
+        >>> import tempfile
+        >>> from npk.studies import StudyConfig, run_study, verify
+        >>> config = StudyConfig(width=8, depth=2, epochs=1, samples=20, test_samples=20, stages=2, regimes=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = run_study(config, folder)
+        ...     verdict = verify(folder)
+        >>> verdict.kind, verdict.whole, dict(verdict.of)["dataset"]
+        ('a study', True, 'digits')
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is no folder.")
+    for name, (kind, config, run) in _RUNS.items():
+        if (path / f"{name}.json").is_file():
+            return _run(path, name, kind, config, run, repair, data_dir, progress)
+    for table in TABLES:
+        if (path / f"{table}.json").is_file():
+            return _reproduction(path, table, repair, data_dir, progress)
+    if is_checkpoints(path):
+        found, harms, mended = check_checkpoints(path, repair)
+        advice = "Give the command that trains again: it goes on from the newest whole checkpoint."
+        return Verdict("checkpoints of a training run", _told(found), harms, mended, advice if harms else "")
+    if is_store(path):
+        record, harms, mended = check_store(path, repair)
+        advice = "Give the command that made the store again: it computes what is missing or damaged."
+        content = {} if record is None else record.as_json()
+        return Verdict("a stored kernel", _told(content), harms, mended, advice if harms else "")
+    raise FileNotFoundError(
+        f"{path} is none of npk's folders: a stored kernel, a study, a comparison, a reproduction, checkpoints."
+    )
+
+
+def _run(
+    path: Path,
+    name: str,
+    kind: str,
+    config: type,
+    run: Callable[..., Any],
+    repair: bool,
+    data_dir: Any,
+    progress: Progress | None,
+) -> Verdict:
+    """A study or a comparison."""
+    try:
+        content = read_run(path, name)
+    except ValueError as error:
+        return Verdict(kind, (), (str(error),))
+    harms = _harms_of(path, content)
+    identity = content.get("identity", {})
+    versions = {**identity.get("versions", {}), **content["versions"]}
+    of = _told({**content["config"], **identity, "versions": versions})
+    if harms and repair:
+        run(config(**_fields(content["config"])), path, resume=True, data_dir=data_dir, progress=progress)
+        return Verdict(kind, of, _harms_of(path, read_run(path, name)), harms)
+    return Verdict(kind, of, harms, (), "`npk verify --repair` computes it again." if harms else "")
+
+
+def _harms_of(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
+    unfinished = () if content["finished"] else ("It is not finished.",)
+    return (*lost_files(path, content.get("files", {})), *unfinished)
+
+
+def _reproduction(path: Path, table: str, repair: bool, data_dir: Any, progress: Progress | None) -> Verdict:
+    kind = f"a reproduction of {table}"
+    try:
+        content = read_json(path / f"{table}.json")
+        asked, finished = dict(content["asked"]), bool(content["finished"])
+    except (ValueError, KeyError, TypeError) as error:
+        return Verdict(kind, (), (str(error) if isinstance(error, ValueError) else f"{table}.json holds no run.",))
+    harms = () if finished else (f"It is not finished: {len(content['rows'])} rows are done.",)
+    of = _told({**asked, **content["identity"]})
+    if harms and repair:
+        asked.pop("table", None)
+        show = progress or (lambda share, text: None)
+        reproduce(table, path, Scale(**_fields(asked)), data_dir=data_dir, progress=show)
+        return Verdict(kind, of, (), harms)
+    return Verdict(kind, of, harms, (), "`npk verify --repair` trains the other rows." if harms else "")
+
+
+def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration as they were before JSON."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+
+
+def _told(content: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Every value by its name; hashes by their beginning."""
+    rows: list[tuple[str, str]] = []
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            rows += [(f"{key}.{inner}", text) for inner, text in _told(value)]
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            rows.append((str(key), f"{text[:12]}…" if len(text) == 64 else text))
+    return tuple(rows)
