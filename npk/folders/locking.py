@@ -32,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     path = folder / LOCK
-    if not os.access(folder, os.W_OK) and not path.exists():
+    if not os.access(folder, os.W_OK):
         yield  # nobody can write there
         return
     file = _taken(path, folder)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from npk.gating import Function, Place, place_of
+from npk.gating import Function, Place, at_lines, place_of
 from npk.programs import (
     Once,
     available_memory,
@@ -178,7 +178,12 @@ def _like(value: Any, like: Any, name: str, what: str) -> Array:
 
 @transformation()
 def linear_map(
-    f: Function, *, output: Any = None, layer: int | None = None, allow: Sequence[str] = ()
+    f: Function,
+    *,
+    output: Any = None,
+    layer: int | None = None,
+    allow: Sequence[str] = (),
+    gate_at: Sequence[str] = (),
 ) -> Callable[[PyTree, Float[Array, "n *shape"]], LinearMap]:
     """Transform f into its linear map at x: f(x') = M(x)·x' + c(x) under the gates of x.
 
@@ -197,6 +202,7 @@ def linear_map(
             in place of f's output, from which `output` then chooses. Negative numbers count from the last.
         allow: as of `gates`. With what is allowed M is the derivative at x of f under its gates, c = f(x) − M x, and
             the certificate says how far from affine f is.
+        gate_at: as of `gates`.
 
     Returns:
         A function (params, x) → `LinearMap`. It can be jitted.
@@ -217,7 +223,7 @@ def linear_map(
     Source: Lakshminarayanan & Singh 2020, section 2 (f(x) = ⟨φ_x, v⟩).
     """
     number = None if layer is None else operator.index(layer)
-    return remembered(_linear_map, f, place_of(output), number, tuple(allow))
+    return remembered(_linear_map, at_lines(f, gate_at), place_of(output), number, tuple(allow))
 
 
 def _linear_map(

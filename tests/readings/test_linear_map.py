@@ -1,5 +1,6 @@
 """The linear map of a network at x: f(x') = M x' + c under the gates of x; if those are hard, the Jacobian."""
 
+import pathlib
 import re
 
 import architectures
@@ -319,3 +320,20 @@ def test_a_layer_whose_samples_are_not_first():
 def test_tokens():
     with pytest.raises(ValueError, match="x must be of a floating dtype, got int32"):
         npk.linear_map(lambda p, x: p["w"][x].mean(1))(SMALL, jnp.ones((2, 3), int))
+
+
+def test_which_side_of_a_product_is_held_is_said_by_its_line():
+    p = {**SMALL, "g": SMALL["w"][::-1]}
+
+    def f(p, x):
+        side = x @ p["g"]
+        return (jax.nn.relu(x @ p["w"]) * side) @ p["v"]
+
+    line = f"{pathlib.Path(__file__).name}:{f.__code__.co_firstlineno + 1}"
+    with pytest.raises(npk.UnsupportedOperation, match="gate_at="):
+        npk.linear_map(lambda p, x: (x @ p["w"] * (x @ p["g"])) @ p["v"])(p, X)
+    found = npk.linear_map(f, gate_at=(line,))(p, X)
+    held = (np.asarray(X @ p["w"]) > 0) * np.asarray(X @ p["g"])
+    expected = np.einsum("dh,nh,hk->nkd", p["w"], held, p["v"])
+    assert_close(found.matrix(), expected)
+    assert_close(found @ X + found.offset, f(p, X))
