@@ -3,8 +3,8 @@
 A folder may come from a stranger, a disk may be full, a bit may flip, two processes may meet. `replace` writes a file
 whole or not at all, `seal` notes the checksum of every file of a folder and `broken` says what is not as it was sealed;
 `write_arrays` and `write_json` keep named arrays and plain values with a checksum, and never anything that runs.
-`plain_name` refuses a name that would lead elsewhere, `locked` holds a folder against other processes. `fingerprint`,
-`versions` and `digest` say what numbers are of, `differences` what is not the same.
+`plain_name` and `inside` refuse a name that would lead elsewhere, `locked` holds a folder against other processes.
+`fingerprint`, `versions` and `digest` say what numbers are of, `differences` what is not the same.
 """
 
 from npk.folders.arrays import read_arrays as read_arrays
@@ -19,6 +19,7 @@ from npk.folders.identity import versions as versions
 from npk.folders.locking import locked as locked
 from npk.folders.manifest import broken as broken
 from npk.folders.manifest import seal as seal
+from npk.folders.names import inside as inside
 from npk.folders.names import plain_name as plain_name
 from npk.folders.writing import is_fresh as is_fresh
 from npk.folders.writing import replace as replace
@@ -29,6 +30,7 @@ __all__ = [
     "differences",
     "digest",
     "fingerprint",
+    "inside",
     "is_fresh",
     "locked",
     "plain_name",

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder: that is written.
 
     Raises:
-        FileExistsError: another process holds it; it is named.
+        FileExistsError: another process holds it; it is named. Or the file of the lock is none: a link, a folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
@@ -47,8 +48,16 @@ def _taken(path: Path, folder: Path) -> int:
     """The open file of a lock that is held from now on."""
     assert fcntl is not None
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        except OSError as error:
+            if path.is_symlink() or path.is_dir():
+                raise FileExistsError(f"{path} is no file of npk's, but a link or a folder: remove it.") from error
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                os.close(file)
+                raise FileExistsError(f"{path} is no file of npk's: remove it.")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, path):
                 os.ftruncate(file, 0)
@@ -60,6 +69,8 @@ def _taken(path: Path, folder: Path) -> int:
             raise FileExistsError(
                 f"{folder} is being written by {holder}: wait until it ends, or choose another folder."
             ) from None
+        except FileExistsError:
+            raise
         except OSError:  # a file system that has no locks
             return file
         os.close(file)

@@ -34,9 +34,10 @@ def broken(folder: Path) -> tuple[str, ...]:
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
         files = content["files"]
-        if content["format"] != _FORMAT or content["sha256"] != _of_list(files):
+        named = isinstance(files, dict) and all(isinstance(sum_, str) for sum_ in files.values())
+        if not named or content["format"] != _FORMAT or content["sha256"] != _of_list(files):
             return (f"{NAME} is not as it was written",)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return (f"{NAME} cannot be read",)
     there = dict(_files(folder))
     said = [f"{name} is missing" for name in files if name not in there]

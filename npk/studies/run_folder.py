@@ -19,7 +19,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from npk.folders import differences, is_fresh, locked, read_arrays, read_json, versions, write_arrays, write_json
+from npk.folders import (
+    differences,
+    inside,
+    is_fresh,
+    locked,
+    read_arrays,
+    read_json,
+    versions,
+    write_arrays,
+    write_json,
+)
 from npk.programs import cores
 
 # Called with the fraction done and what is being done.
@@ -28,6 +38,8 @@ Progress = Callable[[float, str], None]
 FORMAT = 2  # 1 knew neither data nor program, and had no checksums
 _NOUNS = {"study": "study", "compare": "comparison"}
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
+_TYPES = {"format": int, "finished": bool, "config": dict, "identity": dict, "files": dict, "versions": dict}
+_TYPES |= {"asked": dict, "rows": list, "stages": list, "ladder": list}
 _PARTS = ("format", "finished", "config", "identity", "files", "versions", "machine")
 
 
@@ -70,13 +82,15 @@ def read_content(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     """
     try:
         content = read_json(path)
-        if not {*parts, "format"} <= set(content) or content["format"] != FORMAT:
-            raise ValueError(f"{path} holds no run of format {FORMAT}.")
+        lacking = [part for part in ("format", *parts) if not isinstance(content.get(part), _TYPES.get(part, object))]
+        if lacking or content["format"] != FORMAT:
+            raise ValueError(f"{path} holds no run of format {FORMAT} ({', '.join(lacking) or 'format'}).")
         return content
     except ValueError as error:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             older = json.loads(path.read_bytes())
-            if isinstance(older, dict) and older.get("format") == 1 and not {"identity", "sha256"} & set(older):
+            known = isinstance(older, dict) and all(isinstance(older.get(p), _TYPES[p]) for p in ("finished", "config"))
+            if known and older.get("format") == 1 and not {"identity", "sha256"} & set(older):
                 return older
         raise ValueError(
             f"{error} The same flags give the same numbers again: remove the folder, or choose another."
@@ -122,7 +136,7 @@ class Run:
 
     def write(self, name: str, **arrays: Any) -> None:
         """Write arrays beside; the JSON file, when it is next written, says which."""
-        self.content["files"][name] = write_arrays(self.folder / name, arrays)
+        self.content["files"][name] = write_arrays(inside(self.folder, name), arrays)
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         """Arrays that were written, every bit as it was.
@@ -150,8 +164,8 @@ def run_arrays(folder: Path, content: Mapping[str, Any], name: str) -> dict[str,
         ValueError: they are damaged, or others.
     """
     if content["format"] == FORMAT:
-        return read_arrays(folder / name, content["files"].get(name, ""))
-    with np.load(folder / name, allow_pickle=False) as arrays:
+        return read_arrays(inside(folder, name), content["files"].get(name, ""))
+    with np.load(inside(folder, name), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -160,7 +174,7 @@ def lost_files(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
     found = []
     for name, checksum in files.items():
         try:
-            read_arrays(folder / name, checksum)
+            read_arrays(inside(folder, name), str(checksum))
         except FileNotFoundError:
             found.append(f"{folder / name} is missing.")
         except ValueError as error:
@@ -223,7 +237,7 @@ def _existing(kind: str, config: dict[str, Any], folder: Path, resume: bool) -> 
     noun, path = _NOUNS[kind], folder / f"{kind}.json"
     if not path.exists():
         if folder.is_dir() and not is_fresh(folder):
-            raise FileExistsError(f"{folder} is not empty and holds no {noun}: choose another folder.")
+            raise FileExistsError(f"{folder} is not empty and holds no {noun} (no {kind}.json): choose another folder.")
         return None
     run = read_content(path, _PARTS)
     if not _is_begun(run):
@@ -260,9 +274,10 @@ def check_identity(folder: Path, run: Mapping[str, Any], identity: Mapping[str, 
         )
 
 
-def identity_of(data: Mapping[str, str], **programs: str) -> dict[str, Any]:
+def identity_of(data: Mapping[str, str], **programs: str | None) -> dict[str, Any]:
     """What numbers are of beside a configuration: data by fingerprint, programs by hash, versions."""
-    return {"data": dict(data), "programs": programs, "versions": versions(jax.default_backend())}
+    computing = {**surroundings()["versions"], **versions(jax.default_backend())}
+    return {"data": dict(data), "programs": programs, "versions": computing}
 
 
 def surroundings() -> dict[str, Any]:

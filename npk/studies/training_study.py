@@ -105,10 +105,10 @@ class _Model:
         self.path_kernel = path_kernel(module.apply)
         self.soft_module, self.split = soft_module, split_ntk(soft_module.apply)
 
-    def programs(self, x: Any) -> dict[str, str]:
+    def programs(self, x: Any) -> dict[str, str | None]:
         """Hashes of what it computes."""
         return {
-            "network": program_hash(self.forward, self.variables, x),
+            "network": training.hash_of_step(self.forward, self.variables, x),
             "soft network": program_hash(self.soft_module.apply, self.variables, x),
             "initialisation": program_hash(self.module.init, jax.random.key(0), x),
         }

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from npk.folders import read_json
 from npk.programs import shown
 from npk.studies.comparison import CompareConfig, run_comparison
 from npk.studies.published import TABLES
 from npk.studies.reproduction import Scale, reproduce
-from npk.studies.run_folder import Progress, lost_files, read_run
+from npk.studies.run_folder import Progress, lost_files, read_content, read_run
 from npk.studies.training_study import StudyConfig, run_study
 from npk.tiles import check_store, is_store
 from npk.training import check_checkpoints, is_checkpoints
@@ -92,6 +91,14 @@ def verify(
     path = Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is no folder.")
+    try:
+        return _verdict(path, repair, data_dir, progress)
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError) as error:
+        # What has the right checksums and the wrong content was written by nobody's npk.
+        raise ValueError(f"{path} holds what npk does not write ({type(error).__name__}: {error}).") from error
+
+
+def _verdict(path: Path, repair: bool, data_dir: Any, progress: Progress | None) -> Verdict:
     for name, (kind, config, run) in _RUNS.items():
         if (path / f"{name}.json").is_file():
             return _run(path, name, kind, config, run, repair, data_dir, progress)
@@ -127,28 +134,40 @@ def _run(
         content = read_run(path, name)
     except ValueError as error:
         return Verdict(kind, (), (str(error),))
-    harms = _harms_of(path, content)
+    harms = _harms_of(path, name, content)
     identity = content.get("identity", {})
     versions = {**identity.get("versions", {}), **content["versions"]}
     of = _told({**content["config"], **identity, "versions": versions})
     if harms and repair:
         run(config(**_fields(content["config"])), path, resume=True, data_dir=data_dir, progress=progress)
-        return Verdict(kind, of, _harms_of(path, read_run(path, name)), harms)
+        return Verdict(kind, of, _harms_of(path, name, read_run(path, name)), harms)
     return Verdict(kind, of, harms, (), "`npk verify --repair` computes it again." if harms else "")
 
 
-def _harms_of(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
+def _harms_of(path: Path, name: str, content: Mapping[str, Any]) -> tuple[str, ...]:
+    files = content.get("files", {})
     unfinished = () if content["finished"] else ("It is not finished.",)
-    return (*lost_files(path, content.get("files", {})), *unfinished)
+    if name == "study":
+        expected = ["parameters.npz", "samples.npz", *(f"kernels/stage-{s}.npz" for s in range(len(content["stages"])))]
+    else:
+        widths = dict.fromkeys(row["width"] for row in content["ladder"])
+        expected = ["limits.npz", "samples.npz", *(f"kernels/width-{width}.npz" for width in widths)]
+    if not content["finished"] and not files:
+        expected = []
+    unknown = [file for file in expected if file not in files]
+    if content["format"] == 1:  # without checksums
+        unknown = [file for file in expected if not (path / file).is_file()]
+    lost = tuple(f"{path / file} is not noted, or missing." for file in unknown)
+    return (*lost_files(path, files), *lost, *unfinished)
 
 
 def _reproduction(path: Path, table: str, repair: bool, data_dir: Any, progress: Progress | None) -> Verdict:
     kind = f"a reproduction of {table}"
     try:
-        content = read_json(path / f"{table}.json")
-        asked, finished = dict(content["asked"]), bool(content["finished"])
-    except (ValueError, KeyError, TypeError) as error:
-        return Verdict(kind, (), (str(error) if isinstance(error, ValueError) else f"{table}.json holds no run.",))
+        content = read_content(path / f"{table}.json", ("asked", "identity", "finished", "rows"))
+    except ValueError as error:
+        return Verdict(kind, (), (str(error),))
+    asked, finished = dict(content["asked"]), content["finished"]
     harms = () if finished else (f"It is not finished: {len(content['rows'])} rows are done.",)
     of = _told({**asked, **content["identity"]})
     if harms and repair:

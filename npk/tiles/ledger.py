@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from npk.folders import as_text, digest, replace
+from npk.folders import as_text, differences, digest, replace
 from npk.tiles import records
 from npk.tiles.plan import Leaf, Tile
 from npk.tiles.records import Record, record_of
@@ -107,13 +107,42 @@ def ledger_of(path: Path, record: Record, leaf: Leaf) -> Ledger:
 
 def find(path: Path) -> Record | None:
     """As `records.find`, also of a store that has lost its description: its arrays know it."""
-    noted = None if (path / "zarr.json").exists() else noted_in(path)
-    return records.find(path) if noted is None else noted
+    noted = noted_in(path)
+    if noted is None or (path / "zarr.json").exists():
+        found = records.find(path)
+        if noted is not None and found is not None and not _is_of(found, noted, path) and _has_chunks_of(path, noted):
+            differ = "; ".join(differences(found.as_json(), noted.as_json()))
+            raise ValueError(
+                f"{path / 'zarr.json'} is not as it was written: beside its chunks it is noted as another store "
+                f"({differ}). `npk verify --repair` writes it again."
+            )
+        return found
+    return noted
+
+
+def _is_of(found: Record, whole: Record, path: Path) -> bool:
+    """Whether a record is that of a whole store, or of one of its arrays."""
+    return found == whole or any(found == _alone(whole, leaf) for leaf in whole.leaves if leaf.name == path.name)
+
+
+def _has_chunks_of(path: Path, whole: Record) -> bool:
+    """Whether more chunks that are there are those of the lists than are not: a list may be the wrong one, too."""
+    right = wrong = 0
+    for leaf in whole.leaves:
+        folder = path if leaf.name in ("", path.name) else path / leaf.name
+        with contextlib.suppress(*_DAMAGE):
+            for place, checksum in _content(folder)["chunks"].items():
+                file = folder / ".".join(("c", place, *("0" for _ in leaf.axes)))
+                if file.is_file():
+                    same = file.read_bytes()[-4:].hex() == checksum
+                    right, wrong = right + same, wrong + (not same)
+    return right > wrong
 
 
 def noted_in(path: Path) -> Record | None:
     """The record of a store as it is noted beside the chunks of its arrays."""
-    folders = [path, *(p for p in sorted(path.iterdir()) if p.is_dir())] if path.is_dir() else []
+    inner = (p for p in sorted(path.iterdir()) if p.is_dir() and not p.is_symlink()) if path.is_dir() else ()
+    folders = [path, *inner]
     return next((found for folder in folders if (found := record_at(folder)) is not None), None)
 
 

@@ -29,10 +29,10 @@ def free_bytes(device: Device) -> float:
     return _DEVICE_SHARE * (stats.get("bytes_limit", 4 << 30) - stats.get("bytes_in_use", 0))
 
 
-def program_of(kernel: Kernel, one: Batch, two: Batch) -> str | None:
-    """The hash of what a kernel computes, or None where it cannot be traced."""
+def program_of(kernel: Kernel, one: Batch, two: Batch, tile: tuple[int, int]) -> str | None:
+    """The hash of what a kernel computes of a tile, or None where it cannot be traced."""
     try:
-        return program_hash(kernel, one.specs(1), two.specs(1))
+        return program_hash(kernel, one.specs(tile[0]), two.specs(tile[1]))
     except Exception:  # whatever a kernel in plain Python makes of a tracer
         return None
 

@@ -161,6 +161,8 @@ class Leaf:
     def __post_init__(self) -> None:
         if self.name:
             plain_name(self.name, "the name of a kernel's array, which is a folder's")
+        if self.name.endswith(".json"):
+            raise ValueError(f"{self.name!r} cannot be the name of a kernel's array: files of a store are called so.")
 
 
 def leaves_of(block: Tree, sides: tuple[int, int], dtype: Any, symmetric: bool) -> tuple[Leaf, ...]:
@@ -184,7 +186,7 @@ def leaves_of(block: Tree, sides: tuple[int, int], dtype: Any, symmetric: bool) 
             )
         leaves.append(Leaf(_leaf_name(path), np.dtype(leaf.dtype if dtype is None else dtype), shape[2:]))
     names = [leaf.name for leaf in leaves]
-    if not leaves or len(set(names)) < len(names):
+    if not leaves or len(set(names)) < len(names) or (len(names) > 1 and "" in names):
         raise ValueError(f"the kernel must return at least one array, each of its own name; got {names}.")
     return tuple(leaves)
 

@@ -5,6 +5,7 @@ Of another record, or of a description that would have its chunks read as other 
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from npk.folders import as_text, differences
+from npk.folders import as_text, differences, inside
 from npk.tiles.disk import errors
 from npk.tiles.plan import Leaf, TilePlan
 
@@ -28,6 +29,7 @@ _PACKED = {
     "configuration": {"cname": "lz4", "clevel": 1, "shuffle": "bitshuffle", "typesize": 4, "blocksize": 0},
 }
 _PART = ".part"
+_MOST_TILES = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ def record_of(content: Mapping[str, Any], path: Path) -> Record:
         raise ValueError(
             f"{path} is of format {content['format']}, this npk reads 1 and {FORMAT}: use the npk that wrote it."
         )
-    plan = TilePlan(tuple(content["shape"]), tuple(content["tile"]), content["symmetric"])
+    plan = _plan_in(content, path)
     arrays = content["arrays"].items()
     try:
         leaves = tuple(Leaf(name, np.dtype(jnp.dtype(a["dtype"])), tuple(a["axes"])) for name, a in arrays)
@@ -91,6 +93,17 @@ def record_of(content: Mapping[str, Any], path: Path) -> Record:
     if as_text(found.as_json()) != as_text(content):
         raise ValueError(f"the record in {path} holds what no record does")
     return found
+
+
+def _plan_in(content: Mapping[str, Any], path: Path) -> TilePlan:
+    """The tiles of a record, which a stranger may have written."""
+    shape, tile, symmetric = (content[key] for key in ("shape", "tile", "symmetric"))
+    sizes = [n for pair in (shape, tile) for n in (pair if isinstance(pair, list) and len(pair) == 2 else [0])]
+    if all(type(n) is int and n > 0 for n in sizes) and type(symmetric) is bool:
+        plan = TilePlan(tuple(shape), tuple(tile), symmetric)
+        if math.prod(plan.grid) <= _MOST_TILES and not (symmetric and shape[0] != shape[1]):
+            return plan
+    raise ValueError(f"the record in {path} is none: shape {shape}, tile {tile}, symmetric {symmetric}")
 
 
 def find(path: Path) -> Record | None:
@@ -129,7 +142,9 @@ def described(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("no description of a store")
         return content
-    except (ValueError, RecursionError) as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path / 'zarr.json'} is damaged ({error}): remove the folder to begin anew.") from None
 
 
@@ -167,8 +182,8 @@ def begin(path: Path, record: Record) -> Record:
             path.mkdir(parents=True, exist_ok=True)
             _write_once(path, _nodes(path, record)[path])
             _synchronise(path.absolute().parent)
-    found = find(path)
-    assert found is not None
+    if (found := find(path)) is None:
+        raise FileExistsError(f"{path / 'zarr.json'} is a link that leads nowhere: remove it.")
     return found
 
 
@@ -225,7 +240,7 @@ def _nodes(path: Path, record: Record) -> dict[Path, dict[str, Any]]:
         return {path: _array_node(record, record.leaves[0])}
     group = {"zarr_format": 3, "node_type": "group", "attributes": {KEY: record.as_json()}}
     ones = {leaf: dataclasses.replace(record, leaves=(dataclasses.replace(leaf, name=""),)) for leaf in record.leaves}
-    return {path: group, **{path / leaf.name: _array_node(one, leaf) for leaf, one in ones.items()}}
+    return {path: group, **{inside(path, leaf.name): _array_node(one, leaf) for leaf, one in ones.items()}}
 
 
 def _array_node(record: Record, leaf: Leaf) -> dict[str, Any]:

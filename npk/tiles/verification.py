@@ -48,7 +48,7 @@ def _described(path: Path, repair: bool, harms: list[str], mended: list[str]) ->
     """The record of a store; its descriptions are written again where they are lost and it is noted."""
     noted = ledger.noted_in(path)
     try:
-        found = records.find(path) if (path / "zarr.json").exists() else None
+        found = ledger.find(path) if (path / "zarr.json").exists() else None
         harm = "" if found else f"{path / 'zarr.json'} is missing"
     except (ValueError, FileExistsError) as error:
         found, harm = None, str(error)

@@ -154,27 +154,26 @@ def stored(
     """
     _check_arguments(tile, dtype, identity)
     path = Path(path)
+    if str(path) != str(path).encode(errors="replace").decode():
+        raise ValueError(f"the path of a store must be text, got {str(path)!r}: choose one without undecodable bytes.")
     named = json.loads(json.dumps(dict(identity or {})))
 
     def whole(one: PyTree, two: PyTree | None = None) -> Stored:
         batches = _Batches.of(one, two)
         devices = devices_of(mesh)
-        program = memory.program_of(kernel, batches.one, batches.other)
-        if program is None and not named:
-            raise ValueError(
-                "the kernel cannot be traced, so that nothing tells it from another one: name it and what its numbers "
-                'depend on, identity={"name": …, "params": npk.tiles.fingerprint(params)}.'
-            )
         plan = TilePlan(batches.shape, batches.shape, batches.symmetric)
-        here = Record(plan, (), named, batches.data(), versions(devices[0].platform), program)
+        here = Record(plan, (), named, batches.data(), versions(devices[0].platform))
         there, why = ledger.find(path), "as in the store"
         if there is None:
             leaves = batches.result_of(kernel, dtype, devices[0])
             _check_storable(leaves)
             side, why = (tile, "as given") if tile else batches.choose_side(kernel, leaves, devices)
             plan = plan_of(batches.shape, batches.symmetric, side)
+            here = dataclasses.replace(here, program=batches.program_of(kernel, plan, named))
             disk.check_writable(path, lambda: "nothing was begun")
             there = dataclasses.replace(here, plan=plan, leaves=leaves)
+        else:
+            here = dataclasses.replace(here, program=batches.program_of(kernel, there.plan, named))
         records.refuse_other(path, there, wanted := _wanted(here, there, tile, dtype))
         records.refuse_other(path, records.begin(path, there), wanted)  # another process may have been first
         run = Filling(path, there, Meter(progress, len(there.plan.tiles())))
@@ -246,6 +245,17 @@ class _Batches:
         trees = [None if b is None else jax.tree_util.tree_unflatten(b.tree, b.leaves) for b in (self.one, self.two)]
         one, two = (None if tree is None else fingerprint(tree) for tree in trees)
         return {"one": one, "two": two}
+
+    def program_of(self, kernel: Kernel, plan: TilePlan, named: Any) -> str | None:
+        """The hash of a kernel's program; where there is none it must have a name."""
+        found = memory.program_of(kernel, self.one, self.other, plan.tile)
+        if found is None and not named:
+            raise ValueError(
+                "the kernel cannot be traced, or calls back into Python, so that nothing tells it from another one: "
+                'name it and what its numbers depend on, identity={"name": …, "params": '
+                "npk.tiles.fingerprint(params)}."
+            )
+        return found
 
     def result_of(self, kernel: Kernel, dtype: Any, device: Device) -> tuple[Leaf, ...]:
         return memory.result_of(kernel, self.one, self.other, dtype, self.symmetric, device)

@@ -13,6 +13,7 @@ from npk.training.initialisation import redraw as redraw
 from npk.training.loops import MOST_EPOCHS as MOST_EPOCHS
 from npk.training.loops import SNAPSHOTS as SNAPSHOTS
 from npk.training.loops import check_course as check_course
+from npk.training.loops import hash_of_step as hash_of_step
 from npk.training.loops import steps_of as steps_of
 from npk.training.plain import Record as Record
 from npk.training.plain import Trained as Trained

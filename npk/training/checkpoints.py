@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from npk.folders import broken, differences, digest, read_json, seal, write_json
+from npk.folders import broken, differences, digest, is_fresh, read_json, seal, write_json
 
 CONFIG, NOTES = "config.json", "notes.json"
 _PARTIAL = ".partial"
+_UNFINISHED = re.compile(rf"\d+\.[0-9a-f]{{16}}{re.escape(_PARTIAL)}")
 _KEPT = 2  # the newest, and the one before it in case the newest is damaged
 
 
@@ -26,6 +28,7 @@ class Checkpoints:
 
     Raises:
         ValueError: the folder holds checkpoints of another configuration, which is named.
+        FileExistsError: it holds something else.
 
     Example:
         >>> import jax.numpy as jnp, tempfile
@@ -40,17 +43,16 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike[str], config: dict[str, Any]) -> None:
         self.folder = Path(folder).absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
         path, plain = self.folder / CONFIG, json.loads(json.dumps(config))
         self.run = digest(plain)
-        try:
-            there = read_json(path)
-        except FileNotFoundError:
-            there = None
-        except ValueError as error:
-            if self.steps():
+        there = None
+        if path.exists():
+            try:
+                there = read_json(path)
+            except ValueError as error:
                 raise ValueError(f"{error} What its checkpoints are of is not known: choose another folder.") from None
-            there = None
+        elif self.folder.exists() and not (self.folder.is_dir() and is_fresh(self.folder)):
+            raise FileExistsError(f"{folder} is not empty and holds no checkpoints of npk's: choose another folder.")
         if there is not None and (differ := differences(there, plain)):
             if self.steps():
                 said = "; ".join(differ)
@@ -65,7 +67,7 @@ class Checkpoints:
         Returns:
             Steps, oldest first.
         """
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal())
+        return _steps_in(self.folder)
 
     def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
         """Write a checkpoint; it counts only once it is whole, and only then is an older one let go.
@@ -99,8 +101,9 @@ class Checkpoints:
 
     def tidy(self) -> None:
         """Remove what was never finished; only while nobody else writes here."""
-        for partial in self.folder.glob(f"*{_PARTIAL}"):
-            shutil.rmtree(partial, ignore_errors=True)
+        for partial in self.folder.iterdir():
+            if _UNFINISHED.fullmatch(partial.name) and not partial.is_symlink():
+                shutil.rmtree(partial, ignore_errors=True)
 
     def restore(
         self, like: Callable[[dict[str, Any]], Any], on_damage: Callable[[str], None] | None = None
@@ -141,12 +144,18 @@ class Checkpoints:
 
 
 def is_checkpoints(folder: Path) -> bool:
-    """Whether a folder is one of checkpoints.
+    """Whether a folder is one of checkpoints: it has a configuration with a checksum, or what `save` writes.
 
     Args:
         folder: of any kind.
     """
-    return (folder / CONFIG).is_file()
+    try:
+        read_json(folder / CONFIG)
+    except OSError:
+        return False
+    except ValueError:
+        return any((folder / str(step) / NOTES).is_file() for step in _steps_in(folder))
+    return True
 
 
 def check_checkpoints(folder: Path, repair: bool) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
@@ -164,8 +173,8 @@ def check_checkpoints(folder: Path, repair: bool) -> tuple[dict[str, Any], tuple
     except ValueError as error:
         return {}, (f"{error} What the checkpoints are of is not known.",), ()
     run, harms = digest(config), {}
-    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), reverse=True)
-    for step in steps:
+    steps = _steps_in(folder)
+    for step in reversed(steps):
         if harm := "; ".join(broken(folder / str(step))) or _not_of(folder / str(step), run, step):
             harms[step] = f"the checkpoint of step {step} is damaged: {harm}"
     if not repair or len(harms) == len(steps):
@@ -173,6 +182,12 @@ def check_checkpoints(folder: Path, repair: bool) -> tuple[dict[str, Any], tuple
     for step in harms:
         shutil.rmtree(folder / str(step))
     return config, (), tuple(f"{harm}; it was removed" for harm in harms.values())
+
+
+def _steps_in(folder: Path) -> list[int]:
+    """The steps that have a folder."""
+    found = (p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
+    return sorted(int(p.name) for p in found if re.fullmatch("0|[1-9][0-9]*", p.name))
 
 
 def _not_of(folder: Path, run: str, step: int) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from npk.programs import channels_last, statistics
+from npk.programs import channels_last, program_hash, statistics
 from npk.training.seeds import over_seeds
 
 Function = Callable[[Any, Any], Any]
@@ -38,6 +38,23 @@ def check_batches(x: Any, y: Any, epochs: int, batch_size: int, stages: int = 0)
             f"got {list(x.shape)} and {y.dtype}{list(y.shape)}."
         )
     check_course(len(x), epochs, batch_size, stages)
+
+
+def hash_of_step(forward: Callable[[Any, Any], tuple[Any, Any]], params: Any, x: Any) -> str | None:
+    """The hash of what a step computes of a network, which may say itself what its derivative is.
+
+    Args:
+        forward: (params, x) → (logits, new params).
+        params: of which shapes count alone.
+        x: likewise.
+    """
+
+    def both(params: Any, x: Any) -> Any:
+        logits, pull, updated = jax.vjp(lambda p: forward(p, x), params, has_aux=True)
+        gradient = jax.tree_util.tree_leaves(pull(jnp.ones_like(logits)))
+        return logits, updated, [g for g in gradient if g.dtype != jax.dtypes.float0]
+
+    return program_hash(both, params, x)
 
 
 def check_course(samples: int, epochs: int, batch_size: int, stages: int = 0) -> None:

@@ -5,6 +5,7 @@ trains a seed, so that five seeds cost less than five runs.
 """
 
 import dataclasses
+import operator
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,6 +131,7 @@ def train_regime(
 
     Source: Lakshminarayanan & Singh 2020, sections 3 and 6; 2021, sections 3 and 4.
     """
+    seeds = tuple(map(operator.index, seeds))
     if checkpoints is not None:
         with locked(Path(checkpoints)):
             return _train(network, config, data, seeds, source, Path(checkpoints), on_record)
@@ -237,7 +239,7 @@ def _identity(forward: Any, apply: Function, draw: Any, optimizer: Any, data: Da
     return {
         "fingerprint": data.fingerprint,
         "programs": {
-            "training": program_hash(forward, params, x),
+            "training": loops.hash_of_step(forward, params, x),
             "evaluation": program_hash(apply, params, x),
             "initialisation": program_hash(draw, seed, one),
             "optimizer": program_hash(lambda g, p: optimizer.update(g, optimizer.init(p), p), params, params),

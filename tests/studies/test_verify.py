@@ -188,3 +188,106 @@ def test_the_exit_status_says_it(whole, tmp_path):
     assert mended.exit_code == 0 and "Mended" in mended.output and run().exit_code == 0
     (folder / "study.json").write_text("[]")
     assert run("--repair").exit_code == 1
+
+
+def rewritten(path, **parts):
+    write_json(path, {**read_json(path), **parts})
+
+
+STRANGE = {
+    "no files": {"files": {}},
+    "files that are none": {"files": []},
+    "files elsewhere": {"files": {"../../evil.npz": "0" * 64}},
+    "files without a checksum": {"files": {"samples.npz": None}},
+    "configuration": {"config": []},
+    "an unknown field": {"config": {"evil": 1}, "finished": False},
+    "a wrong field": {"config": {"width": "wide"}, "finished": False},
+    "identity": {"identity": 3},
+    "versions": {"versions": "new"},
+    "finished": {"finished": "yes"},
+    "stages": {"stages": 7},
+}
+
+
+@pytest.mark.parametrize("parts", STRANGE.values(), ids=STRANGE.keys())
+def test_what_no_run_says_of_itself_is_told(whole, tmp_path, parts):
+    """With the right checksum: nobody's npk wrote it."""
+    folder = shutil.copytree(whole["a study"], tmp_path / "k")
+    rewritten(folder / "study.json", **parts)
+    arrays = {k: v for k, v in files(folder).items() if k.endswith("npz")}
+    for repair in (False, True):
+        try:
+            found = verify(folder, repair=repair)
+            assert not found.whole or (repair and found.mended)  # it was computed anew
+        except ValueError as error:
+            assert str(folder) in str(error) or "must be" in str(error)
+        assert {k: v for k, v in files(folder).items() if k.endswith("npz")} == arrays
+        rewritten(folder / "study.json", **parts)
+
+
+def test_links_are_not_written_through(whole, tmp_path):
+    for kind, name in (("a study", "kernels"), ("a stored kernel", "twice")):
+        folder = shutil.copytree(whole[kind], tmp_path / kind)
+        elsewhere = shutil.copytree(folder / name, tmp_path / f"{name}-elsewhere")
+        shutil.rmtree(folder / name)
+        for file in elsewhere.iterdir():
+            file.write_text("mine")
+        (folder / name).symlink_to(elsewhere)
+        try:
+            assert not verify(folder, repair=True).whole
+        except ValueError as error:
+            assert "is a link" in str(error)
+        assert all(file.read_text() == "mine" for file in elsewhere.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record["data"].update(one="0" * 64),
+        lambda record: record.update(shape=[4, 4]),
+        lambda record: record.update(symmetric=False),
+        lambda record: record.update(program="0" * 64),
+    ],
+    ids=["data", "shape", "symmetric", "program"],
+)
+def test_of_two_descriptions_that_of_the_chunks_counts(whole, tmp_path, change):
+    """`zarr.json` has no checksum; the lists beside the chunks have one, and are of these chunks."""
+    folder = shutil.copytree(whole["a stored kernel"], tmp_path / "k")
+    before = files(folder)
+    for path in folder.rglob("zarr.json"):
+        content = json.loads(path.read_text())
+        record = content["attributes"]["npk"]
+        change(record)
+        if content["node_type"] == "array":
+            content["shape"] = record["shape"]
+        path.write_text(json.dumps(content))
+    for act in (lambda: open_kernel(folder), lambda: make_store(folder)):
+        with pytest.raises(ValueError, match=r"it is noted as another store .*npk verify --repair"):
+            act()
+    assert not verify(folder).whole
+    assert verify(folder, repair=True).whole and files(folder) == before
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"tile": [0, 0]}, {"tile": [2.0, 2.0]}, {"tile": [-1, 2]}, {"shape": ["6", 6]}, {"shape": [6]},
+        {"shape": [0, 0]}, {"symmetric": "yes"}, {"shape": [10**6, 10**6], "tile": [1, 1]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_store_of_impossible_tiles_is_told(whole, tmp_path, parts):
+    folder = shutil.copytree(whole["a stored kernel"], tmp_path / "k")
+    content = json.loads((folder / "zarr.json").read_text())
+    content["attributes"]["npk"].update(parts)
+    (folder / "zarr.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="is none: shape"):
+        open_kernel(folder)
+    assert not verify(folder).whole and verify(folder, repair=True).whole
+
+
+@pytest.mark.parametrize("name", ["007", "٧", "9"])
+def test_only_steps_are_checkpoints(whole, tmp_path, name):
+    folder = shutil.copytree(whole["checkpoints of a training run"], tmp_path / "k")
+    (folder / name).mkdir() if name != "9" else (folder / name).write_text("mine")
+    assert verify(folder, repair=True).whole and (folder / name).exists()

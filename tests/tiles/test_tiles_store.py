@@ -128,7 +128,7 @@ def test_tiles_of_another_process_are_done_but_not_computed_here(tmp_path):
     computed, told = [], []
 
     def kernel(a, b):
-        if len(a) == 4:
+        if len(a) == 4 and isinstance(a, np.ndarray):  # not where its program is read
             if not computed:  # the other process has just done them all
                 for file in [*(tmp_path / "whole").glob("c.*"), tmp_path / "whole" / "tiles.json"]:
                     shutil.copy(file, tmp_path / "k")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small_runs import network, same
 
-from npk.training import Network, RegimeConfig, train_regime
+from npk.training import Checkpoints, Network, RegimeConfig, train_regime
 from npk.training import checkpoints as folders
 
 pytestmark = pytest.mark.standard_dtypes
@@ -215,5 +215,56 @@ def test_a_configuration_that_is_damaged_is_told(tmp_path, data):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"config.json is damaged.* What its checkpoints are of is not known"):
         train_regime(network(), config, data, checkpoints=tmp_path)
-    shutil.rmtree(tmp_path / "1")
-    train_regime(network(), config, data, checkpoints=tmp_path)  # nothing is done there: it is taken over
+
+
+FOREIGN = {
+    "a configuration": {"config.json": '{"model_type": "mine"}', "x.partial/mine": "mine"},
+    "numbered folders": {"2021/a.jpg": "mine", "2022/a.jpg": "mine", "2023/a.jpg": "mine"},
+    "a file": {"notes.txt": "mine"},
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN.keys())
+def test_a_folder_of_something_else_is_left_alone(tmp_path, data, content):
+    for name, text in content.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises((ValueError, FileExistsError), match="choose another folder"):
+        train_regime(network(), RegimeConfig("ReLU", epochs=1), data, checkpoints=tmp_path)
+    with pytest.raises((ValueError, FileExistsError), match="choose another folder"):
+        Checkpoints(tmp_path, {"a": 1})
+    there = {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    assert there == content
+
+
+def test_a_link_in_place_of_a_lock_is_not_written_through(tmp_path, data):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(FileExistsError, match=r".lock is no file of npk's"):
+        train_regime(network(), RegimeConfig("ReLU", epochs=1), data, checkpoints=tmp_path / "k")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_seeds_of_any_whole_numbers(tmp_path, data):
+    config = RegimeConfig("ReLU", epochs=1)
+    one = train_regime(network(), config, data, tuple(np.arange(3, 6, 2)), checkpoints=tmp_path)
+    assert one.seeds == (3, 5) and same(one.params, train_regime(network(), config, data, (3, 5)).params)
+
+
+def test_another_derivative_is_another_network(tmp_path, data):
+    """Of the same values: a surrogate gradient."""
+
+    def network_of(slope):
+        @jax.custom_vjp
+        def act(q):
+            return jax.nn.relu(q)
+
+        act.defvjp(lambda q: (jax.nn.relu(q), q), lambda q, g: (g * jax.nn.sigmoid(slope * q),))
+        return network(activation=act)
+
+    config = RegimeConfig("ReLU", epochs=1)
+    train_regime(network_of(1.0), config, data, checkpoints=tmp_path)
+    train_regime(network_of(1.0), config, data, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="programs.training is"):
+        train_regime(network_of(2.0), config, data, checkpoints=tmp_path)
