@@ -10,7 +10,7 @@ import numpy as np
 
 from npk.programs.batches import resized, samples_in, some_of
 from npk.programs.checks import check_program
-from npk.programs.program import Const, Program, Var, evaluate, is_traced, now
+from npk.programs.program import Const, Program, Var, apart, evaluate, is_traced
 from npk.programs.samples import Samples, samples_of
 from npk.programs.tracing import trace
 
@@ -117,7 +117,7 @@ def _probe(f: Callable[..., Any], params: Any, x: Any) -> None:
             other = jax.tree_util.tree_map(_first_moved, batch)
             return run(*jax.tree_util.tree_leaves((p, batch, other)))
 
-        whole, moved, alone = (np.asarray(v, np.float64) for v in now(answers))
+        whole, moved, alone = (np.asarray(v, np.float64) for v in apart(answers))
         size = np.abs(whole[1]).max()
         for change, why in (
             (np.abs(moved[1:] - whole[1:]).max(), "changing the first changes the output of the others"),

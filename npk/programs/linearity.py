@@ -129,6 +129,8 @@ def _told(equation: Equation) -> str:
 
 def opaque(name: str) -> str:
     """What to do about a primitive that hides what it computes; nothing of any other."""
+    if name == "shard_map":
+        return f", {_INSIDE_OUT}"
     return f", {OPAQUE}" if name in _CLOSED or name.startswith("dot_product_attention") else ""
 
 
@@ -140,6 +142,10 @@ OPAQUE = (
 )
 
 
+_INSIDE_OUT = (
+    "which npk does not look into: take f without it, and put it around what npk returns, "
+    "jax.shard_map(npk.path_kernel(f), mesh=…)"
+)
 _EITHER = ", of which either side could be the gate: mark one, npk.as_gate(value), or by its line, gate_at=(…,)"
 
 

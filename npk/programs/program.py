@@ -48,8 +48,14 @@ def now(function: Callable[[], _T]) -> _T:
     """
     with jax.ensure_compile_time_eval():
         result = function()
-    if not any(map(is_traced, jax.tree_util.tree_leaves(result))):
-        return result
+    return apart(function) if any(map(is_traced, jax.tree_util.tree_leaves(result))) else result
+
+
+def apart(function: Callable[[], _T]) -> _T:
+    """The same for a function that compiles: inside it nothing is computed earlier than JAX would.
+
+    Where constants are computed at once, the body of a `shard_map` cannot be traced: they vary over no mesh.
+    """
     wide = jax.config.read("jax_enable_x64")
 
     def alone() -> _T:

@@ -66,6 +66,29 @@ for name, function in transformed.items():
 print("as outside:", len(transformed))
 """
 
+# A literal varies over the mesh, too, and only inside: of f that is sharded itself.
+OF_SHARDED = """
+import jax, numpy as np, npk
+from jax.sharding import PartitionSpec as P
+
+draw = lambda *shape: np.random.default_rng(0).normal(size=shape).astype("float32")
+p, x = {"a": draw(3, 4), "b": draw(4, 2)}, draw(4, 3)
+mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
+f = lambda p, x: jax.numpy.tanh(x @ p["a"] + 1e-5) @ p["b"]
+sharded = jax.shard_map(f, mesh=mesh, in_specs=(P(), P("d")), out_specs=P("d"))
+np.testing.assert_allclose(npk.ntk(sharded)(p, x), npk.ntk(f)(p, x), rtol=1e-5)
+try:
+    npk.path_kernel(sharded)(p, x)
+except npk.UnsupportedOperation as error:
+    assert "take f without it, and put it around what npk returns" in str(error), error
+    print("refused")
+"""
+
+
+def test_of_a_sharded_function_the_tangent_kernel_is_its_own_and_gates_are_refused():
+    done = subprocess.run([sys.executable, "-c", OF_SHARDED], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and done.stdout.strip() == "refused", done.stderr
+
 
 def test_inside_a_shard_map_everything_is_as_outside():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=600)
