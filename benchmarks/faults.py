@@ -1,10 +1,12 @@
-"""Faults while a kernel is written: what is told, and whether the store ends with the bytes of a run without any.
+"""Faults: of disks, processes, bits and clocks; what is told, and whether a folder ends as if there had been none.
 
-Killed twenty times at random moments, a full disk, a truncated chunk, a flipped byte, a chunk that was not renamed, a
-read-only store, a clock that jumps, another configuration, two processes at once. A full and a read-only disk are real
-ones (a small tmpfs) where this may be mounted, else limits of the process and of the folder.
+While a kernel is written: killed twenty times at random moments, a full disk, a truncated chunk, a flipped byte, a
+chunk that was not renamed, a read-only store, a clock that jumps, another configuration, two processes at once. A full
+and a read-only disk are real ones (a small tmpfs) where this may be mounted, else limits of the process and of the
+folder. Of every kind of folder: processes that end at an event below it (`crash_points`), and files that are not as
+they were written, a bit at a time (`flips`).
 
-Needs about 8 minutes on two cores (--quick: 4), Linux, and a C compiler for the clock.
+Needs about an hour on two cores (--quick: 10 minutes), Linux, and a C compiler for the clock and the events.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from typing import Any
 
 from benchmarks import harness
 
+PARTS = ("writing", "crash_points", "flips")
 SAMPLES, TILE, WIDTH = 1_000, 100, 64
 _CLOCK = """
 #define _GNU_SOURCE
@@ -251,17 +254,8 @@ def two_at_once(folder: pathlib.Path) -> str:
     return "".join(told(folder, process) for process in both)
 
 
-def main() -> None:
+def writing(kills: int) -> tuple[str, str, list[str], list[list[str]], dict[str, list[str]]]:
     """Every fault on a store of its own."""
-    parser = harness.parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="killed 4 times")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        return child(args.child)
-    harness.begin(__doc__)
-    kills = 4 if args.quick else args.kills
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         run(folder / "whole")
@@ -287,9 +281,36 @@ def main() -> None:
             harness.say(" | ".join(rows[-1]))
     columns = ["fault", "what is told", "same bytes in the end"]
     title = f"Faults while a kernel is written ({SAMPLES:,}² pairs, tiles of {TILE}²)"
-    harness.report("faults-quick" if args.quick else "faults", title, columns, rows, {})
-    if any(row[-1] != "yes" for row in rows):
-        sys.exit("a store differs")
+    return "faults", title, columns, rows, {row[0]: ["other bytes"] for row in rows if row[-1] != "yes"}
+
+
+def main() -> None:
+    """The parts one after another, each a table."""
+    parser = harness.parser(__doc__)
+    parser.add_argument("--quick", action="store_true", help="killed 4 times, some bits, some moments")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this one; may be repeated")
+    parser.add_argument("--all", action="store_true", help="every moment of training and studies too: hours")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return child(args.child)
+    harness.begin(__doc__)
+    from benchmarks import folder_faults  # not for the child: it loads all of npk
+
+    kills = 4 if args.quick else args.kills
+    parts = {
+        "writing": lambda: writing(kills),
+        "crash_points": lambda: folder_faults.crash_points(args.quick, args.all),
+        "flips": lambda: folder_faults.flipped(args.quick),
+    }
+    failed = []
+    for part in harness.each(args.part or PARTS):
+        name, title, columns, rows, wrong = parts[part]()
+        harness.report(f"{name}-quick" if args.quick else name, title, columns, rows, {"wrong": wrong})
+        failed += wrong
+    if failed:
+        sys.exit(f"not as it should be: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ NAMES = (
     "first_calls",
     "tiles",
     "faults",
+    "crash_points",
+    "flips",
     "solving",
     "tangent_kernels",
     "transformers",

@@ -23,6 +23,8 @@ from npk.folders.names import inside as inside
 from npk.folders.names import plain_name as plain_name
 from npk.folders.writing import is_fresh as is_fresh
 from npk.folders.writing import replace as replace
+from npk.folders.writing import tidy as tidy
+from npk.folders.writing import write_once as write_once
 
 __all__ = [
     "as_text",
@@ -38,7 +40,9 @@ __all__ = [
     "read_json",
     "replace",
     "seal",
+    "tidy",
     "versions",
     "write_arrays",
     "write_json",
+    "write_once",
 ]

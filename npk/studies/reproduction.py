@@ -12,7 +12,7 @@ import numpy as np
 
 from npk import networks
 from npk.data import NAMES, Dataset, load, with_validation
-from npk.folders import differences, digest, locked
+from npk.folders import differences, digest, locked, tidy
 from npk.studies.fitting import TRAINED, check_network
 from npk.studies.published import TABLES, Row, Table
 from npk.studies.run_folder import FORMAT, Progress, Run, check_identity, identity_of, read_content, surroundings
@@ -129,6 +129,7 @@ def reproduce(
     asked = json.loads(json.dumps({"table": name, **dataclasses.asdict(scale)}))
     path = folder / f"{name}.json"
     with locked(folder):
+        tidy(folder)
         run = Run(path, _begun(path, asked, identity, table, scale), progress)
         if not run.content["finished"]:
             _fill(run, rows, table, scale, data_dir)

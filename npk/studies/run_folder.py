@@ -26,6 +26,7 @@ from npk.folders import (
     locked,
     read_arrays,
     read_json,
+    tidy,
     versions,
     write_arrays,
     write_json,
@@ -212,6 +213,7 @@ def carry_out(
         say(0.0, "the data are not here, and not compared")
         return found
     with locked(folder):
+        tidy(folder)
         found = existing()  # another process may have been here
         if found is None:
             around = surroundings()
@@ -224,6 +226,7 @@ def carry_out(
             run = Run(folder / f"{kind}.json", found, say)
             if found["finished"] and not lost_files(folder, found.get("files", {})):
                 return found
+            found["finished"] = False  # until what was lost is there again
         fill(run)
         run.set(finished=True)
     say(1.0, "done")

@@ -169,13 +169,20 @@ def _reproduction(path: Path, table: str, repair: bool, data_dir: Any, progress:
         return Verdict(kind, (), (str(error),))
     asked, finished = dict(content["asked"]), content["finished"]
     harms = () if finished else (f"It is not finished: {len(content['rows'])} rows are done.",)
+    removed: tuple[str, ...] = ()
+    for folder in sorted((path / "checkpoints").glob("*")):
+        if is_checkpoints(folder):
+            _, damaged, mended = check_checkpoints(folder, repair)
+            removed += mended
+            harms += tuple(f"{folder.name}: {harm}" for harm in damaged)
     of = _told({**asked, **content["identity"]})
     if harms and repair:
         asked.pop("table", None)
         show = progress or (lambda share, text: None)
         reproduce(table, path, Scale(**_fields(asked)), data_dir=data_dir, progress=show)
-        return Verdict(kind, of, (), harms)
-    return Verdict(kind, of, harms, (), "`npk verify --repair` trains the other rows." if harms else "")
+        after = _reproduction(path, table, False, data_dir, progress)
+        return dataclasses.replace(after, mended=(*removed, *harms))
+    return Verdict(kind, of, harms, removed, "`npk verify --repair` trains the other rows." if harms else "")
 
 
 def _fields(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from npk.folders import tidy
 from npk.tiles import disk, records, store
 from npk.tiles.devices import Work, run
 from npk.tiles.ledger import LIST
@@ -93,6 +94,7 @@ class Filling:
     def fill(self, work: Work, devices: Sequence[Device], process: tuple[int, int]) -> None:
         """Compute the tiles that are not done, until the store is whole."""
         tiles = self.record.plan.tiles()
+        tidy(self.path)
         records.complete_nodes(self.path, self.record)
         for array in self.arrays.values():
             array.open()  # while its description is there

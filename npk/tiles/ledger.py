@@ -182,7 +182,10 @@ def _listed(path: Path, bound: str) -> Iterator[tuple[Tile, str]]:
     content = _content(path)
     if content["bound"] != bound:
         raise ValueError(f"{path / LIST} is of another store")
-    for place, checksum in content["chunks"].items():
+    chunks = content.get("chunks")
+    if not isinstance(chunks, dict) or not all(isinstance(checksum, str) for checksum in chunks.values()):
+        raise ValueError(f"{path / LIST} is no list of chunks")
+    for place, checksum in chunks.items():
         yield _tile(place), checksum
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from npk.folders import as_text, differences, inside
+from npk.folders import as_text, differences, inside, replace, write_once
 from npk.tiles.disk import errors
 from npk.tiles.plan import Leaf, TilePlan
 
@@ -76,6 +76,8 @@ def record_of(content: Mapping[str, Any], path: Path) -> Record:
             f"{path} is of format {content['format']}, this npk reads 1 and {FORMAT}: use the npk that wrote it."
         )
     plan = _plan_in(content, path)
+    if other := [key for key in ("identity", "data", "versions", "arrays") if not isinstance(content[key], Mapping)]:
+        raise ValueError(f"the record in {path} is none: {', '.join(other)}")
     arrays = content["arrays"].items()
     try:
         leaves = tuple(Leaf(name, np.dtype(jnp.dtype(a["dtype"])), tuple(a["axes"])) for name, a in arrays)
@@ -180,7 +182,7 @@ def begin(path: Path, record: Record) -> Record:
     if not (path / "zarr.json").exists():
         with errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            _write_once(path, _nodes(path, record)[path])
+            _write_node(path, _nodes(path, record)[path])
             _synchronise(path.absolute().parent)
     if (found := find(path)) is None:
         raise FileExistsError(f"{path / 'zarr.json'} is a link that leads nowhere: remove it.")
@@ -193,30 +195,25 @@ def complete_nodes(path: Path, record: Record) -> None:
     with errors(path):
         for folder, node in missing.items():
             folder.mkdir(exist_ok=True)
-            _write_once(folder, node)
+            _write_node(folder, node)
         if missing:
             _synchronise(path)
 
 
-def _write_once(folder: Path, content: dict[str, Any]) -> None:
-    """Write `zarr.json` whole, unless there is one already: of several processes the first one decides."""
-    target = folder / "zarr.json"
-    temporary = folder / f"zarr.json.{os.urandom(8).hex()}{_PART}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, target)  # fails where there is one
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            if not target.exists():
-                temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def rewrite(path: Path, record: Record) -> None:
+    """Write every description anew, in the place of what is there."""
+    for folder, node in _nodes(path, record).items():
+        replace(folder / "zarr.json", _bytes(node))
+        _synchronise(folder)
+
+
+def _write_node(folder: Path, content: dict[str, Any]) -> None:
+    write_once(folder / "zarr.json", _bytes(content))
     _synchronise(folder)
+
+
+def _bytes(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
 
 
 def _synchronise(folder: Path) -> None:

@@ -71,8 +71,8 @@ class TileArray:
         return self.path / ".".join(map(str, ("c", *tile, *(0 for _ in self.leaf.axes))))
 
     def exists(self, tile: Tile) -> bool:
-        """Whether the chunk is there."""
-        return self.file(tile).exists()
+        """Whether the chunk is there; a link is none."""
+        return self.file(tile).is_file() and not self.file(tile).is_symlink()
 
     def wrong(self, tile: Tile) -> str:
         """What is wrong with a chunk that is there, and that its own checksum does not see: its size, its place."""
@@ -108,6 +108,8 @@ class TileArray:
             block = np.pad(block, edge, constant_values=np.nan)
         futures = []
         for copy, part in zip(self.plan.copies(tile), (block, mirrored(block))):
+            if (link := self.file(copy).with_name(f"{self.file(copy).name}.__lock")).is_symlink():
+                link.unlink()  # what is written beside is called so, and would be written through it
             place = tuple(slice(number * side, (number + 1) * side) for number, side in zip(copy, self.plan.tile))
             futures.append(self.padded[place].write(part, can_reference_source_data_indefinitely=True))
         return futures

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from npk.folders import tidy
 from npk.tiles import disk, ledger, records, store
 from npk.tiles.ledger import LIST
 from npk.tiles.plan import Tile
@@ -30,6 +31,8 @@ def check_store(path: Path, repair: bool) -> tuple[Record | None, tuple[str, ...
     """
     harms: list[str] = []
     mended: list[str] = []
+    if repair:
+        tidy(path)
     record = _described(path, repair, harms, mended)
     if record is None:
         return None, tuple(harms), tuple(mended)
@@ -59,10 +62,7 @@ def _described(path: Path, repair: bool, harms: list[str], mended: list[str]) ->
     assert record is not None
     lost = [folder / "zarr.json" for folder in records.folders_of(path, record) if harm or not _is_there(folder)]
     if lost and repair:
-        for description in lost:
-            description.unlink(missing_ok=True)
-        records.begin(path, record)
-        records.complete_nodes(path, record)
+        records.rewrite(path, record)
         mended += [f"{description} was written again" for description in lost]
     return record
 
@@ -74,10 +74,7 @@ def _is_there(folder: Path) -> bool:
 def _renewed(path: Path, record: Record) -> Record:
     """A store of the format before as one of this: its kernel's program is not known."""
     renewed = dataclasses.replace(record, format=FORMAT)
-    for folder in records.folders_of(path, record):
-        (folder / "zarr.json").unlink(missing_ok=True)
-    records.begin(path, renewed)
-    records.complete_nodes(path, renewed)
+    records.rewrite(path, renewed)
     return renewed
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from npk.folders import broken, differences, digest, is_fresh, read_json, seal, write_json
+from npk.folders import broken, differences, digest, is_fresh, read_json, seal, tidy, write_json
 
 CONFIG, NOTES = "config.json", "notes.json"
 _PARTIAL = ".partial"
@@ -87,9 +87,8 @@ class Checkpoints:
                 checkpointer.save(partial / "state", state)
             write_json(partial / NOTES, {"run": self.run, "step": step, "notes": notes})
             seal(partial)
-            final = self.folder / str(step)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
+            self._remove(step)
+            partial.rename(self.folder / str(step))
         except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise OSError(
@@ -97,10 +96,21 @@ class Checkpoints:
                 "are whole: make room and resume."
             ) from error
         for old in self.steps()[:-_KEPT]:
-            shutil.rmtree(self.folder / str(old), ignore_errors=True)
+            self._remove(old)
+
+    def _remove(self, step: int) -> None:
+        """Remove a checkpoint; at no moment half of it is one."""
+        whole = self.folder / str(step)
+        if whole.is_dir() and not whole.is_symlink():
+            partial = whole.with_name(f"{step}.{os.urandom(8).hex()}{_PARTIAL}")
+            whole.rename(partial)
+            shutil.rmtree(partial, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove what was never finished; only while nobody else writes here."""
+        """Remove what was never finished, and checkpoints that were to be; only while nobody else writes here."""
+        tidy(self.folder)
+        for old in self.steps()[:-_KEPT]:
+            self._remove(old)
         for partial in self.folder.iterdir():
             if _UNFINISHED.fullmatch(partial.name) and not partial.is_symlink():
                 shutil.rmtree(partial, ignore_errors=True)
@@ -177,6 +187,8 @@ def check_checkpoints(folder: Path, repair: bool) -> tuple[dict[str, Any], tuple
     for step in reversed(steps):
         if harm := "; ".join(broken(folder / str(step))) or _not_of(folder / str(step), run, step):
             harms[step] = f"the checkpoint of step {step} is damaged: {harm}"
+    if repair:
+        tidy(folder)
     if not repair or len(harms) == len(steps):
         return config, tuple(harms.values()), ()
     for step in harms:

@@ -9,7 +9,7 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def train_regime(
     network: Network,
     config: RegimeConfig,
     data: Dataset,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[SupportsIndex] = (0,),
     *,
     source: RegimeRun | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
@@ -131,11 +131,11 @@ def train_regime(
 
     Source: Lakshminarayanan & Singh 2020, sections 3 and 6; 2021, sections 3 and 4.
     """
-    seeds = tuple(map(operator.index, seeds))
+    whole = tuple(map(operator.index, seeds))
     if checkpoints is not None:
         with locked(Path(checkpoints)):
-            return _train(network, config, data, seeds, source, Path(checkpoints), on_record)
-    return _train(network, config, data, seeds, source, None, on_record)
+            return _train(network, config, data, whole, source, Path(checkpoints), on_record)
+    return _train(network, config, data, whole, source, None, on_record)
 
 
 def _train(

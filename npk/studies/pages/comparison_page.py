@@ -11,7 +11,7 @@ from npk import plots
 from npk.solving import PowerLaw
 from npk.studies.flow import CASES, KERNELS
 from npk.studies.pages.comparison_plots import descents, power_laws, slope_words
-from npk.studies.pages.page import escaped, filled, table, write_page
+from npk.studies.pages.page import escaped, filled, of_a_run, table, write_page
 from npk.studies.regression import LABELS
 from npk.studies.run_folder import read_run
 
@@ -52,7 +52,8 @@ def write_comparison_report(folder: str | Path) -> Path:
     folder, result = Path(folder), read_run(folder, "compare")
     if not result["finished"]:
         raise ValueError(f"the comparison in {folder} is not finished: continue it with --resume.")
-    return write_page(folder, _draw(result), lambda svg: _render(result, svg))
+    with of_a_run(folder):
+        return write_page(folder, _draw(result), lambda svg: _render(result, svg))
 
 
 def _draw(result: dict[str, Any]) -> dict[str, Figure]:

@@ -1,26 +1,37 @@
 """Self-contained pages: their frame and style, figures as SVG of that style, tables."""
 
+import contextlib
 import html
 import importlib.resources
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from npk import plots
-from npk.folders import replace
+from npk.folders import inside, replace
 from npk.plots import COLORS, INK, PAPER
 
 
 def write_page(folder: Path, figures: Mapping[str, Figure], render: Callable[[dict[str, str]], str]) -> Path:
     """Save the figures of a run as PNG and SVG; `render` makes of the SVG texts the page, report.html."""
-    (folder / "figures").mkdir(exist_ok=True)
-    svg = {name: plots.save(figure, folder / "figures" / name)[1] for name, figure in figures.items()}
+    drawn = inside(folder, "figures")
+    drawn.mkdir(exist_ok=True)
+    svg = {name: plots.save(figure, drawn / name)[1] for name, figure in figures.items()}
     page = folder / "report.html"
     replace(page, render({name: path.read_text(encoding="utf-8") for name, path in svg.items()}).encode())
     return page
+
+
+@contextlib.contextmanager
+def of_a_run(folder: Path) -> Iterator[None]:
+    """Errors of a run's file that has its checksum and not its parts, which no npk has written."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} holds what no run does ({type(error).__name__}: {error}).") from error
 
 
 def filled(template: str, title: str, run: dict[str, Any], svg: dict[str, str], words: dict[str, Any]) -> str:

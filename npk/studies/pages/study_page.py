@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from npk import plots, solving
 from npk.plots import COLORS
-from npk.studies.pages.page import escaped, filled, inline, table, write_page
+from npk.studies.pages.page import escaped, filled, inline, of_a_run, table, write_page
 from npk.studies.run_folder import read_study, run_arrays
 
 _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROSS}$", "ntk": "$K$"}
@@ -41,9 +41,10 @@ def write_report(folder: str | Path) -> Path:
         'report.html'
     """
     folder, study = Path(folder), read_study(folder)
-    if not study["stages"]:
-        raise ValueError(f"no stage of the study in {folder} is finished: continue it with --resume.")
-    return write_page(folder, _draw(study, folder), lambda svg: _render(study, svg))
+    with of_a_run(folder):
+        if not study["stages"]:
+            raise ValueError(f"no stage of the study in {folder} is finished: continue it with --resume.")
+        return write_page(folder, _draw(study, folder), lambda svg: _render(study, svg))
 
 
 def _draw(study: dict[str, Any], folder: Path) -> dict[str, Figure]:
