@@ -38,7 +38,7 @@ class Ledger:
         self.bound = digest([record.as_json(), name])
         self.log = path / f"{os.urandom(8).hex()}{LOG}"
         self.sums: dict[Tile, set[str]] = {}
-        self.damage = ""
+        self.damage, self.seen = "", ()
         self.read()
 
     def __bool__(self) -> bool:
@@ -47,7 +47,7 @@ class Ledger:
     def read(self) -> None:
         """What the list and all processes have noted by now."""
         found: dict[Tile, set[str]] = collections.defaultdict(set)
-        self.damage = ""
+        self.damage, self.seen = "", _sizes(self.path)
         try:
             for tile, checksum in _listed(self.path, self.bound):
                 found[tile].add(checksum)
@@ -62,7 +62,7 @@ class Ledger:
 
     def holds(self, tile: Tile, checksum: str) -> bool:
         """Whether a chunk is the one that was written there; another process may just have written it."""
-        if checksum not in self.sums.get(tile, ()):
+        if checksum not in self.sums.get(tile, ()) and self.seen != _sizes(self.path):
             self.read()
         return checksum in self.sums.get(tile, ())
 
@@ -158,6 +158,15 @@ def record_at(path: Path) -> Record | None:
         with contextlib.suppress(*_DAMAGE):
             return record_of(json.loads(log.read_text(encoding="utf-8").partition("\n")[0]), log)
     return None
+
+
+def _sizes(path: Path) -> tuple[tuple[str, int], ...]:
+    """Of the list and all logs: where one has grown, it is read again."""
+    found = []
+    for file in (path / LIST, *_logs(path)):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((file.name, file.stat().st_size))
+    return tuple(found)
 
 
 def _logs(path: Path) -> list[Path]:
