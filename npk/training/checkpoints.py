@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from npk.folders import broken, differences, digest, is_fresh, read_json, seal, tidy, write_json
+from npk.folders import broken, differences, digest, fingerprint, is_fresh, read_json, seal, tidy, write_json
 
 CONFIG, NOTES = "config.json", "notes.json"
 _PARTIAL = ".partial"
@@ -85,7 +85,8 @@ class Checkpoints:
             partial.mkdir()
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(partial / "state", state)
-            write_json(partial / NOTES, {"run": self.run, "step": step, "notes": notes})
+            noted = {"run": self.run, "step": step, "state": fingerprint(state), "notes": notes}
+            write_json(partial / NOTES, noted)
             seal(partial)
             self._remove(step)
             partial.rename(self.folder / str(step))
@@ -137,10 +138,13 @@ class Checkpoints:
                     raise ValueError("; ".join(harm))
                 if harm := _not_of(self.folder / str(step), self.run, step):
                     raise ValueError(harm)
-                notes = read_json(self.folder / str(step) / NOTES)["notes"]
+                noted = read_json(self.folder / str(step) / NOTES)
+                notes = noted["notes"]
                 shapes = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like(notes))
                 with ocp.StandardCheckpointer() as checkpointer:
                     state = checkpointer.restore(self.folder / str(step) / "state", shapes)
+                if fingerprint(state) != noted["state"]:
+                    raise ValueError("its numbers are not those that were saved")
                 return step, state, notes
             except Exception as error:  # whatever a damaged file makes Orbax raise
                 failures.append(f"step {step} ({type(error).__name__})")

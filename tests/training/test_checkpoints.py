@@ -268,3 +268,18 @@ def test_another_derivative_is_another_network(tmp_path, data):
     train_regime(network_of(1.0), config, data, checkpoints=tmp_path)
     with pytest.raises(ValueError, match="programs.training is"):
         train_regime(network_of(2.0), config, data, checkpoints=tmp_path)
+
+
+def test_numbers_that_are_not_those_that_were_saved_are_told(tmp_path, data, monkeypatch):
+    """Whatever stands between the files and the numbers."""
+    config, said = RegimeConfig("ReLU", epochs=2), []
+    whole = train_regime(network(), config, data, checkpoints=tmp_path)
+    read = folders.ocp.StandardCheckpointer.restore
+
+    def other(self, path, *rest, **options):
+        found = read(self, path, *rest, **options)
+        return jax.tree.map(lambda a: a + 1, found) if path.parent.name == "2" else found
+
+    monkeypatch.setattr(folders.ocp.StandardCheckpointer, "restore", other)
+    again = train_regime(network(), config, data, checkpoints=tmp_path, on_record=lambda _, text: said.append(text))
+    assert same(whole.params, again.params) and any("step 2 is damaged" in text for text in said)
