@@ -138,6 +138,8 @@ def test_memory_that_is_refused_on_the_way_is_one_line(capsys):
 def test_a_command_that_is_ended_says_what_is_kept(capsys, number, said, code):
     before = signal.getsignal(signal.SIGTERM)
     with contextlib.ExitStack() as stack:
+        # A process in the background may ignore it.
+        stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
         ended = stack.enter_context(pytest.raises(typer.Exit))
         stack.enter_context(running("It is kept; continue with:", again="npk again"))
         os.kill(os.getpid(), number)
