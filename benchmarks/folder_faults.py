@@ -14,7 +14,7 @@ Table = tuple[str, str, list[str], list[list[str]], dict[str, list[str]]]  # nam
 
 _SHOWN = 5  # of what was wrong, said at once
 _SLOW = ("training", "study", "comparison", "reproduction", "checkpoints")  # seconds a moment
-_AGAIN = {"stored kernel": 3_000, "stored kernels": 3_000, "study": 40, "training": 20}  # commands given again
+_AGAIN = {"stored kernel": 300, "stored kernels": 300, "study": 20, "training": 10}  # commands given again
 _CRASHES = ["what ended", "events", "ends tried", "same files in the end", "not the same", "by kind of event"]
 _FLIPS = ["what was changed", "tried", "told", "harmless", "silent", "tracebacks"]
 
@@ -71,5 +71,5 @@ def flipped(quick: bool) -> Table:
             add(strangers.tried(kind, pathlib.Path(name) / str(number), 0.03 if quick else 1.0))
         for job, number in _AGAIN.items():
             harness.say(f"{job}: given again")
-            add(flips.given_again(job, pathlib.Path(name) / job, max(2, number // 150) if quick else number))
+            add(flips.given_again(job, pathlib.Path(name) / job, max(2, number // 15) if quick else number))
     return "flips", "Files that are not as they were written", _FLIPS, rows, wrong
