@@ -289,7 +289,7 @@ def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="killed 4 times, some bits, some moments")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one; may be repeated")
-    parser.add_argument("--all", action="store_true", help="every moment of training and studies too: hours")
+    parser.add_argument("--all", action="store_true", help="every moment of every job and every bit: hours")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -302,7 +302,7 @@ def main() -> None:
     parts = {
         "writing": lambda: writing(kills),
         "crash_points": lambda: folder_faults.crash_points(args.quick, args.all),
-        "flips": lambda: folder_faults.flipped(args.quick),
+        "flips": lambda: folder_faults.flipped(args.quick, args.all),
     }
     failed = []
     for part in harness.each(args.part or PARTS):

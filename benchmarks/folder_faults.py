@@ -12,6 +12,7 @@ from benchmarks.crash_points import sweep
 
 Table = tuple[str, str, list[str], list[list[str]], dict[str, list[str]]]  # name, title, columns, rows, what was wrong
 
+_NTH = {1: "every bit of a description", 17: "every 17th bit of a description", 211: "some bits"}
 _SHOWN = 5  # of what was wrong, said at once
 _SLOW = ("training", "study", "comparison", "reproduction", "checkpoints")  # seconds a moment
 _AGAIN = {"stored kernel": 300, "stored kernels": 300, "study": 20, "training": 10}  # commands given again
@@ -51,8 +52,9 @@ def _crashes(job: str, halves: bool, moments: Sequence[int] | None) -> tuple[lis
     return [name, *map(str, (len(found.events), len(tried), len(tried) - len(wrong), len(wrong), told))], wrong
 
 
-def flipped(quick: bool) -> Table:
-    """Every bit of descriptions, bits of numbers at random, files that are none, and commands given again."""
+def flipped(quick: bool, every: bool) -> Table:
+    """Bits of descriptions, bits of numbers at random, files that are none, and commands given again."""
+    stride, share = (211, 0.03) if quick else (1, 1.0) if every else (17, 0.3)
     rows, wrong = [], {}
 
     def add(count: flips.Count) -> None:
@@ -66,10 +68,10 @@ def flipped(quick: bool) -> Table:
 
     with tempfile.TemporaryDirectory() as name:
         for number, kind in enumerate(harness.each(flips.KINDS)):
-            for count in flips.tried(kind, pathlib.Path(name) / str(number), 211 if quick else 1, 20 if quick else 500):
+            for count in flips.tried(kind, pathlib.Path(name) / str(number), stride, 20 if quick else 200):
                 add(count)
-            add(strangers.tried(kind, pathlib.Path(name) / str(number), 0.03 if quick else 1.0))
+            add(strangers.tried(kind, pathlib.Path(name) / str(number), share))
         for job, number in _AGAIN.items():
             harness.say(f"{job}: given again")
             add(flips.given_again(job, pathlib.Path(name) / job, max(2, number // 15) if quick else number))
-    return "flips", "Files that are not as they were written", _FLIPS, rows, wrong
+    return "flips", f"Files that are not as they were written ({_NTH[stride]})", _FLIPS, rows, wrong

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from npk.folders import locked, tidy
 from npk.programs import shown
 from npk.studies.comparison import CompareConfig, run_comparison
 from npk.studies.published import TABLES
@@ -130,6 +131,8 @@ def _run(
     progress: Progress | None,
 ) -> Verdict:
     """A study or a comparison."""
+    if repair:
+        _clear(path)
     try:
         content = read_run(path, name)
     except ValueError as error:
@@ -163,6 +166,8 @@ def _harms_of(path: Path, name: str, content: Mapping[str, Any]) -> tuple[str, .
 
 def _reproduction(path: Path, table: str, repair: bool, data_dir: Any, progress: Progress | None) -> Verdict:
     kind = f"a reproduction of {table}"
+    if repair:
+        _clear(path)
     try:
         content = read_content(path / f"{table}.json", ("asked", "identity", "finished", "rows"))
     except ValueError as error:
@@ -183,6 +188,12 @@ def _reproduction(path: Path, table: str, repair: bool, data_dir: Any, progress:
         after = _reproduction(path, table, False, data_dir, progress)
         return dataclasses.replace(after, mended=(*removed, *harms))
     return Verdict(kind, of, harms, removed, "`npk verify --repair` trains the other rows." if harms else "")
+
+
+def _clear(path: Path) -> None:
+    """Remove what a process that ended has left: its lock, and what it was writing."""
+    with locked(path):
+        tidy(path)
 
 
 def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
