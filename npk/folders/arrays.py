@@ -20,7 +20,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
         arrays: by name, of numbers or text.
 
     Returns:
-        The checksum of them all, by which `read_arrays` tells them from others.
+        The checksum of the file, by which `read_arrays` tells it from others.
 
     Raises:
         ValueError: an array of Python objects, or the name of the checksum.
@@ -28,10 +28,10 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
     made = {name: np.asarray(array) for name, array in arrays.items()}
     if _DIGEST in made or any(array.dtype.hasobject for array in made.values()):
         raise ValueError(f"arrays must be of numbers or text, under names other than {_DIGEST!r}.")
-    digest = _digest(made)
-    checksum = {_DIGEST: np.frombuffer(digest, np.uint8)}
+    checksum = {_DIGEST: np.frombuffer(_digest(made), np.uint8)}
     replace(path, lambda file: np.savez(file, **made, **checksum))  # type: ignore[arg-type]
-    return digest.hex()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, _DIGEST).hexdigest()
 
 
 def read_arrays(path: Path, checksum: str | None = None) -> dict[str, np.ndarray]:
@@ -39,7 +39,8 @@ def read_arrays(path: Path, checksum: str | None = None) -> dict[str, np.ndarray
 
     Args:
         path: of the file.
-        checksum: what `write_arrays` returned, where it is known: then others that are whole are none of these.
+        checksum: what `write_arrays` returned, where it is known: then every byte of the file is compared, and others
+            that are whole are none of these.
 
     Returns:
         The arrays by name.
@@ -58,8 +59,10 @@ def read_arrays(path: Path, checksum: str | None = None) -> dict[str, np.ndarray
     digest = found.pop(_DIGEST, None)
     if digest is None or digest.tobytes() != _digest(found):
         raise ValueError(f"{path} is damaged: its numbers are not those that its checksum is of.")
-    if checksum is not None and digest.tobytes().hex() != checksum:
-        raise ValueError(f"{path} is not the file that was written there.")
+    if checksum is not None:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, _DIGEST).hexdigest() != checksum:
+                raise ValueError(f"{path} is not the file that was written there.")
     return found
 
 
