@@ -74,6 +74,10 @@ class TileArray:
         """Whether the chunk is there; a link is none."""
         return self.file(tile).is_file() and not self.file(tile).is_symlink()
 
+    def is_written(self, tile: Tile) -> bool:
+        """Whether the chunk is there, of its size and in its place; one on its way is not yet."""
+        return self.exists(tile) and not self.wrong(tile)
+
     def wrong(self, tile: Tile) -> str:
         """What is wrong with a chunk that is there, and that its own checksum does not see: its size, its place."""
         size = self.file(tile).stat().st_size

@@ -59,7 +59,7 @@ class StoredKernel:
     def tiles(self) -> tuple[int, int]:
         """How many tiles are done, and how many there are."""
         every = _every(self._tiles)
-        return sum(map(self._tiles.exists, every)), len(every)
+        return sum(map(self._tiles.is_written, every)), len(every)
 
     def verify(self) -> tuple[tuple[int, int], ...]:
         """Read every tile, compare its checksum and its place in the store, and of mirrored ones the numbers.
@@ -226,7 +226,7 @@ def _arrived(array: TileArray, tile: Tile, future: Any, strict: bool) -> tuple[T
         problem, reason = "is missing", None
     if not strict:
         return tile, None
-    done = sum(map(array.exists, _every(array)))
+    done = sum(map(array.is_written, _every(array)))
     raise ValueError(
         f"tile {tile} of {array.path} {problem}; {done} of {len(_every(array))} tiles are there. Give the command that "
         "made the store again: it computes what is missing or damaged."
