@@ -18,7 +18,7 @@ from npk.studies.published import TABLES, Row, Table
 from npk.studies.run_folder import FORMAT, Progress, Run, check_identity, identity_of, read_content, surroundings
 from npk.studies.samples import check_suited
 from npk.studies.settings import MOST, MOST_RATE, check_ranges, configuration, setting
-from npk.studies.training_study import learning_step
+from npk.studies.studied_network import learning_step
 from npk.training import (
     MOST_EPOCHS,
     SNAPSHOTS,

@@ -25,15 +25,14 @@ import optax
 
 from npk import networks, solving, training
 from npk.data import MOST_SEED, NAMES, Dataset, balanced
-from npk.gating import activation_program, activations, gates, soft_relu
-from npk.path_kernels import gram, path_kernel
-from npk.programs import in_parts, program_hash
-from npk.studies.fitting import TRAINED, check_kernels, check_network
+from npk.path_kernels import gram
+from npk.programs import in_parts
+from npk.studies.fitting import check_kernels
 from npk.studies.run_folder import Filling, Progress, Run, carry_out, identity_of
 from npk.studies.samples import described, load_suited
 from npk.studies.settings import MOST_BETA, MOST_DEPTH, MOST_RATE, MOST_WIDTH, check_ranges, configuration, setting
+from npk.studies.studied_network import StudiedNetwork, build
 from npk.studies.study_regimes import compared, regime_names
-from npk.tangent_kernels import split_ntk
 from npk.training import MOST_EPOCHS, SNAPSHOTS, Network, check_course
 
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
@@ -95,43 +94,6 @@ class StudyConfig:
         check_ranges(self)
 
 
-class _Model:
-    """A network and what is asked of it: compiled once for all stages."""
-
-    def __init__(self, module: Any, soft_module: Any, variables: Any) -> None:
-        self.module, self.variables = module, variables
-        self.logits, self.forward = jax.jit(module.apply), learning_step(module.apply)
-        self.gates = jax.jit(gates(module.apply))
-        self.path_kernel = path_kernel(module.apply)
-        self.soft_module, self.split = soft_module, split_ntk(soft_module.apply)
-
-    def programs(self, x: Any) -> dict[str, str | None]:
-        """Hashes of what it computes."""
-        return {
-            "network": training.hash_of_step(self.forward, self.variables, x),
-            "soft network": program_hash(self.soft_module.apply, self.variables, x),
-            "initialisation": program_hash(self.module.init, jax.random.key(0), x),
-        }
-
-    def kinds(self, x: Any) -> list[str]:
-        """Of the gates, in call order: "activation", or what else multiplies ("scale", "pattern", "product")."""
-        program = activation_program(self.module.apply, self.variables, x)
-        found = [equation.activation for equation in activations(program)]
-        return [gate.kind if gate.alone else "activation" for gate in found if gate is not None]
-
-
-def learning_step(apply: Callable[..., Any]) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Logits and variables of a step of training: batch normalisation by the batch's own statistics."""
-
-    def forward(variables: Any, x: Any) -> tuple[Any, Any]:
-        if "batch_stats" not in variables:
-            return apply(variables, x), variables
-        logits, updated = apply(variables, x, train=True, mutable=["batch_stats"])
-        return logits, {**variables, **updated}
-
-    return forward
-
-
 def run_study(
     config: StudyConfig,
     out: str | os.PathLike[str],
@@ -175,7 +137,7 @@ def run_study(
         check_course(len(data.x_train), config.epochs, config.batch_size, config.stages)
         # Five kernels, and in double precision the one whose spectrum is taken.
         check_kernels("samples", config.samples, min(config.samples, len(data.x_train)) ** 2, 5 * 4 + 8)
-        model = _build(config, data)
+        model = build(config, data)
         identity = identity_of({config.dataset: data.fingerprint}, **model.programs(data.x_train[:1]))
         return Filling(identity, lambda run: _fill(config, model, data, run))
 
@@ -185,7 +147,7 @@ def run_study(
 _NOTHING = {"data": None, "network": None, "training": None, "pixels": None, "stages": [], "regimes": []}
 
 
-def _fill(config: StudyConfig, model: _Model, data: Dataset, run: Run) -> None:
+def _fill(config: StudyConfig, model: StudiedNetwork, data: Dataset, run: Run) -> None:
     stages = _trained_stages(config, model, data, run)
     chosen = _choose_samples(config, data)
     run.write("samples.npz", **chosen)
@@ -206,24 +168,7 @@ def _fill(config: StudyConfig, model: _Model, data: Dataset, run: Run) -> None:
 # --- training ---------------------------------------------------------------------------------------
 
 
-def _build(config: StudyConfig, data: Dataset) -> _Model:
-    module, soft_module = (
-        networks.build(
-            config.network,
-            outputs=len(data.class_names),
-            width=config.width,
-            depth=config.depth,
-            use_bias=config.use_bias,
-            activation=activation,
-        )
-        for activation in (jax.nn.relu, lambda q: soft_relu(q, config.beta))
-    )
-    check_network("width", config.width, module.init, data.x_train[:1], TRAINED + SNAPSHOTS)
-    key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    return _Model(module, soft_module, jax.jit(module.init)(key, data.x_train[:1]))
-
-
-def _trained_stages(config: StudyConfig, model: _Model, data: Dataset, run: Run) -> list[Any]:
+def _trained_stages(config: StudyConfig, model: StudiedNetwork, data: Dataset, run: Run) -> list[Any]:
     """The variables at each stage: from the run folder where training has ended, else by training."""
     before = run.content["training"]
     if before is None or not run.has("parameters.npz"):
@@ -253,13 +198,13 @@ def _trained_stages(config: StudyConfig, model: _Model, data: Dataset, run: Run)
         }
         if before is not None and before["stages"] != told["stages"]:  # another machine: all that follows is anew
             run.set(stages=[], regimes=[])
-        run.set(network=_describe_network(model), training=told)
+        run.set(network=model.describe(), training=told)
     structure, arrays = jax.tree_util.tree_structure(model.variables), run.read("parameters.npz")
     leaves = [[arrays[f"stage-{s}/{k}"] for k in _named(model.variables)] for s in range(config.stages)]
     return [jax.tree_util.tree_unflatten(structure, stage) for stage in leaves]
 
 
-def _compare_regimes(config: StudyConfig, model: _Model, stages: list[Any], data: Dataset, run: Run) -> None:
+def _compare_regimes(config: StudyConfig, model: StudiedNetwork, stages: list[Any], data: Dataset, run: Run) -> None:
     """Add the regimes to the study, each written as it ends."""
     options = {name: getattr(config, name) for name in ("epochs", "batch_size", "learning_rate", "beta")}
     network = Network(model.module.apply, model.module.init, model.forward)
@@ -275,16 +220,6 @@ def _compare_regimes(config: StudyConfig, model: _Model, stages: list[Any], data
 def _named(tree: Any) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
-
-
-def _describe_network(model: _Model) -> dict[str, Any]:
-    fields = {"width", "channels", "depth", "outputs", "use_bias", "norm", "padding"}
-    module = model.module
-    return {
-        "kind": type(module).__name__,
-        **{f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name in fields},
-        "parameters": sum(leaf.size for leaf in jax.tree_util.tree_leaves(model.variables["params"])),
-    }
 
 
 # --- samples ----------------------------------------------------------------------------------------
@@ -329,7 +264,7 @@ def _ridge(kernel: np.ndarray, test_kernel: np.ndarray, chosen: Mapping[str, np.
 
 
 def _stage(
-    model: _Model, stages: list[Any], stage: int, data: Dataset, chosen: Mapping[str, np.ndarray], run: Run
+    model: StudiedNetwork, stages: list[Any], stage: int, data: Dataset, chosen: Mapping[str, np.ndarray], run: Run
 ) -> dict[str, Any]:
     """Kernels and numbers of one stage; the arrays are written here, the numbers by the caller."""
     start = time.perf_counter()

@@ -131,6 +131,12 @@ def test_memory_that_is_refused_on_the_way_is_one_line(capsys):
         raise jax.errors.JaxRuntimeError("INTERNAL: no fault of the user")
 
 
+def test_widths_that_are_no_numbers_are_one_line():
+    result = CliRunner().invoke(cli.app, ["compare", "--widths", "8,many"])
+    assert result.exit_code != 0 and "whole numbers with commas" in result.output + (result.stderr or "")
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="ends by signal")
 @pytest.mark.parametrize(
     ("number", "said", "code"), [(signal.SIGINT, "Interrupted", 130), (signal.SIGTERM, "Terminated", 143)]

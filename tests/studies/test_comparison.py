@@ -353,12 +353,6 @@ def test_configurations_out_of_range(changes, message):
         CompareConfig(**changes)
 
 
-def test_bad_flags_are_one_line():
-    result = CliRunner().invoke(app, ["compare", "--widths", "8,many"])
-    assert result.exit_code != 0 and "whole numbers with commas" in result.output + (result.stderr or "")
-    assert "Traceback" not in result.output
-
-
 def test_the_command_that_an_interruption_prints_continues_it(tmp_path, monkeypatch):
     """Interrupted at the first kernels, twice: the second time by what was printed the first time."""
 
