@@ -27,6 +27,7 @@ from npk.gating.outputs import places_of as places_of
 from npk.gating.running import Function as Function
 from npk.gating.running import activation_program as activation_program
 from npk.gating.running import activations as activations
+from npk.gating.running import gate_kinds as gate_kinds
 from npk.gating.running import gate_shapes as gate_shapes
 from npk.gating.running import own_gates as own_gates
 from npk.gating.running import run_with_gates as run_with_gates
@@ -34,6 +35,7 @@ from npk.gating.transforms import gated as gated
 from npk.gating.transforms import gates as gates
 from npk.gating.transforms import linear as linear
 from npk.gating.transforms import preactivations as preactivations
+from npk.gating.transforms import softened as softened
 from npk.gating.untying import Copies as Copies
 from npk.gating.untying import untie as untie
 from npk.gating.values import per_sample as per_sample
@@ -56,5 +58,6 @@ __all__ = [
     "shallow_features",
     "soft_gate",
     "soft_relu",
+    "softened",
     "untie",
 ]

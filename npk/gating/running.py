@@ -98,6 +98,16 @@ def activations(program: Program) -> list[Equation]:
     return [e for e in program.equations if e.activation is not None]
 
 
+def gate_kinds(f: Function, params: PyTree, x: Any) -> tuple[str, ...]:
+    """What the gates of f are, in the order of `gates(f)`; only shapes count.
+
+    Returns:
+        "hard" (two values, as of ReLU), "soft" (smooth), "pool" (a choice), "given" (from outside), "identity",
+        "scale", "pattern", "product" or "declared".
+    """
+    return tuple(e.activation.kind for e in activations(activation_program(f, params, x)) if e.activation is not None)
+
+
 def run_with_gates(
     program: Program, args: Sequence[Any], gates: Sequence[Any] | None = None
 ) -> tuple[list, list, list]:

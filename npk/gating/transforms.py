@@ -7,12 +7,14 @@ outside. So a ReLU network is `gated(f)(Θ, x, gates(f)(Θ, x))`, and a deep gat
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jaxtyping import PyTree
 
-from npk.gating.declaring import at_lines, identity_activation
+from npk.gating.declaring import at_lines, declared_gate, identity_activation
 from npk.gating.gate_functions import NoLinearForm
 from npk.gating.running import Function, gate_shapes, leaves_of, programs_of, result_of, run_with_gates
 from npk.programs import (
@@ -268,3 +270,71 @@ def _linear(f: Function, has_aux: bool, wants: Wanted) -> Function:
         return result_of(program, evaluate(program, leaves_of(params, x), rule), has_aux)
 
     return linear_f
+
+
+@transformation()
+def softened(
+    f: Function,
+    *,
+    beta: float = 4.0,
+    has_aux: bool = False,
+    allow: Sequence[str] = (),
+    gate_at: Sequence[str] = (),
+) -> Function:
+    """Transform f into the same network with soft gates: ReLU becomes soft-ReLU, q·γ_β(q), γ_β(q) = 1/(1 + e^{-βq}).
+
+    Hard gates have no gradient, so that K^F of f is zero; of the same parameters under soft gates it is not. A leaky
+    ReLU goes from one slope to the other in the same way. Gates that are smooth already, choices of max-pooling,
+    scales, patterns and products stay as they are.
+
+    Args:
+        f: a function of (params, x), x: [N, ...] → [N, K].
+        beta: steepness β > 0 of the soft gates.
+        has_aux: as of `gates`; the result is then a pair like f's.
+        allow: as of `gates`.
+        gate_at: as of `gates`.
+
+    Returns:
+        A function (params, x) → [N, K].
+
+    Raises:
+        ValueError: as `gates`; or beta is not positive and finite.
+        UnsupportedOperation: as `gates`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, npk
+        >>> f = lambda w, x: jax.nn.relu(x @ w)
+        >>> w, x = jnp.ones((1, 1)), jnp.array([[0.5]])
+        >>> float(npk.softened(f)(w, x)[0, 0]) == float(npk.soft_relu(jnp.array(0.5)))
+        True
+
+    Source: Lakshminarayanan & Singh 2020, section 4 (soft-ReLU).
+    """
+    if not 0 < beta < math.inf:
+        raise ValueError(f"beta must be positive and finite, got {beta}.")
+    return remembered(_softened, at_lines(f, gate_at), float(beta), has_aux, wanted(allow, ("activation",)))
+
+
+def _softened(f: Function, beta: float, has_aux: bool, wants: Wanted) -> Function:
+    """`softened`, made once."""
+    program_of = programs_of(f, has_aux, wants)
+
+    @functools.wraps(f, assigned=("__module__",), updated=())
+    def softened_f(params: PyTree, x: Any) -> Any:
+        program = program_of(params, x)
+
+        def rule(equation: Equation, values: list[Any]) -> list[Any]:
+            activation = equation.activation
+            if activation is not None and activation.alone:
+                return [declared_gate(activation.gate(*values))]
+            if activation is None or activation.kind not in ("hard", "soft"):
+                return equation.bind(*values)
+            (q,) = values
+            if activation.slopes is None:
+                return [activation.apply(q, activation.gate(q))]
+            below, above = activation.slopes
+            return [q * (below + (above - below) * jax.nn.sigmoid(beta * q))]
+
+        return result_of(program, evaluate(program, leaves_of(params, x), rule), has_aux)
+
+    return softened_f
