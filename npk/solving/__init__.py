@@ -3,18 +3,29 @@
 `kernel_operator(kernel, x)` stands for K of all of x without storing it; `kernel_ridge(K, y)` solves
 (K + r·k̄·I) α = y, by Cholesky or by block conjugate gradients with `pivoted_cholesky` in front of it; `choose_ridge`
 and `classify` do so for class labels. `moments`, `spectrum` and `alignment` measure a kernel: an array exactly, an
-operator with intervals; `cka`, `drift` and `relative_error` compare two arrays. `gradient_flow` predicts what training
-with a frozen kernel does.
+operator with intervals; `cka`, `drift` and `relative_error` compare two arrays. `unit_states`, `mean_overlaps` and
+`code_distances` measure gates. `proportion`, `paired_difference` and `jackknife` give what is measured on some samples
+its interval. `gradient_flow` predicts what training with a frozen kernel does.
 """
 
 from npk.solving.accumulate import threads as threads
+from npk.solving.classification import Classified as Classified
 from npk.solving.classification import accuracy as accuracy
 from npk.solving.classification import choose_ridge as choose_ridge
 from npk.solving.classification import classify as classify
 from npk.solving.classification import held_out as held_out
+from npk.solving.classification import hits as hits
 from npk.solving.classification import one_hot as one_hot
+from npk.solving.codes import CodeDistances as CodeDistances
+from npk.solving.codes import UnitStates as UnitStates
+from npk.solving.codes import code_distances as code_distances
+from npk.solving.codes import mean_overlaps as mean_overlaps
+from npk.solving.codes import unit_states as unit_states
 from npk.solving.flow import GradientFlow as GradientFlow
 from npk.solving.flow import gradient_flow as gradient_flow
+from npk.solving.intervals import jackknife as jackknife
+from npk.solving.intervals import paired_difference as paired_difference
+from npk.solving.intervals import proportion as proportion
 from npk.solving.iterates import Iterate as Iterate
 from npk.solving.kernel_regression import NotConverged as NotConverged
 from npk.solving.kernel_regression import NotPositiveDefinite as NotPositiveDefinite
@@ -46,6 +57,8 @@ from npk.solving.spectra import spectrum as spectrum
 from npk.solving.traces import Estimate as Estimate
 
 __all__ = [
+    "Classified",
+    "CodeDistances",
     "Estimate",
     "GradientFlow",
     "Iterate",
@@ -57,28 +70,36 @@ __all__ = [
     "PowerLaw",
     "Ridge",
     "Spectrum",
+    "UnitStates",
     "accuracy",
     "alignment",
     "center",
     "choose_ridge",
     "cka",
     "classify",
+    "code_distances",
     "drift",
     "gate_changes",
     "gate_flips",
     "gradient_flow",
     "held_out",
+    "hits",
+    "jackknife",
     "joined",
     "kernel_operator",
     "kernel_ridge",
     "label_kernel",
+    "mean_overlaps",
     "moments",
     "nystrom",
     "one_hot",
     "operator_of",
+    "paired_difference",
     "part_of",
     "pivoted_cholesky",
     "power_law",
+    "proportion",
     "relative_error",
     "spectrum",
+    "unit_states",
 ]

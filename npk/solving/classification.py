@@ -1,5 +1,6 @@
 """Classification by kernel ridge regression: one-hot targets, and a regularization chosen on samples held out."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
+from npk.programs import shown
 from npk.solving.checks import diagonal_of
 from npk.solving.kernel_regression import NotPositiveDefinite, kernel_ridge
 from npk.solving.operators import operator_of, part_of
@@ -102,7 +104,35 @@ def choose_ridge(
     return max(accuracies, key=lambda r: (accuracies[r], r)), accuracies
 
 
-def classify(kernel: Any, test_kernel: Any, labels: ArrayLike, test_labels: ArrayLike) -> dict[str, float]:
+@shown()
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classified:
+    """What a ridge regression onto the classes makes of the test samples.
+
+    Attributes:
+        regularization: that was chosen.
+        validation_accuracy: that it was chosen by.
+        correct: which test samples it classifies correctly, of shape (M,).
+
+    Example:
+        >>> import numpy as np
+        >>> from npk.solving import Classified
+        >>> found = Classified(0.1, 0.9, np.array([True, True, False, True]))
+        >>> found.test_accuracy
+        0.75
+    """
+
+    regularization: float
+    validation_accuracy: float
+    correct: Bool[np.ndarray, " m"]
+
+    @property
+    def test_accuracy(self) -> float:
+        """The share of test samples that are classified correctly; `proportion(correct)` has its interval."""
+        return float(self.correct.mean())
+
+
+def classify(kernel: Any, test_kernel: Any, labels: ArrayLike, test_labels: ArrayLike) -> Classified:
     """Ridge regression onto the classes: the regularization chosen on a part of the training samples, never on test.
 
     Args:
@@ -112,7 +142,7 @@ def classify(kernel: Any, test_kernel: Any, labels: ArrayLike, test_labels: Arra
         test_labels: classes of the test samples, of shape (M,).
 
     Returns:
-        "regularization", the "validation_accuracy" it was chosen by, and "test_accuracy".
+        A `Classified`: which test samples it gets right, and the regularization with the accuracy it was chosen by.
 
     Raises:
         ValueError: as `choose_ridge` and `kernel_ridge`.
@@ -120,16 +150,36 @@ def classify(kernel: Any, test_kernel: Any, labels: ArrayLike, test_labels: Arra
     Example:
         >>> from npk.solving import classify, label_kernel
         >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
-        >>> classify(label_kernel(labels), label_kernel(labels), labels, labels)["test_accuracy"]
+        >>> classify(label_kernel(labels), label_kernel(labels), labels, labels).test_accuracy
         1.0
     """
     regularization, tried = choose_ridge(kernel, labels)
     fit = kernel_ridge(kernel, one_hot(labels), regularization=regularization)
-    return {
-        "regularization": regularization,
-        "validation_accuracy": tried[regularization],
-        "test_accuracy": accuracy(fit.predict(test_kernel), test_labels),
-    }
+    return Classified(regularization, tried[regularization], hits(fit.predict(test_kernel), test_labels))
+
+
+def hits(scores: ArrayLike, labels: ArrayLike) -> Bool[np.ndarray, " n"]:
+    """Which samples have their largest score at their class.
+
+    Args:
+        scores: of shape (N, K).
+        labels: class numbers, of shape (N,).
+
+    Returns:
+        Truth values, of shape (N,).
+
+    Raises:
+        ValueError: scores and labels do not have one row a sample.
+
+    Example:
+        >>> from npk.solving import hits
+        >>> hits([[0.9, 0.1], [0.8, 0.2]], [0, 1]).tolist()
+        [True, False]
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.size == 0:
+        raise ValueError(f"scores [N, K] and labels [N] must match, got {list(scores.shape)} and {list(labels.shape)}.")
+    return scores.argmax(axis=1) == labels
 
 
 def accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -150,10 +200,7 @@ def accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
         >>> accuracy([[0.9, 0.1], [0.8, 0.2]], [0, 1])
         0.5
     """
-    scores, labels = np.asarray(scores), np.asarray(labels)
-    if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.size == 0:
-        raise ValueError(f"scores [N, K] and labels [N] must match, got {list(scores.shape)} and {list(labels.shape)}.")
-    return float(np.mean(scores.argmax(axis=1) == labels))
+    return float(np.mean(hits(scores, labels)))
 
 
 def held_out(labels: ArrayLike, fraction: float, seed: int = 0) -> Bool[np.ndarray, " n"]:
