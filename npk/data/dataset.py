@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 
 from npk.folders import digest, fingerprint
 from npk.programs import shown
@@ -24,7 +25,7 @@ def check_seed(seed: Any) -> None:
 @shown()
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification problem: images in [0, 1], or points.
+    """A classification problem: images in [0, 1], points, or tokens.
 
     Attributes:
         name: as given to `load`.
@@ -45,14 +46,14 @@ class Dataset:
     """
 
     name: str
-    x_train: Float[np.ndarray, "n *features"]
+    x_train: Num[np.ndarray, "n *features"]
     y_train: Int[np.ndarray, " n"]
-    x_test: Float[np.ndarray, "m *features"]
+    x_test: Num[np.ndarray, "m *features"]
     y_test: Int[np.ndarray, " m"]
     class_names: tuple[str, ...]
     source: str
     title: str
-    x_validation: Float[np.ndarray, "v *features"] | None = None
+    x_validation: Num[np.ndarray, "v *features"] | None = None
     y_validation: Int[np.ndarray, " v"] | None = None
 
     @functools.cached_property
@@ -63,11 +64,12 @@ class Dataset:
 
 
 def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
-    """The samples of some classes, relabelled 0, 1, … in the order given.
+    """The samples of some classes, or groups of classes, relabelled 0, 1, … in the order given.
 
     Args:
         dataset: to choose from.
-        classes: two or more of its classes, each by its number or its name.
+        classes: two or more of its classes, each by its number or its name; "4+7" makes one class of two, "0-4" one of
+            those numbers.
 
     Returns:
         The smaller data set; its name is the one that `load` takes.
@@ -80,23 +82,27 @@ def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
         >>> pair = data.only_classes(data.load("digits"), ["4", "7"])
         >>> pair.name, pair.title, sorted(set(pair.y_train.tolist()))
         ('digits:4,7', 'Digits, classes 4 and 7', [0, 1])
+        >>> data.only_classes(data.load("digits"), ["0-4", "5-9"]).class_names
+        ('0-4', '5-9')
     """
     names = dataset.class_names
-    numbers = [_class_number(dataset, text.strip()) for text in classes]
-    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
+    groups = [_class_numbers(dataset, text.strip()) for text in classes]
+    numbers = [number for group in groups for number in group]
+    if len(groups) < 2 or len(set(numbers)) < len(numbers) or not all(groups):
         raise ValueError(f"choose two or more different classes of {dataset.name!r}, got {','.join(classes)!r}.")
     new = np.full(len(names), -1, np.int32)
-    new[numbers] = np.arange(len(numbers))
+    new[numbers] = [label for label, group in enumerate(groups) for _ in group]
 
     def choose(x: Any, y: Any) -> tuple[Any, Any]:
         return (None, None) if x is None else (x[new[y] >= 0], new[y][new[y] >= 0])
 
-    chosen = tuple(names[i] for i in numbers)
+    several = {group[0]: re.sub(r"\s", "", text) for text, group in zip(classes, groups, strict=True) if len(group) > 1}
+    chosen = tuple(several.get(group[0], names[group[0]]) for group in groups)
     x_train, y_train = choose(dataset.x_train, dataset.y_train)
     x_test, y_test = choose(dataset.x_test, dataset.y_test)
     x_validation, y_validation = choose(dataset.x_validation, dataset.y_validation)
     return Dataset(
-        name=f"{dataset.name}:{','.join(str(i) for i in numbers)}",
+        name=f"{dataset.name}:{','.join(several.get(group[0], str(group[0])) for group in groups)}",
         x_train=x_train,
         y_train=y_train,
         x_test=x_test,
@@ -107,6 +113,16 @@ def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
         x_validation=x_validation,
         y_validation=y_validation,
     )
+
+
+def _class_numbers(dataset: Dataset, text: str) -> list[int]:
+    """The classes of a group: one by number or name, some with + between, or a range of numbers."""
+    if text in dataset.class_names:
+        return [dataset.class_names.index(text)]
+    if ends := re.fullmatch(r"(\d+)-(\d+)", text):
+        first, last = (_class_number(dataset, end) for end in ends.groups())
+        return list(range(first, last + 1))
+    return [_class_number(dataset, part.strip()) for part in text.split("+")]
 
 
 def _class_number(dataset: Dataset, text: str) -> int:

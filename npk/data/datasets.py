@@ -27,11 +27,12 @@ NAMES = tuple(TITLES)
 
 
 def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, seed: int = 0) -> Dataset:
-    """Load a data set by name: one of `NAMES`, or some classes of it, as in "mnist:4,7".
+    """Load a data set by name: one of `NAMES`, or some classes of it, as in "mnist:4,7" or "digits:0-4,5-9".
 
     Args:
         name: "digits" and "cob_odt_…" need nothing; the others need their prepared folder. After a colon: the
-            classes to keep, by number or by name; they become classes 0, 1, … in that order.
+            classes to keep, by number or by name; they become classes 0, 1, … in that order. "4+7" makes one class of
+            two, "0-4" one of those numbers.
         data_dir: folder that `npk data prepare` has filled; None is the default of tensorflow-datasets
             (`TFDS_DATA_DIR`, or else `~/tensorflow_datasets`).
         seed: of the held-out split of the digits and of the points of "cob_odt_…"; the others come with their own
