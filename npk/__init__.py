@@ -15,9 +15,11 @@ f, so that a transform written afresh in a loop compiles once. Rooms, loaded whe
     npk.tiles           kernels of whole data sets, on disk, on many devices
     npk.solving         kernel regression, spectra, measures, gradient flow
     npk.training        every regime of the gated networks, under Optax
+    npk.tracking        gates and kernels during your own training loop
     npk.data            MNIST, Fashion-MNIST, CIFAR-10, synthetic tasks
     npk.studies         whole experiments and their reports
     npk.networks        plain Flax models
+    npk.loading         your own model and checkpoint, as f and params
     npk.plots           figures from arrays
 """
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a program loads what it asks
     from npk.gating import shallow_features as shallow_features
     from npk.gating import soft_gate as soft_gate
     from npk.gating import soft_relu as soft_relu
+    from npk.gating import softened as softened
     from npk.gating import untie as untie
     from npk.path_kernels import gram as gram
     from npk.path_kernels import layer_overlaps as layer_overlaps
@@ -65,6 +68,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a program loads what it asks
     from npk.tangent_kernels import ntk_trace as ntk_trace
     from npk.tangent_kernels import split_ntk as split_ntk
     from npk.tangent_kernels import split_ntk_diagonal as split_ntk_diagonal
+    from npk.tracking import track as track
 
 __version__ = "0.2.0"
 __all__ = [
@@ -103,14 +107,17 @@ __all__ = [
     "sketch_ntk",
     "soft_gate",
     "soft_relu",
+    "softened",
     "split_ntk",
     "split_ntk_diagonal",
+    "track",
     "untie",
 ]
 _ROOMS = (
     "data",
     "gating",
     "infinite",
+    "loading",
     "networks",
     "path_kernels",
     "paths",
@@ -121,6 +128,7 @@ _ROOMS = (
     "studies",
     "tangent_kernels",
     "tiles",
+    "tracking",
     "training",
 )
 
@@ -135,6 +143,7 @@ _SHOWING = (
     "sketches",
     "solving",
     "tangent_kernels",
+    "tracking",
 )
 
 

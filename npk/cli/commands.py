@@ -7,11 +7,13 @@ import jax
 import typer
 
 import npk
+from npk.cli.analyse import analyse_command
 from npk.cli.compare import compare_command
 from npk.cli.data import app as data_app
 from npk.cli.reproduce import reproduce_command
 from npk.cli.run_command import run_command
-from npk.cli.terminal import show, stdout, table
+from npk.cli.tables import stages_table
+from npk.cli.terminal import show, stdout
 from npk.cli.verify import verify_command
 from npk.studies import StudyConfig, run_study, write_report
 
@@ -24,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(data_app, name="data")
+app.command("analyse")(analyse_command)
 app.command("compare")(compare_command)
 app.command("reproduce")(reproduce_command)
 app.command("verify")(verify_command)
@@ -64,17 +67,4 @@ def _study(result: dict[str, Any]) -> None:
 
     The run folder gets study.json, the arrays, the figures and report.html. Without any flag it takes about a minute.
     """
-    columns = {
-        "stage": "{stage}",
-        "step": "{step}",
-        "train": "{train_accuracy:.1%}",
-        "test": "{test_accuracy:.1%}",
-        "ridge with H": "{ridge[test_accuracy]:.1%}",
-        "gates flipped": "{gate_flips[all]:.1%}",
-        "alignment of H": "{alignment[npk]:.3f}",
-        "value share": "{share[value]:.1%}",
-    }
-    stages = table(*columns, left=0)
-    for stage in result["stages"]:
-        stages.add_row(*(show.format(**stage) for show in columns.values()))
-    show(stages)
+    show(stages_table(result))

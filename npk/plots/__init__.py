@@ -1,12 +1,12 @@
 """Figures from arrays; they know no kernel.
 
-`kernel(K, labels)`, `heatmaps`, `spectra`, `curves`, `learning`, `bars` and `shares` each take plain arrays and return
+`kernel(K, labels)`, `heatmaps`, `spectra`, `curves`, `learning`, `dots` and `shares` each take plain arrays and return
 a Matplotlib figure, which a notebook shows; `save(figure, "name")` writes it as PNG and SVG. One style (colours, ink,
 paper) serves them all, and the pages of a study.
 """
 
-from npk.plots.figures import bars as bars
 from npk.plots.figures import curves as curves
+from npk.plots.figures import dots as dots
 from npk.plots.figures import learning as learning
 from npk.plots.figures import save as save
 from npk.plots.figures import shares as shares
@@ -20,8 +20,8 @@ from npk.plots.style import in_percent as in_percent
 from npk.plots.style import panels as panels
 
 __all__ = [
-    "bars",
     "curves",
+    "dots",
     "heatmaps",
     "kernel",
     "learning",

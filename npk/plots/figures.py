@@ -1,4 +1,4 @@
-"""Figures from plain arrays: curves over stages, learning curves, bars, stacked shares, spectra.
+"""Figures from plain arrays: curves over stages, learning curves, dots with intervals, stacked shares, spectra.
 
 Figures hold no global state and need no screen; `save` writes the PNG and the SVG of one.
 """
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from npk.plots.style import COLORS, INK, PAPER, STYLE, in_percent, panels
+from npk.plots.style import COLORS, INK, PAPER, STYLE, WIDTH, in_percent, panels
 
 _CENTERED: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 8}
 
@@ -53,6 +53,7 @@ def curves(
     references: Mapping[str, float] | None = None,
     colors: Mapping[str, str] | None = None,
     percent: bool = False,
+    intervals: Mapping[str, ArrayLike] | None = None,
 ) -> Figure:
     """Lines over a common x axis, each labelled at its end.
 
@@ -65,12 +66,13 @@ def curves(
         references: name → constant, drawn dashed.
         colors: name → colour, where it matters.
         percent: whether the values are fractions to be shown in per cent.
+        intervals: name → low and high ends of its values, each of shape (n, 2), drawn as error bars.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: a series does not have one value a position, or there is none.
+        ValueError: a series does not have one value a position, or there is none; intervals are not two a position.
 
     Example:
         >>> from npk import plots
@@ -85,11 +87,16 @@ def curves(
     for name, values in lines.items():
         if values.shape != positions.shape:
             raise ValueError(f"series {name!r} must have {len(positions)} values, got shape {list(values.shape)}.")
-    with panels(6.4, 3.5) as (figure, ((axes,),)):
+    ends_of = {name: _ends(name, found, lines) for name, found in (intervals or {}).items()}
+    with panels(WIDTH, 3.2) as (figure, ((axes,),)):
         ends = []
         for i, (name, values) in enumerate(lines.items()):
             color = (colors or {}).get(name, COLORS[i % len(COLORS)])
-            axes.plot(positions, values, marker="o", color=color, markeredgecolor=PAPER, markeredgewidth=0.8)
+            axes.plot(
+                positions, values, marker="o", color=color, markeredgecolor=PAPER, markeredgewidth=0.8, label=name
+            )
+            if name in ends_of:
+                axes.vlines(positions, *ends_of[name].T, color=color, linewidth=1.2, label=f"_{name}")
             ends.append((float(values[-1]), name, color))
         for name, value in (references or {}).items():
             color = (colors or {}).get(name, COLORS[-1])
@@ -105,8 +112,18 @@ def curves(
     return figure
 
 
+def _ends(name: str, found: ArrayLike, lines: Mapping[str, np.ndarray]) -> np.ndarray:
+    ends = np.asarray(found, dtype=float)
+    if name not in lines or ends.shape != (*lines[name].shape, 2):
+        raise ValueError(f"intervals of {name!r} must be two ends a value of a series of that name, got {ends.shape}.")
+    return ends
+
+
 def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Names right of the axes at the height of the lines' ends, pushed apart where they would overlap."""
+    """Names right of the axes at the height of the lines' ends, pushed apart where they would overlap.
+
+    The names are in ink: a line's colour alone may be too light to read.
+    """
     low, high = axes.get_ylim()
     wanted = sorted(((value - low) / (high - low), name, color) for value, name, color in ends)
     gap = 0.075
@@ -119,10 +136,9 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
         heights[i] = min(heights[i], ceiling)
         ceiling = heights[i] - gap
     for height, (_, name, color) in zip(heights, wanted, strict=True):
-        axes.annotate(
-            name, (1.0, height), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
-            va="center", color=color, fontweight="bold", fontsize=9,
-        )  # fmt: skip
+        look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
+        axes.plot([1.015], [height], "o", color=color, markersize=5, clip_on=False, transform=axes.transAxes)
+        axes.annotate(name, (1.0, height), xytext=(9, 0), color=INK, fontsize=9, **look)
 
 
 def shares(parts: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, xticks: Sequence[str]) -> Figure:
@@ -147,7 +163,7 @@ def shares(parts: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, xticks: 
         2
     """
     positions = np.arange(len(xticks))
-    with panels(6.4, 3.5) as (figure, ((axes,),)):
+    with panels(WIDTH, 3.2) as (figure, ((axes,),)):
         above, below = np.zeros(len(xticks)), np.zeros(len(xticks))
         for i, (name, share) in enumerate(parts.items()):
             values = np.asarray(share, dtype=float)
@@ -190,7 +206,7 @@ def spectra(series: Mapping[str, ArrayLike], *, ylabel: str = "eigenvalue / sum 
         'log'
     """
     shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.82, max(len(series), 2)))
-    with panels(6.4, 3.5) as (figure, ((axes,),)):
+    with panels(WIDTH, 3.2) as (figure, ((axes,),)):
         for (name, values), shade in zip(series.items(), shades, strict=False):
             eigenvalues = np.asarray(values, dtype=float)
             eigenvalues = eigenvalues[eigenvalues > 0]
@@ -234,11 +250,11 @@ def learning(steps: ArrayLike, values: ArrayLike, marked: Sequence[int], *, xlab
     heights = dict(zip(steps.tolist(), values.tolist(), strict=True))
     if missing := [step for step in marked if step not in heights]:
         raise ValueError(f"marked steps {missing} have no record.")
-    with panels(6.4, 3.0) as (figure, ((axes,),)):
-        axes.plot(steps, values, color=COLORS[0], linewidth=1.6)
+    with panels(WIDTH, 2.8) as (figure, ((axes,),)):
+        axes.plot(steps, values, color=COLORS[6], linewidth=1.6, label=ylabel)
         for number, step in enumerate(marked):
-            axes.plot([step], [heights[step]], "o", color=COLORS[4], markersize=13, markeredgecolor=PAPER)
-            axes.text(step, heights[step], str(number), color="#ffffff", fontweight="bold", **_CENTERED)
+            axes.plot([step], [heights[step]], "o", color=COLORS[0], markersize=13, markeredgecolor=PAPER)
+            axes.text(step, heights[step], str(number), color=PAPER, fontweight="bold", **_CENTERED)
         axes.set_xscale("symlog", linthresh=1.0, linscale=0.4)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         in_percent(axes.yaxis)
@@ -246,19 +262,25 @@ def learning(steps: ArrayLike, values: ArrayLike, marked: Sequence[int], *, xlab
     return figure
 
 
-def bars(
-    values: Mapping[str, float], groups: Mapping[str, Sequence[str]], *, xlabel: str, reference: tuple[str, float]
+def dots(
+    values: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+    groups: Mapping[str, Sequence[str]],
+    *,
+    xlabel: str,
+    reference: tuple[str, float] | None = None,
 ) -> Figure:
-    """Horizontal bars of fractions in coloured groups, each with its value, and one dashed reference.
+    """Fractions as dots with their intervals, one a row, in coloured groups, and a dashed reference.
 
     Args:
         values: label → fraction, top to bottom.
-        groups: name of the group → labels of its bars; every label is in one group.
-        xlabel: name of the x axis.
+        intervals: label → low and high end; a label that is missing has none.
+        groups: name of the group → labels of its rows; every label is in one group.
+        xlabel: name of the x axis, which does not start at zero.
         reference: name and value of a line across.
 
     Returns:
-        The figure; its axis begins a little below the smallest value, which xlabel should say.
+        The figure.
 
     Raises:
         ValueError: a label is in no group, or in two.
@@ -266,29 +288,31 @@ def bars(
     Example:
         >>> from npk import plots
         >>> groups = {"random": ["FR"], "learned": ["FL"]}
-        >>> figure = plots.bars({"FR": 0.8, "FL": 0.9}, groups, xlabel="accuracy", reference=("ReLU", 0.95))
-        >>> [text.get_text() for text in figure.axes[0].texts][:2]
+        >>> ends = {"FR": (0.76, 0.84), "FL": (0.87, 0.93)}
+        >>> figure = plots.dots({"FR": 0.8, "FL": 0.9}, ends, groups, xlabel="accuracy", reference=("ReLU", 0.95))
+        >>> [text.get_text() for text in figure.axes[0].texts]
         ['80.0%', '90.0%']
     """
     group_of = [(label, name) for name, labels in groups.items() for label in labels]
     if sorted(label for label, _ in group_of) != sorted(values):
-        raise ValueError(f"every bar must be in one group: bars {sorted(values)}, in groups {sorted(group_of)}.")
-    color_of = {label: COLORS[list(groups).index(name)] for label, name in group_of}
-    with panels(6.4, 1.2 + 0.26 * len(values)) as (figure, ((axes,),)):
-        places = range(len(values))
-        for name, labels in groups.items():
-            rows = [i for i, label in enumerate(values) if label in labels]
-            axes.barh(rows, [list(values.values())[i] for i in rows], 0.72, color=color_of[labels[0]], label=name)
-        low = min([*values.values(), reference[1]])
-        start = max(0.0, low - 0.35 * (1 - low) - 0.02)
-        axes.set_xlim(start, 1.0)
-        for place, value in zip(places, values.values(), strict=True):  # at the foot, clear of the reference
-            foot = start + 0.01 * (1 - start)
-            axes.text(foot, place, f"{value:.1%}", va="center_baseline", color="#ffffff", fontsize=8, fontweight="bold")
-        axes.axvline(reference[1], color=INK, linestyle="--", linewidth=1.2)
-        axes.set_title(f"dashed: {reference[0]}, {reference[1]:.1%}", loc="right", fontsize=8.5)
-        axes.set(yticks=list(places), yticklabels=list(values), xlabel=xlabel, ylim=(len(values) - 0.4, -0.6))
-        axes.grid(False, axis="y")
-        in_percent(axes.xaxis)
+        raise ValueError(f"every row must be in one group: rows {sorted(values)}, in groups {sorted(group_of)}.")
+    with panels(WIDTH, 1.2 + 0.26 * len(values)) as (figure, ((axes,),)):
+        order = {label: row for row, label in enumerate(values)}
+        for color, (name, labels) in zip(COLORS, groups.items(), strict=False):
+            rows = [order[label] for label in labels]
+            axes.plot([values[label] for label in labels], rows, "o", color=color, label=name)
+            held = [label for label in labels if label in intervals]
+            if held:
+                ends = zip(*(intervals[label] for label in held))
+                axes.hlines([order[label] for label in held], *ends, color=color, label=f"_{name}")
+        for label, row in order.items():
+            at = (1.0, row)
+            axes.annotate(f"{values[label]:.1%}", at, (6, 0), ("axes fraction", "data"), "offset points", va="center")
+        if reference is not None:
+            axes.axvline(reference[1], color=INK, linestyle="--", linewidth=1.2)
+            axes.set_title(f"dashed: {reference[0]}, {reference[1]:.1%}", loc="right", fontsize=8.5)
+        axes.margins(x=0.06)
+        axes.set(yticks=list(order.values()), yticklabels=list(values), xlabel=xlabel, ylim=(len(values) - 0.4, -0.6))
+        in_percent(axes.xaxis, None)
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
 
-from npk.plots.style import INK, panels
+from npk.plots.style import INK, WIDTH, panels
 
 _LETTER = 0.14  # inches that a name on an axis takes
 
@@ -106,7 +106,8 @@ def heatmaps(
 ) -> Figure:
     """A grid of symmetric matrices whose samples are ordered by class, red above zero, blue below.
 
-    Each panel has its own scale, the 99th percentile of its absolute entries: compare patterns, not sizes.
+    Each panel has its own scale, which stands below it: the 99th percentile of its absolute entries. Compare patterns,
+    not sizes.
 
     Args:
         rows: name → matrices, one a column, each of shape (N, N).
@@ -132,20 +133,28 @@ def heatmaps(
         raise ValueError("labels must be class numbers in ascending order: sort the samples by class first.")
     starts, middles = _classes(labels)
     names = [_plain(class_names[int(label)]) for label in labels[starts]]
-    with panels(1.65 * len(columns) + 0.9, 1.65 * len(rows) + 0.35, len(rows), len(columns)) as (figure, grid):
+    side = (WIDTH - 0.6) / max(len(columns), 3)
+    with panels(side * len(columns) + 0.6, (side + 0.2) * len(rows) + 0.7, len(rows), len(columns)) as (figure, grid):
         for i, (name, matrices) in enumerate(rows.items()):
             for j, matrix in enumerate(matrices):
-                axes = grid[i, j]
-                _panel(axes, np.asarray(matrix, dtype=float), starts, len(labels))
+                axes, values = grid[i, j], np.asarray(matrix, dtype=float)
+                image = _panel(axes, values, starts, len(labels))
                 axes.set_xticks(middles, names if i == len(rows) - 1 else [])
                 axes.set_yticks(middles, names if j == 0 else [])
+                axes.set_xlabel(f"±{_few(_bound(values))}", fontsize=7, labelpad=2)
                 if i == 0:
                     axes.set_title(columns[j], loc="center", fontsize=9)
-            grid[i, 0].set_ylabel(name, fontweight="bold")
+            grid[i, 0].set_ylabel(name)
         crowded = max(map(len, names)) > 2
         for axes in grid.flat:
-            axes.tick_params(length=0, labelsize=6 if crowded else 7)
-            axes.tick_params(axis="x", rotation=90 if crowded else 0)
+            axes.tick_params(length=0, labelsize=6 if len(names) > 4 else 7)
+            axes.tick_params(axis="x", rotation=90 if crowded and len(names) > 4 else 0)
+            axes.tick_params(axis="y", rotation=90 if crowded and len(names) <= 4 else 0)
+        bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.6, aspect=30, pad=0.02)
+        low, high = image.get_clim()
+        bar.set_ticks([low, 0, high], labels=["−", "0", "+"])
+        bar.ax.tick_params(length=0, labelsize=8)
+        bar.outline.set_visible(False)  # type: ignore[union-attr]
     return figure
 
 
@@ -160,13 +169,18 @@ def _bound(matrix: np.ndarray) -> float:
     return float(np.percentile(np.abs(matrix), 99)) or float(np.abs(matrix).max()) or 1.0
 
 
+def _few(value: float) -> str:
+    """Two digits, and no powers of ten where they can be written out."""
+    return f"{float(f'{value:.2g}'):,.0f}" if 100 <= value < 1e6 else f"{value:.2g}"
+
+
 def _panel(
     axes: Axes, matrix: np.ndarray, starts: np.ndarray, size: int, color: str = "#8a8f98", linewidth: float = 0.35
 ) -> AxesImage:
     if matrix.shape != (size, size):
         raise ValueError(f"each matrix must be [{size}, {size}], one row a label, got shape {list(matrix.shape)}.")
     bound = _bound(matrix)
-    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound)
+    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="none")
     for start in starts[1:]:
         axes.axhline(start - 0.5, color=color, linewidth=linewidth)
         axes.axvline(start - 0.5, color=color, linewidth=linewidth)

@@ -17,6 +17,7 @@ from matplotlib.ticker import PercentFormatter
 
 INK = "#1f2328"
 PAPER = "#fefefe"
+WIDTH = 5.0  # inches of most figures: on a phone their letters are still to be read
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
 
 STYLE: dict[Any, Any] = {

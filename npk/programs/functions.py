@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 # Where a class comes from, and what of it is a function of (params, x).
 _MODELS = {
-    "flax.linen": "a Flax module is no function of (params, x): pass its `apply`, {name}({model}.apply)(params, x)",
+    "flax.linen": "a Flax module is no function of (params, x): pass its `apply`, {call}",
     "flax.nnx": (
         "an NNX module holds its own parameters: split it, graph, params = nnx.split({model}), and pass the function "
         "lambda p, x: nnx.merge(graph, p)(x)"
@@ -54,7 +54,7 @@ def transformation(taking: str = "params, x") -> Callable[[Callable[_P, _T]], Ca
                     "are given by name."
                 )
             for f in args:
-                _check_function(f, name)
+                check_function(f, name)
             return public(*args, **options)
 
         return checked
@@ -62,12 +62,18 @@ def transformation(taking: str = "params, x") -> Callable[[Callable[_P, _T]], Ca
     return mark
 
 
-def _check_function(f: Any, name: str) -> None:
-    """Raise for what can never be called as f(params, x)."""
+def check_function(f: Any, name: str, call: str = "{name}({f})(params, x)") -> None:
+    """Raise for what can never be called as f(params, x).
+
+    Args:
+        f: what was given.
+        name: of the public function that it was given to.
+        call: how that is called, of a `name` and an `f`.
+    """
     for package, advice in _MODELS.items():
         if comes_from(f, package):
             model = f"{f.__name__}(…)" if isinstance(f, type) else "model"
-            raise TypeError(f"{advice.format(name=name, model=model)}.")
+            raise TypeError(f"{advice.format(call=call.format(name=name, f=f'{model}.apply'), model=model)}.")
     if not callable(f):
         raise TypeError(f"{name} transforms a function f(params, x), got {type(f).__name__}.")
 

@@ -46,7 +46,8 @@ def shown(*properties: str) -> Callable[[Class], Class]:
             return f"<table><caption>{kind.__name__.lstrip('_')}</caption>{''.join(rows)}</table>"
 
         methods: Any = kind
-        methods.__repr__, methods._repr_html_ = text, table
+        methods.__repr__ = text
+        methods._repr_html_ = vars(kind).get("_repr_html_", table)  # it may have a page of its own
         return kind
 
     return mark

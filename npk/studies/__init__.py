@@ -1,11 +1,15 @@
 """Whole experiments, continued where they were interrupted, with a report one can read.
 
+`analyse(f, [params, ...], x, y)` asks your own model what its gates know at each of its checkpoints;
 `run_study(StudyConfig(...), folder)` trains a network and follows its kernels through training;
 `run_comparison(CompareConfig(...), folder)` compares finite with infinite width; `reproduce(table, ...)` runs one
 table of the papers. `write_report` and `write_comparison_report` make the pages, all from the files of a run, and
 `verify(folder)` says whether these are as they were written.
 """
 
+from npk.studies.analysis import Analysis as Analysis
+from npk.studies.analysis import AnalysisConfig as AnalysisConfig
+from npk.studies.analysis import analyse as analyse
 from npk.studies.comparison import CompareConfig as CompareConfig
 from npk.studies.comparison import run_comparison as run_comparison
 from npk.studies.flow import CASES as CASES
@@ -28,11 +32,14 @@ from npk.studies.widths import CURVES as CURVES
 from npk.studies.widths import NETWORKS as NETWORKS
 
 __all__ = [
+    "Analysis",
+    "AnalysisConfig",
     "CompareConfig",
     "Scale",
     "StudyConfig",
     "TABLES",
     "Verdict",
+    "analyse",
     "mean_accuracies",
     "read_study",
     "reproduce",

@@ -11,6 +11,7 @@ import optax
 from npk import infinite, networks, solving, training
 from npk.path_kernels import gram, path_kernel
 from npk.programs import in_parts
+from npk.studies.correct import packed
 
 # Name in the JSON → what tables and figures call it.
 LABELS = {
@@ -26,10 +27,16 @@ LABELS = {
 Kernel = Callable[..., Any]
 
 
-def classify(kernel: Kernel, data: dict[str, np.ndarray]) -> dict[str, float]:
+def classify(kernel: Kernel, data: dict[str, np.ndarray]) -> dict[str, Any]:
     """Accuracies of ridge regression; the ridge is chosen on a part of the training samples."""
     x, x_test = jnp.asarray(data["x"]), jnp.asarray(data["x_test"])
-    return solving.classify(np.asarray(kernel(x)), np.asarray(kernel(x_test, x)), data["y"], data["y_test"])
+    found = solving.classify(np.asarray(kernel(x)), np.asarray(kernel(x_test, x)), data["y"], data["y_test"])
+    return {
+        "regularization": found.regularization,
+        "validation_accuracy": found.validation_accuracy,
+        "test_accuracy": found.test_accuracy,
+        "correct": packed(found.correct),
+    }
 
 
 def fixed_kernels(network: str, depth: int | None, data: dict[str, np.ndarray]) -> Iterator[tuple[str, Kernel]]:

@@ -10,10 +10,14 @@ def load_suited(config: Any, data_dir: str | os.PathLike[str] | None) -> Dataset
     """The data set of a configuration, or a ValueError where its network does not take it."""
     data = load(config.dataset, data_dir=data_dir, seed=config.seed)
     check_suited(config.network, data)
-    if config.samples <= (classes := len(data.class_names)):
-        # Of some class one is held out, to choose the regularization by.
-        raise ValueError(f"samples must be more than the {classes} classes, got {config.samples}.")
+    check_samples(config.samples, data)
     return data
+
+
+def check_samples(samples: int, data: Dataset) -> None:
+    """Refuse, with a ValueError, samples of which none of any class can be held out, to choose the ridge by."""
+    if samples <= (classes := len(data.class_names)):
+        raise ValueError(f"samples must be more than the {classes} classes, got {samples}.")
 
 
 def check_suited(network: str, data: Dataset) -> None:

@@ -1,5 +1,6 @@
 """The study's last part: the regimes side by side, on the same data, with the gates of the study's own stages."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -7,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from npk import solving
 from npk.data import Dataset
 from npk.gating import NoLinearForm
-from npk.training import Network, RegimeConfig, RegimeRun, train_regime
+from npk.programs import in_parts
+from npk.studies.correct import packed
+from npk.training import Network, RegimeConfig, RegimeRun, compose, train_regime
 
 
 def regime_names(stages: int) -> list[tuple[str, int | None]]:
@@ -40,8 +44,19 @@ def compared(
         except NoLinearForm as error:
             yield {"label": config.label, "regime": regime, "test_accuracy": None, "why": _why(error.kind)}
             continue
-        accuracy = {"test_accuracy": float(run.test[-1, 0]), "train_accuracy": float(run.train[-1, 0])}
-        yield {"label": config.label, "regime": regime, **accuracy}
+        apply = functools.partial(jax.jit(compose(network, config)[0]), jax.tree_util.tree_map(_first, run.params))
+        correct = solving.hits(in_parts(apply, data.x_test), data.y_test)
+        yield {
+            "label": config.label,
+            "regime": regime,
+            "test_accuracy": float(correct.mean()),
+            "train_accuracy": float(run.train[-1, 0]),
+            "correct": packed(correct),
+        }
+
+
+def _first(seeds: Any) -> Any:
+    return seeds[0]
 
 
 def _why(kind: str) -> str:

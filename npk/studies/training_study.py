@@ -6,7 +6,8 @@ training set. A run folder holds everything:
 
     study.json            configuration, versions, every number; written anew as each stage ends
     parameters.npz        the parameters at the stages
-    samples.npz           which samples the kernels are of
+    samples.npz           which samples the kernels are of, and small images of some
+    inputs.npz            what the inputs alone say
     kernels/stage-S.npz   the arrays of stage S
 
 `pages.study_page` draws it.
@@ -15,27 +16,21 @@ training set. A run folder holds everything:
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
-from npk import networks, solving, training
-from npk.data import MOST_SEED, NAMES, Dataset, balanced
-from npk.path_kernels import gram
-from npk.programs import in_parts
+from npk import networks, training
+from npk.data import MOST_SEED, NAMES, Dataset
 from npk.studies.fitting import check_kernels
 from npk.studies.run_folder import Filling, Progress, Run, carry_out, identity_of
-from npk.studies.samples import described, load_suited
+from npk.studies.samples import load_suited
 from npk.studies.settings import MOST_BETA, MOST_DEPTH, MOST_RATE, MOST_WIDTH, check_ranges, configuration, setting
+from npk.studies.stages import NOTHING, choose, describe, fill_stages, inputs_alone
 from npk.studies.studied_network import StudiedNetwork, build
 from npk.studies.study_regimes import compared, regime_names
 from npk.training import MOST_EPOCHS, SNAPSHOTS, Network, check_course
-
-KERNELS = ("npk", "value", "feature", "cross", "ntk")
 
 
 @configuration
@@ -50,12 +45,12 @@ class StudyConfig:
     Example:
         >>> from npk.studies import StudyConfig
         >>> StudyConfig(width=64).dataset
-        'digits'
+        'digits:0-4,5-9'
     """
 
     dataset: str = setting(
-        "digits",
-        f"One of {', '.join(NAMES)}; or classes of it, as in mnist:4,7. See `npk data list`.",
+        "digits:0-4,5-9",
+        f"One of {', '.join(NAMES)}; or classes of it, as in mnist:4,7, or groups of them. See `npk data list`.",
         "Data",
         among=NAMES,
         parts=True,
@@ -68,7 +63,7 @@ class StudyConfig:
         None,
         "Weight layers (mlp, resnet), or layers (mixer, vit).",
         "Network",
-        none="the network's",
+        none="the network's; of mlp 6",
         least=2,
         most=MOST_DEPTH,
     )
@@ -79,7 +74,7 @@ class StudyConfig:
     learning_rate: float = setting(1e-3, "Of Adam.", "Training", above=0, most=MOST_RATE)
     beta: float = setting(4.0, "Steepness of the soft gates in the split.", "Kernels", above=0, most=MOST_BETA, late=1)
     samples: int = setting(
-        500,
+        240,
         "Most training samples the kernels are of. Cost: its square, and with pooling that of the positions.",
         "Kernels",
         least=1,
@@ -141,31 +136,19 @@ def run_study(
         identity = identity_of({config.dataset: data.fingerprint}, **model.programs(data.x_train[:1]))
         return Filling(identity, lambda run: _fill(config, model, data, run))
 
-    return carry_out("study", dataclasses.asdict(config), out, _NOTHING, prepare, resume=resume, progress=progress)
-
-
-_NOTHING = {"data": None, "network": None, "training": None, "pixels": None, "stages": [], "regimes": []}
+    nothing = {**NOTHING, "names": [f"stage {stage}" for stage in range(config.stages)]}
+    return carry_out("study", dataclasses.asdict(config), out, nothing, prepare, resume=resume, progress=progress)
 
 
 def _fill(config: StudyConfig, model: StudiedNetwork, data: Dataset, run: Run) -> None:
     stages = _trained_stages(config, model, data, run)
-    chosen = _choose_samples(config, data)
-    run.write("samples.npz", **chosen)
-    if run.content["data"] is None:
-        run.set(data=_describe(data, chosen), pixels=_pixels(data, chosen))
-    kernels = 0.45 if config.regimes else 0.85
-    for stage in range(config.stages):
-        done = run.content["stages"]
-        if stage < len(done) and run.has(_kernels(stage)):
-            continue
-        run.progress(0.15 + kernels * stage / config.stages, f"kernels of stage {stage}")
-        found = _stage(model, stages, stage, data, chosen, run)
-        run.set(stages=[*done[:stage], found, *done[stage + 1 :]])
+    samples = choose(data, config.samples, config.test_samples, config.seed, run)
+    if run.content["data"] is None or not run.has("inputs.npz"):
+        run.set(data=describe(data, samples), pixels=inputs_alone(samples, run))
+    known, progress = run.content["training"]["stages"], run.between(0.15, 0.6 if config.regimes else 1.0)
+    fill_stages(run, model.asked, [lambda stage=stage: stage for stage in stages], known, data, samples, progress)
     if config.regimes:
         _compare_regimes(config, model, stages, data, run)
-
-
-# --- training ---------------------------------------------------------------------------------------
 
 
 def _trained_stages(config: StudyConfig, model: StudiedNetwork, data: Dataset, run: Run) -> list[Any]:
@@ -220,117 +203,3 @@ def _compare_regimes(config: StudyConfig, model: StudiedNetwork, stages: list[An
 def _named(tree: Any) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
-
-
-# --- samples ----------------------------------------------------------------------------------------
-
-
-def _choose_samples(config: StudyConfig, data: Dataset) -> dict[str, np.ndarray]:
-    train = balanced(data.y_train, config.samples, config.seed)
-    test = balanced(data.y_test, config.test_samples, config.seed)
-    return {"train": train, "train_labels": data.y_train[train], "test": test, "test_labels": data.y_test[test]}
-
-
-def _inputs(data: Dataset, chosen: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(data.x_train[chosen["train"]]), jnp.asarray(data.x_test[chosen["test"]])
-
-
-def _describe(data: Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return {
-        **described(data),
-        "train": len(data.x_train),
-        "test": len(data.x_test),
-        "kernel_samples": len(chosen["train"]),
-        "kernel_test_samples": len(chosen["test"]),
-    }
-
-
-# --- numbers ----------------------------------------------------------------------------------------
-
-
-def _pixels(data: Dataset, chosen: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What the images alone give, without any gates: the Gram matrix Σ. The reference for every stage."""
-    x_train, x_test = _inputs(data, chosen)
-    x_train, x_test = x_train.reshape(len(x_train), -1), x_test.reshape(len(x_test), -1)
-    kernel = np.asarray(gram(x_train))
-    return {
-        "alignment": solving.alignment(kernel, chosen["train_labels"]).value,
-        "ridge": _ridge(kernel, np.asarray(gram(x_test, x_train)), chosen),
-    }
-
-
-def _ridge(kernel: np.ndarray, test_kernel: np.ndarray, chosen: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return solving.classify(kernel, test_kernel, chosen["train_labels"], chosen["test_labels"])
-
-
-def _stage(
-    model: StudiedNetwork, stages: list[Any], stage: int, data: Dataset, chosen: Mapping[str, np.ndarray], run: Run
-) -> dict[str, Any]:
-    """Kernels and numbers of one stage; the arrays are written here, the numbers by the caller."""
-    start = time.perf_counter()
-    variables = stages[stage]
-    x, x_test = _inputs(data, chosen)
-    split = model.split(variables, x)
-    arrays = {
-        "npk": np.asarray(model.path_kernel(variables, x)),
-        "npk_test": np.asarray(model.path_kernel(variables, x_test, x)),
-        **{name: np.asarray(getattr(split, name)) for name in ("value", "feature", "cross")},
-        "ntk": np.asarray(split.total),
-    }
-    _check_alive(stage, arrays)
-    spectra = {name: solving.spectrum(arrays[name]) for name in ("npk", "value", "feature", "ntk")}
-    eigenvalues = {f"{name}_spectrum": found.eigenvalues for name, found in spectra.items()}
-    run.write(_kernels(stage), **arrays, **eigenvalues)
-    first = run.read(_kernels(0))
-    drift = {name: solving.drift(arrays[name], first[name]) for name in KERNELS}
-    moved = _gates_moved(model.kinds(x[:1]), model.gates(variables, x), model.gates(stages[0], x))
-    trace = float(np.trace(arrays["ntk"], dtype=np.float64))
-    return {
-        **run.content["training"]["stages"][stage],
-        "stage": stage,
-        "test_accuracy": _accuracy(model.logits, variables, data.x_test, data.y_test),
-        **moved,
-        "alignment": {name: solving.alignment(arrays[name], chosen["train_labels"]).value for name in KERNELS},
-        "alignment_uncentered": {
-            name: solving.alignment(arrays[name], chosen["train_labels"], centered=False).value for name in KERNELS
-        },
-        "drift": drift,
-        "effective_rank": {name: found.effective_rank().value for name, found in spectra.items()},
-        "share": {
-            name: float(np.trace(arrays[name], dtype=np.float64)) / trace for name in ("value", "feature", "cross")
-        },
-        "ridge": _ridge(arrays["npk"], arrays["npk_test"], chosen),
-        "seconds": time.perf_counter() - start,
-    }
-
-
-def _check_alive(stage: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse, with a ValueError, kernels that are zero: no measure has a meaning for them."""
-    if not arrays["npk"].any():
-        raise ValueError(f"at stage {stage} every path is closed at every sample: lower the learning rate.")
-    if not arrays["feature"].any():
-        raise ValueError(f"at stage {stage} the soft gates are hard at every sample: choose a smaller beta.")
-
-
-def _kernels(stage: int) -> str:
-    """The file of a stage's arrays."""
-    return f"kernels/stage-{stage}.npz"
-
-
-def _gates_moved(kinds: Sequence[str], now: Sequence[Any], before: Sequence[Any]) -> dict[str, Any]:
-    """What became of the gates since stage 0: of those that open or close the flips, of other kinds the change."""
-    found: dict[str, Any] = {"gate_flips": {"all": 0.0, "layers": []}, "gate_changes": {}}
-    for kind in dict.fromkeys(kinds):
-        ours, theirs = ([gate for gate, k in zip(side, kinds, strict=True) if k == kind] for side in (now, before))
-        measure = solving.gate_flips if kind == "activation" else solving.gate_changes
-        layers = measure(ours, theirs)
-        told = {"all": float(np.average(layers, weights=[np.size(gate) for gate in ours])), "layers": layers}
-        if kind == "activation":
-            found["gate_flips"] = told
-        else:
-            found["gate_changes"][kind] = told
-    return found
-
-
-def _accuracy(f: Callable[[Any, Any], Any], params: Any, x: np.ndarray, y: np.ndarray) -> float:
-    return solving.accuracy(in_parts(lambda part: f(params, part), x), y)

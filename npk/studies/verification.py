@@ -60,7 +60,7 @@ def verify(
     data_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Look through a folder that npk has written: a stored kernel, a study, a comparison, a reproduction, checkpoints.
+    """Look through a folder of npk: a stored kernel, a study, an analysis, a comparison, a reproduction, checkpoints.
 
     Every checksum is compared; nothing in the folder is believed, and nothing of it is run.
 
@@ -68,7 +68,7 @@ def verify(
         folder: of any of these kinds.
         repair: compute again what seed and configuration determine: lost arrays and unfinished parts of a run. Of a
             store descriptions and lists are made again, of checkpoints damaged ones are removed where an earlier one is
-            whole.
+            whole. Of an analysis nothing is: its model is not in the folder.
         data_dir: where prepared data sets lie, for a repair.
         progress: called with the fraction done and what is being done, during a repair.
 
@@ -116,7 +116,8 @@ def _verdict(path: Path, repair: bool, data_dir: Any, progress: Progress | None)
         content = {} if record is None else record.as_json()
         return Verdict("a stored kernel", _told(content), harms, mended, advice if harms else "")
     raise FileNotFoundError(
-        f"{path} is none of npk's folders: a stored kernel, a study, a comparison, a reproduction, checkpoints."
+        f"{path} is none of npk's folders: a stored kernel, a study, an analysis, a comparison, a reproduction, "
+        "checkpoints."
     )
 
 
@@ -137,10 +138,13 @@ def _run(
         content = read_run(path, name)
     except ValueError as error:
         return Verdict(kind, (), (str(error),))
-    harms = _harms_of(path, name, content)
+    harms, analysed = _harms_of(path, name, content), "checkpoints" in content["config"]
     identity = content.get("identity", {})
     versions = {**identity.get("versions", {}), **content["versions"]}
     of = _told({**content["config"], **identity, "versions": versions})
+    if analysed:  # the model is not in the folder
+        advice = "Give `npk analyse … --resume`, or analyse(…, resume=True), again: it computes what is missing."
+        return Verdict("an analysis", of, harms, (), advice if harms else "")
     if harms and repair:
         run(config(**_fields(content["config"])), path, resume=True, data_dir=data_dir, progress=progress)
         return Verdict(kind, of, _harms_of(path, name, read_run(path, name)), harms)
@@ -151,7 +155,8 @@ def _harms_of(path: Path, name: str, content: Mapping[str, Any]) -> tuple[str, .
     files = content.get("files", {})
     unfinished = () if content["finished"] else ("It is not finished.",)
     if name == "study":
-        expected = ["parameters.npz", "samples.npz", *(f"kernels/stage-{s}.npz" for s in range(len(content["stages"])))]
+        trained = [] if "checkpoints" in content["config"] else ["parameters.npz"]
+        expected = [*trained, "samples.npz", *(f"kernels/stage-{s}.npz" for s in range(len(content["stages"])))]
     else:
         widths = dict.fromkeys(row["width"] for row in content["ladder"])
         expected = ["limits.npz", "samples.npz", *(f"kernels/width-{width}.npz" for width in widths)]

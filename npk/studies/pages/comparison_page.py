@@ -1,17 +1,18 @@
 """From the run folder of a comparison to figures and one self-contained page, `report.html`."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
 from npk import plots
-from npk.solving import PowerLaw
+from npk.solving import Estimate, PowerLaw
+from npk.studies.correct import mean_accuracy, mean_difference, unpacked
 from npk.studies.flow import CASES, KERNELS
+from npk.studies.pages import sentences
 from npk.studies.pages.comparison_plots import descents, power_laws, slope_words
-from npk.studies.pages.page import escaped, filled, of_a_run, table, write_page
+from npk.studies.pages.page import Picture, filled, of_a_run, table, write_page
 from npk.studies.regression import LABELS
 from npk.studies.run_folder import read_run
 
@@ -41,7 +42,7 @@ def write_comparison_report(folder: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: the folder holds no comparison.
-        ValueError: the comparison is not finished.
+        ValueError: the comparison is not finished, or it was written by an npk that had no intervals.
 
     Example:
         >>> from npk.studies import write_comparison_report
@@ -53,38 +54,69 @@ def write_comparison_report(folder: str | Path) -> Path:
     if not result["finished"]:
         raise ValueError(f"the comparison in {folder} is not finished: continue it with --resume.")
     with of_a_run(folder):
-        return write_page(folder, _draw(result), lambda svg: _render(result, svg))
+        if any("correct" not in row for row in result["regression"]):
+            raise ValueError(
+                f"the comparison in {folder} is of an earlier npk, and has no intervals: run it anew elsewhere."
+            )
+        return write_page(folder, _draw(result), lambda pictures: _render(result, pictures))
 
 
-def _draw(result: dict[str, Any]) -> dict[str, Figure]:
+def _draw(result: dict[str, Any]) -> dict[str, Picture]:
     axes: dict[str, Any] = {
         "xlabel": f"width ({_unit(result)}, logarithmic)",
         "ylabel": "relative Frobenius error (logarithmic)",
     }
-    rows = mean_accuracies(result)
-    shown = {LABELS[name]: row["test_accuracy"] for name, row in rows.items()}
+    rows, right = mean_accuracies(result), _right(result)
+    ends = {LABELS[name]: mean_accuracy(networks) for name, networks in right.items()}
     groups = {
         "finite width": [LABELS[name] for name in rows if name in _FINITE],
         "infinite width": [LABELS[name] for name in rows if name.endswith("-infinite")],
         "no network": [LABELS["pixels"]],
     }
+    slopes = {name: slope_words(_fit_of(result, name)) for name in (*_LIMITS, *_REGIMES)}
     return {
-        "limits": power_laws(_series(result, _LIMITS), **axes),
-        "regimes": power_laws(
-            _series(result, _REGIMES), **axes, asymptote=("distance between the limits", result["limit_gap"])
+        "limits": Picture(
+            power_laws(_series(result, _LIMITS), **axes),
+            "Distance of kernels from their limits, by width",
+            "Slopes on logarithmic axes: " + ", ".join(f"{name} {slopes[name]}" for name in _LIMITS) + ".",
         ),
-        "regression": plots.bars(
-            shown,
-            groups,
-            xlabel="test accuracy (the axis does not start at zero)",
-            reference=("the trained networks", rows["npk-learned"]["network_accuracy"]),
+        "regimes": Picture(
+            power_laws(
+                _series(result, _REGIMES), **axes, asymptote=("distance between the limits", result["limit_gap"])
+            ),
+            "The value kernel with independent and with dependent gates, by width",
+            "Slopes on logarithmic axes: " + ", ".join(f"{name} {slopes[name]}" for name in _REGIMES) + ".",
         ),
-        "flow": descents(
-            {CASES[row["case"]]: (np.array(row["times"]), row["real"], row["predicted"]) for row in result["flow"]},
-            {"ntk": "$K$", "value": "$K^V$ alone", "npk": r"$d\prod\sigma^2 H$"},
-            {"train_loss": "training loss, ½‖f − y‖² a sample", "test_error": "test images misclassified"},
+        "regression": Picture(
+            plots.dots(
+                {label: found.value for label, found in ends.items()},
+                {label: (found.low, found.high) for label, found in ends.items()},
+                groups,
+                xlabel="test accuracy (the axis does not start at zero)",
+                reference=("the trained networks", rows["npk-learned"]["network_accuracy"]),
+            ),
+            "Test accuracy of kernel regression",
+            ", ".join(f"{label} {found.value:.1%}" for label, found in ends.items()) + ".",
+        ),
+        "flow": Picture(
+            descents(
+                {CASES[row["case"]]: (np.array(row["times"]), row["real"], row["predicted"]) for row in result["flow"]},
+                {"ntk": "$K$", "value": "$K^V$ alone", "npk": r"$d\prod\sigma^2 H$"},
+                {"train_loss": "training loss, ½‖f − y‖² a sample", "test_error": "test images misclassified"},
+            ),
+            "Training beside its prediction by a kernel",
+            "Largest error of predicted test outputs with K: "
+            + ", ".join(f"{CASES[row['case']]} {row['errors']['ntk']['test']:.1%}" for row in result["flow"])
+            + ".",
         ),
     }
+
+
+def _right(result: dict[str, Any]) -> dict[str, list[np.ndarray]]:
+    """Kernel → for each of its networks which test samples are classified correctly."""
+    count = result["data"]["test"]
+    rows = {name: [row for row in result["regression"] if row["kernel"] == name] for name in LABELS}
+    return {name: [unpacked(row["correct"], count) for row in found] for name, found in rows.items() if found}
 
 
 def mean_accuracies(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -127,25 +159,27 @@ def _fit_of(result: dict[str, Any], curve: str) -> PowerLaw:
 # --- the page ---------------------------------------------------------------------------------------
 
 
-def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
-    result = escaped(result)
-    data, config, rows = result["data"], result["config"], mean_accuracies(result)
-    best, parts = max(row["test_accuracy"] for row in rows.values()), ("train", "test")
-    slope, interval = slope_words(_fit_of(result, "ii-draw")).split(" ", 1)
+def _render(result: dict[str, Any], pictures: dict[str, Markup]) -> str:
+    config, rows, right = result["config"], mean_accuracies(result), _right(result)
+    parts, draws, gap = ("train", "test"), _fit_of(result, "ii-draw"), _fit_of(result, "di-gap")
+    widest = config["widths"][-1]
+    last = [row["errors"]["di-gap"] for row in result["ladder"] if row["width"] == widest]
+    change = mean_difference(right["npk-learned"], right["npk-random"])
     words = {
         "described": f"{config['network']}, {result['weight_layers']} weight layers",
         "rows": rows,
         "relu": next(row["errors"] for row in result["flow"] if row["case"] == "ReLU"),
-        "draws_slope": slope,
-        "draws_interval": interval,
-        "gap_slope": slope_words(_fit_of(result, "di-gap")),
+        "draws_slope": f"{draws.slope:.2f}".replace("-", "−"),
+        "draws": sentences.as_expected(draws.low, draws.high),
+        "gap": sentences.levelling((gap.slope, gap.low, gap.high), float(np.mean(last)), result["limit_gap"]),
+        "gap_slope": slope_words(gap),
         "gates_plural": "" if config["gates_seeds"] == 1 else "s",
-        "standard_error": math.sqrt(best * (1 - best) / data["test"]),
+        "learned": sentences.accuracy_verdict(_told(change), result["data"]["test"], "image"),
         "flow_width": config["flow_width"] or config["widths"][-2],
         "regression_table": table(
-            ["kernel", "validation", "test"],
+            ["kernel", "validation", "test", "95 % interval"],
             (
-                (LABELS[name], [f"{row['validation_accuracy']:.2%}", f"{row['test_accuracy']:.2%}"])
+                (LABELS[name], [f"{row['validation_accuracy']:.2%}", *_cells(mean_accuracy(right[name]))])
                 for name, row in rows.items()
             ),
         ),
@@ -157,8 +191,15 @@ def _render(result: dict[str, Any], svg: dict[str, str]) -> str:
             ),
         ),
     }
-    title = "Finite and infinite width: {described} on {dataset}"
-    return filled("comparison_template.html", title, result, svg, words)
+    return filled("comparison_template.html", result, pictures, words)
+
+
+def _told(estimate: Estimate) -> tuple[float, float, float]:
+    return estimate.value, estimate.low, estimate.high
+
+
+def _cells(estimate: Estimate) -> list[str]:
+    return [f"{estimate.value:.2%}", f"{estimate.low:.1%} to {estimate.high:.1%}"]
 
 
 def _unit(result: dict[str, Any]) -> str:
