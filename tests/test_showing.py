@@ -29,8 +29,9 @@ OPERATORS = [
     solving.joined(X @ X.T, X @ X.T),
     solving.kernel_operator(lambda a, b: a @ b.T, X, tile=4),
 ]
-# A reading is a table of its own (tests/readings).
-KINDS = [*(k for k in public_dataclasses() if k is not npk.readings.Reading), *map(type, OPERATORS)]
+# A reading is a table of its own, an analysis a page (tests/readings, tests/studies).
+OWN = (npk.readings.Reading, npk.studies.Analysis)
+KINDS = [*(k for k in public_dataclasses() if k not in OWN), *map(type, OPERATORS)]
 MONSTERS = {
     "array": np.zeros((200, 300)),
     "device array": jnp.zeros((200, 300)),

@@ -12,6 +12,7 @@ from npk.studies import (
     KERNELS,
     LABELS,
     CompareConfig,
+    accuracy_intervals,
     mean_accuracies,
     run_comparison,
     write_comparison_report,
@@ -46,9 +47,10 @@ def compare_command(result: dict[str, Any]) -> None:
         slopes.add_row(row["of"], f"{where}, infinite" if CURVES[name][1] in _INFINITE else where, *shown)
     show(slopes)
     stdout.print(f"Distance between the limits of K^V in FR-DI and FR-II: {result['limit_gap']:.1%}\n")
-    accuracies = table("ridge regression with", "validation", "test")
+    accuracies, ends = table("ridge regression with", "validation", "test", "95%"), accuracy_intervals(result)
     for name, row in mean_accuracies(result).items():
-        accuracies.add_row(LABELS[name], f"{row['validation_accuracy']:.2%}", f"{row['test_accuracy']:.2%}")
+        found = f"{ends[name].low:.1%}–{ends[name].high:.1%}"
+        accuracies.add_row(LABELS[name], f"{row['validation_accuracy']:.2%}", f"{row['test_accuracy']:.2%}", found)
     show(accuracies)
     flow = table("\nprediction of test outputs, largest error", *(f"\n{name}" for name in KERNELS.values()))
     for row in result["flow"]:

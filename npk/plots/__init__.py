@@ -16,6 +16,7 @@ from npk.plots.kernels import kernel as kernel
 from npk.plots.style import COLORS as COLORS
 from npk.plots.style import INK as INK
 from npk.plots.style import PAPER as PAPER
+from npk.plots.style import WIDTH as WIDTH
 from npk.plots.style import in_percent as in_percent
 from npk.plots.style import panels as panels
 

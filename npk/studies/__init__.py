@@ -14,6 +14,7 @@ from npk.studies.comparison import CompareConfig as CompareConfig
 from npk.studies.comparison import run_comparison as run_comparison
 from npk.studies.flow import CASES as CASES
 from npk.studies.flow import KERNELS as KERNELS
+from npk.studies.pages.comparison_page import accuracy_intervals as accuracy_intervals
 from npk.studies.pages.comparison_page import mean_accuracies as mean_accuracies
 from npk.studies.pages.comparison_page import write_comparison_report as write_comparison_report
 from npk.studies.pages.study_page import write_report as write_report
@@ -39,6 +40,7 @@ __all__ = [
     "StudyConfig",
     "TABLES",
     "Verdict",
+    "accuracy_intervals",
     "analyse",
     "mean_accuracies",
     "read_study",

@@ -66,8 +66,8 @@ def _draw(result: dict[str, Any]) -> dict[str, Picture]:
         "xlabel": f"width ({_unit(result)}, logarithmic)",
         "ylabel": "relative Frobenius error (logarithmic)",
     }
-    rows, right = mean_accuracies(result), _right(result)
-    ends = {LABELS[name]: mean_accuracy(networks) for name, networks in right.items()}
+    rows = mean_accuracies(result)
+    ends = {LABELS[name]: found for name, found in accuracy_intervals(result).items()}
     groups = {
         "finite width": [LABELS[name] for name in rows if name in _FINITE],
         "infinite width": [LABELS[name] for name in rows if name.endswith("-infinite")],
@@ -156,11 +156,30 @@ def _fit_of(result: dict[str, Any], curve: str) -> PowerLaw:
     return PowerLaw(**{name: row[name] for name in ("slope", "low", "high", "factor")})
 
 
+def accuracy_intervals(result: dict[str, Any]) -> dict[str, Estimate]:
+    """Test accuracies by kernel, means over seeds, with their intervals over test samples.
+
+    Args:
+        result: the content of `compare.json`.
+
+    Returns:
+        Name of the kernel → an `Estimate`.
+
+    Example:
+        >>> from npk.studies import accuracy_intervals
+        >>> row = {"kernel": "pixels", "seed": None, "correct": "f0"}
+        >>> accuracy_intervals({"regression": [row], "data": {"test": 8}})["pixels"].value
+        0.5
+    """
+    return {name: mean_accuracy(networks) for name, networks in _right(result).items()}
+
+
 # --- the page ---------------------------------------------------------------------------------------
 
 
 def _render(result: dict[str, Any], pictures: dict[str, Markup]) -> str:
     config, rows, right = result["config"], mean_accuracies(result), _right(result)
+    ends = accuracy_intervals(result)
     parts, draws, gap = ("train", "test"), _fit_of(result, "ii-draw"), _fit_of(result, "di-gap")
     widest = config["widths"][-1]
     last = [row["errors"]["di-gap"] for row in result["ladder"] if row["width"] == widest]
@@ -178,10 +197,7 @@ def _render(result: dict[str, Any], pictures: dict[str, Markup]) -> str:
         "flow_width": config["flow_width"] or config["widths"][-2],
         "regression_table": table(
             ["kernel", "validation", "test", "95 % interval"],
-            (
-                (LABELS[name], [f"{row['validation_accuracy']:.2%}", *_cells(mean_accuracy(right[name]))])
-                for name, row in rows.items()
-            ),
+            ((LABELS[name], [f"{row['validation_accuracy']:.2%}", *_cells(ends[name])]) for name, row in rows.items()),
         ),
         "flow_table": table(
             ["network", *(f"{name.replace('K^V', 'K<sup>V</sup>')}, {p}" for name in KERNELS.values() for p in parts)],

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from npk.plots import COLORS, INK, PAPER, in_percent, panels
+from npk.plots import COLORS, INK, PAPER, WIDTH, in_percent, panels
 from npk.solving import PowerLaw
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.3)))
@@ -37,7 +37,7 @@ def power_laws(
     Returns:
         The figure.
     """
-    with panels(6.4, 4.6) as (figure, ((axes,),)):
+    with panels(WIDTH, 4.4) as (figure, ((axes,),)):
         lines = []
         for i, (name, (x, y, fit)) in enumerate(series.items()):
             color, ends = COLORS[i], np.array([x.min(), x.max()], dtype=float)
@@ -55,29 +55,31 @@ def power_laws(
         axes.xaxis.set_minor_locator(NullLocator())
         in_percent(axes.yaxis, None)
         axes.yaxis.set_minor_formatter(NullFormatter())
-        figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8, labelspacing=0.7)
+        figure.legend(
+            handles=lines, loc="outside lower center", ncols=2, fontsize=7.5, labelspacing=0.7, columnspacing=1
+        )
     return figure
 
 
 def descents(
     cases: Mapping[str, tuple[np.ndarray, Mapping[str, Sequence[float]], Mapping[str, Mapping[str, Sequence[float]]]]],
     labels: Mapping[str, str],
-    rows: Mapping[str, str],
+    columns: Mapping[str, str],
 ) -> Figure:
-    """Real curves over time as points, predicted ones as lines: a column a network, a row a quantity.
+    """Real curves over time as points, predicted ones as lines: a row a network, a column a quantity.
 
     Args:
         cases: title → times, the real curves by quantity, and for each kernel the predicted curves by quantity.
         labels: kernel → its name in the legend.
-        rows: quantity → name of its axis, with its unit.
+        columns: quantity → what it is, with its unit.
 
     Returns:
         The figure.
     """
-    with panels(2.7 * len(cases) + 0.6, 2.3 * len(rows) + 0.6, len(rows), len(cases), sharex="col") as (figure, grid):
+    with panels(WIDTH, 1.9 * len(cases) + 0.7, len(cases), len(columns), sharex="row") as (figure, grid):
         handles: list[Any] = []
-        for j, (title, (times, real, predicted)) in enumerate(cases.items()):
-            for i, (quantity, label) in enumerate(rows.items()):
+        for i, (title, (times, real, predicted)) in enumerate(cases.items()):
+            for j, (quantity, label) in enumerate(columns.items()):
                 axes = grid[i, j]
                 handles = []
                 for k, (kernel, name) in enumerate(labels.items()):
@@ -94,10 +96,10 @@ def descents(
                 if quantity == "test_error":
                     in_percent(axes.yaxis)
                 if i == 0:
-                    axes.set_title(title, loc="center", fontsize=9.5)
+                    axes.set_title(label, loc="center", fontsize=8.5)
                 if j == 0:
-                    axes.set_ylabel(label)
+                    axes.set_ylabel(title, fontsize=8.5)
         for axes in grid[-1]:
             axes.set_xlabel("time t = step size × steps")
-        figure.legend(handles=handles[::-1], loc="outside lower center", ncols=4, fontsize=8.5)
+        figure.legend(handles=handles[::-1], loc="outside lower center", ncols=2, fontsize=8)
     return figure
