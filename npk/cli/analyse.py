@@ -78,7 +78,7 @@ def analyse_command(
     with running(f"What was finished is kept in {folder}; continue with:", again=_again(folder)) as progress:
         progress(0.0, "loading the model")
         dataset = _dataset(data, data_dir, config.seed)
-        f, params = function_of(_made(model), dataset.x_train[:2])
+        f, params = _function(_made(model), dataset)
         found = analyse(
             f,
             _named(checkpoint or []) or [("as it is made", params)],
@@ -136,6 +136,14 @@ def _made(model: str) -> Any:
     if not callable(make):
         raise ValueError(f"--model: {name} of {where} must be a function without arguments, got {type(make).__name__}.")
     return make()
+
+
+def _function(made: Any, data: Dataset) -> tuple[Any, Any]:
+    try:
+        return function_of(made, data.x_train[:2])
+    except TypeError as error:  # what a model must be, or what it takes
+        shape = list(data.x_train.shape[1:])
+        raise ValueError(f"--model: {error} (A sample of {data.title} has shape {shape}.)") from error
 
 
 def _module(where: str) -> ModuleType:

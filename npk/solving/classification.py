@@ -135,6 +135,8 @@ class Classified:
 def classify(kernel: Any, test_kernel: Any, labels: ArrayLike, test_labels: ArrayLike) -> Classified:
     """Ridge regression onto the classes: the regularization chosen on a part of the training samples, never on test.
 
+    Where rounding leaves the whole kernel not positive definite at the best, though its part was, the next best counts.
+
     Args:
         kernel: of the training samples, an operator or array of shape (N, N).
         test_kernel: of the test samples with those of training, an operator or array of shape (M, N).
@@ -153,9 +155,15 @@ def classify(kernel: Any, test_kernel: Any, labels: ArrayLike, test_labels: Arra
         >>> classify(label_kernel(labels), label_kernel(labels), labels, labels).test_accuracy
         1.0
     """
-    regularization, tried = choose_ridge(kernel, labels)
-    fit = kernel_ridge(kernel, one_hot(labels), regularization=regularization)
-    return Classified(regularization, tried[regularization], hits(fit.predict(test_kernel), test_labels))
+    _, tried = choose_ridge(kernel, labels)
+    best = sorted(tried, key=lambda r: (tried[r], r), reverse=True)
+    for regularization in best:
+        try:
+            fit = kernel_ridge(kernel, one_hot(labels), regularization=regularization)
+            return Classified(regularization, tried[regularization], hits(fit.predict(test_kernel), test_labels))
+        except NotPositiveDefinite:
+            continue
+    raise NotPositiveDefinite(max(best))
 
 
 def hits(scores: ArrayLike, labels: ArrayLike) -> Bool[np.ndarray, " n"]:
