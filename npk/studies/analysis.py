@@ -77,7 +77,8 @@ class Analysis:
 
     def _repr_html_(self) -> str:
         page = html.escape(self.report.read_text(encoding="utf-8"))
-        return f'<iframe srcdoc="{page}" title="What the gates know" style="width:100%;height:48rem;border:0"></iframe>'
+        look = "width:100%;height:48rem;border:0"
+        return f'<iframe srcdoc="{page}" title="What the gates know" sandbox="allow-scripts" style="{look}"></iframe>'
 
 
 def analyse(
