@@ -11,6 +11,7 @@ NAMES = (
     "first_calls",
     "infinite",
     "training",
+    "tracking",
     "patterns",
     "tiles",
     "faults",

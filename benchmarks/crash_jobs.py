@@ -19,7 +19,7 @@ from npk.tiles import stored
 from npk.training import Network, RegimeConfig, train_regime
 
 _TIMES = ("seconds", "date", "sha256")  # of JSON files, and a checksum of them
-STUDY = StudyConfig(width=6, depth=2, epochs=1, samples=12, test_samples=12, stages=2, regimes=False)
+STUDY = StudyConfig(dataset="digits", width=6, depth=2, epochs=1, samples=12, test_samples=12, stages=2, regimes=False)
 COMPARISON = CompareConfig(
     depth=2,
     widths=(8, 16),

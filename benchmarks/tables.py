@@ -20,6 +20,7 @@ NAMES = (
     "transformers",
     "infinite",
     "training",
+    "tracking",
     "scaling",
     "large",
 )

@@ -38,7 +38,7 @@ def pixels(_, a, b=None):
 def accuracy(kernel, p):
     """Of ridge regression with a kernel, on the test images."""
     own, across = kernel(p, digits.x_train), kernel(p, digits.x_test, digits.x_train)
-    return solving.classify(own, across, digits.y_train, digits.y_test)["test_accuracy"]
+    return solving.classify(own, across, digits.y_train, digits.y_test).test_accuracy
 
 
 def interval(values):

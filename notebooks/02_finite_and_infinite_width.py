@@ -156,8 +156,9 @@ candidates = {
     "NNGP, infinite width": functools.partial(npk.infinite.nngp(wide.apply), drawn),
 }
 for name, kernel in candidates.items():
-    scores = solving.classify(kernel(x_train), kernel(x_test, x_train), y_train, y_test)
-    print(f"{name:28s} {scores['test_accuracy']:.1%} of {len(y_test)} test images")
+    found = solving.classify(kernel(x_train), kernel(x_test, x_train), y_train, y_test)
+    interval = solving.proportion(found.correct)
+    print(f"{name:28s} {interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}] of {len(y_test)} test images")
 
 # %% [markdown]
 # ## Does a kernel predict training?

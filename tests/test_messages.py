@@ -42,6 +42,7 @@ OF_GATES = {
     "gated": called(npk.gated, gates=(jnp.ones((2, 4)),)),
     "linear": called(npk.linear),
     "preactivations": called(npk.preactivations),
+    "softened": called(npk.softened),
     "DGN": of_a_gated_network(npk.DGN),
     "DLGN": of_a_gated_network(npk.DLGN),
     "DLGN_SF": lambda f, p=PARAMS, x=X: npk.DLGN_SF(f)({"feature": [], "value": p}, x),

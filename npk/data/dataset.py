@@ -96,7 +96,11 @@ def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     def choose(x: Any, y: Any) -> tuple[Any, Any]:
         return (None, None) if x is None else (x[new[y] >= 0], new[y][new[y] >= 0])
 
-    several = {group[0]: re.sub(r"\s", "", text) for text, group in zip(classes, groups, strict=True) if len(group) > 1}
+    several = {
+        group[0]: re.sub(r"\s*\+\s*", "+", text.strip())
+        for text, group in zip(classes, groups, strict=True)
+        if len(group) > 1
+    }
     chosen = tuple(several.get(group[0], names[group[0]]) for group in groups)
     x_train, y_train = choose(dataset.x_train, dataset.y_train)
     x_test, y_test = choose(dataset.x_test, dataset.y_test)

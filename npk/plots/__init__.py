@@ -19,6 +19,7 @@ from npk.plots.style import PAPER as PAPER
 from npk.plots.style import WIDTH as WIDTH
 from npk.plots.style import in_percent as in_percent
 from npk.plots.style import panels as panels
+from npk.plots.style import plain as plain
 
 __all__ = [
     "curves",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
 
-from npk.plots.style import INK, WIDTH, panels
+from npk.plots.style import INK, WIDTH, panels, plain
 
 _LETTER = 0.14  # inches that a name on an axis takes
 
@@ -93,12 +93,7 @@ def _names(classes: np.ndarray, class_names: Sequence[str] | None) -> list[str]:
         return [str(label) for label in classes]
     if classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= len(class_names):
         raise ValueError(f"labels must be numbers of the {len(class_names)} class_names, got {classes.tolist()}.")
-    return [_plain(class_names[int(label)]) for label in classes]
-
-
-def _plain(name: str) -> str:
-    """A name as it is written: no formula begins in it."""
-    return name.replace("$", r"\$")
+    return [plain(class_names[int(label)]) for label in classes]
 
 
 def heatmaps(
@@ -132,15 +127,16 @@ def heatmaps(
     if labels.ndim != 1 or (np.diff(labels) < 0).any():
         raise ValueError("labels must be class numbers in ascending order: sort the samples by class first.")
     starts, middles = _classes(labels)
-    names = [_plain(class_names[int(label)]) for label in labels[starts]]
+    names = [plain(class_names[int(label)]) for label in labels[starts]]
     side = (WIDTH - 0.6) / max(len(columns), 3)
+    every = math.ceil(len(names) * _LETTER / side)
     with panels(side * len(columns) + 0.6, (side + 0.2) * len(rows) + 0.7, len(rows), len(columns)) as (figure, grid):
         for i, (name, matrices) in enumerate(rows.items()):
             for j, matrix in enumerate(matrices):
                 axes, values = grid[i, j], np.asarray(matrix, dtype=float)
                 image = _panel(axes, values, starts, len(labels))
-                axes.set_xticks(middles, names if i == len(rows) - 1 else [])
-                axes.set_yticks(middles, names if j == 0 else [])
+                axes.set_xticks(middles[::every], names[::every] if i == len(rows) - 1 else [])
+                axes.set_yticks(middles[::every], names[::every] if j == 0 else [])
                 axes.set_xlabel(f"±{_few(_bound(values))}", fontsize=7, labelpad=2)
                 if i == 0:
                     axes.set_title(columns[j], loc="center", fontsize=9)

@@ -77,3 +77,8 @@ def panels(
 def in_percent(axis: Axis, decimals: int | None = 0) -> None:
     """Show fractions on an axis in per cent."""
     axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+
+
+def plain(name: str) -> str:
+    """A name as it is written: no formula begins in it."""
+    return name.replace("$", r"\$")

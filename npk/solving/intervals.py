@@ -38,7 +38,8 @@ def proportion(correct: ArrayLike, *, confidence: float = 0.95) -> Estimate:
     middle, reach = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     scale = 1 + z**2 / n
     # Rounding may leave the end of an interval beside the share where that is 0 or 1.
-    return Estimate(p, min(p, float((middle - reach) / scale)), max(p, float((middle + reach) / scale)))
+    low, high = float((middle - reach) / scale), float((middle + reach) / scale)
+    return Estimate(p, max(0.0, min(p, low)), min(1.0, max(p, high)))
 
 
 def paired_difference(correct: ArrayLike, reference: ArrayLike, *, confidence: float = 0.95) -> Estimate:

@@ -161,7 +161,7 @@ def _numbers(
     shown = packed_gates(gates_now, kinds, run.read("samples.npz")["shown"])
     run.write(kernels_file(stage), **kernels, npk_test=test_kernel, **correct, **eigenvalues, **shown)
     before = run.read(kernels_file(0))
-    moved, flips = _gates_moved(kinds, gates_now, asked.gates(first(), x) if stage else gates_now)
+    moved, flips = _gates_moved(kinds, gates_now, asked.gates(first(), x) if stage else gates_now, len(x))
     now, then = (_statistics(side, samples.labels) for side in (kernels, before))
     intervals, since = _intervals(now, then, flips, len(x))
     against = {name: solving.paired_difference(correct[name], before[name]) for name in correct}
@@ -252,7 +252,7 @@ def _intervals(
     since: dict[str, Any] = {"alignment": {}, "share": {}}
     for name, own, change in zip(names, found, found[len(names) :]):
         what, _, which = name.partition("/")
-        intervals[what][which] = _ends(own)
+        intervals[what][which] = [max(own.low, -1.0), min(own.high, 1.0)] if what == "alignment" else _ends(own)
         since[what][which] = _told(change)
     return intervals, since
 
@@ -268,14 +268,16 @@ def _told(estimate: solving.Estimate) -> list[float]:
 # --- gates ------------------------------------------------------------------------------------------
 
 
-def _gates_moved(kinds: Sequence[str], now: Sequence[Any], before: Sequence[Any]) -> tuple[dict[str, Any], np.ndarray]:
+def _gates_moved(
+    kinds: Sequence[str], now: Sequence[Any], before: Sequence[Any], samples: int
+) -> tuple[dict[str, Any], np.ndarray]:
     """What became of the gates since the first stage, and the share of switching gates that flipped, by sample.
 
     Of gates that switch the flips are counted; beside them stands what they would be had each unit forgotten where it
     started, and opened as often as it does now. Of other kinds it is the change.
     """
     found: dict[str, Any] = {"gate_flips": {"all": 0.0, "layers": [], "forgotten": 0.0}, "gate_changes": {}}
-    by_sample = np.zeros(len(now[0]) if now else 0)
+    by_sample = np.zeros(samples)
     for kind in dict.fromkeys(kinds):
         ours, theirs = ([np.asarray(g) for g, k in zip(side, kinds) if k == kind] for side in (now, before))
         weights = [gate.size for gate in ours]

@@ -50,7 +50,7 @@ def test_help_names_every_flag_with_its_default():
     for flag in ("dataset", "data-dir", "network", "width", "depth", "bias", "epochs", "batch-size", "learning-rate",
                  "seed", "samples", "test-samples", "beta", "out", "resume"):  # fmt: skip
         assert f"--{flag} " in text, flag
-    assert "[default: digits]" in text and "[default: 40]" in text
+    assert "[default: digits:0-4,5-9]" in text and "[default: 40]" in text
     for group in ("Data", "Network", "Training", "Kernels", "Run"):
         assert f"─ {group} ─" in text, group
 
@@ -88,7 +88,9 @@ def test_the_package_is_the_command_too(monkeypatch, capsys):
         (["--dataset", "emnist"], "--dataset must be one of digits, mnist, "),
         (["--network", "lenet"], "--network must be one of mlp, "),
         (["--epochs", "0"], "--epochs must be at least 1 and at most 1000000, got 0."),
-        (["--samples", "10"], "samples must be more than the 10 classes, got 10"),
+        (["--dataset", "digits", "--samples", "10"], "samples must be more than the 10 classes, got 10"),
+        (["--samples", "2"], "samples must be more than the 2 classes, got 2"),
+        (["--dataset", "digits:0-4,3-9"], "choose two or more different classes of 'digits', got '0-4,3-9'"),
         (["--batch-size", "5000"], "batch_size must lie in 1 … 1437"),
         (["--dataset", "mnist", "--data-dir", "nowhere"], "'nowhere' is not a folder"),
         (["--dataset", "digits:4,ten"], "'digits' has no class 'ten'"),

@@ -167,8 +167,81 @@ def test_classes_are_chosen_by_name_too(tmp_path, tiny):
 
 
 @pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("digits:0-4,5-9", [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]),
+        ("digits:4+7,1", [[4, 7], [1]]),
+        ("digits:7+4,3-3,0+1+2", [[7, 4], [3], [0, 1, 2]]),
+        ("digits:8,0-2", [[8], [0, 1, 2]]),
+    ],
+)
+def test_groups_of_classes_become_one_class_each(name, groups):
+    """Their samples keep their order, and the name is the one that gives them again."""
+    whole, found = load("digits"), load(name)
+    for x, y, all_x, all_y in (
+        (found.x_train, found.y_train, whole.x_train, whole.y_train),
+        (found.x_test, found.y_test, whole.x_test, whole.y_test),
+    ):
+        kept = np.isin(all_y, [number for group in groups for number in group])
+        np.testing.assert_array_equal(x, all_x[kept])
+        expected = [next(i for i, group in enumerate(groups) if digit in group) for digit in all_y[kept]]
+        np.testing.assert_array_equal(y, expected)
+        assert y.dtype == np.int32
+    again = load(found.name)
+    assert again.fingerprint == found.fingerprint and again.name == found.name
+    assert len(found.class_names) == len(groups) == len(set(found.class_names))
+    assert all(class_name in found.title for class_name in found.class_names)
+
+
+def test_groups_are_named_as_they_are_asked_for():
+    assert load("digits: 0-4 , 5 + 9").class_names == load("digits:0-4,5+9").class_names == ("0-4", "5+9")
+    assert load("digits:4+7,1").class_names == ("4+7", "1")
+    assert load("digits:3-3,1").class_names == ("3", "1"), "of one class its own name"
+    assert load("digits:3-3,1").fingerprint == load("digits:3,1").fingerprint
+
+
+def test_groups_of_named_classes_come_back_by_the_name_of_their_data_set(tmp_path, tiny):
+    """Some names have spaces: in a group they may stand as in the list of names."""
+    prepare(tmp_path, "fashion_mnist")
+    data = load("fashion_mnist:Ankle boot+T-shirt/top,1-4,8", data_dir=tmp_path)
+    whole, groups = load("fashion_mnist", data_dir=tmp_path), [[9, 0], [1, 2, 3, 4], [8]]
+    kept = np.isin(whole.y_train, sum(groups, []))
+    assert data.y_train.tolist() == [
+        next(i for i, group in enumerate(groups) if label in group) for label in whole.y_train[kept]
+    ]
+    assert load(data.name, data_dir=tmp_path).fingerprint == data.fingerprint
+    one = load("fashion_mnist:9+0,1+2+3+4,8", data_dir=tmp_path)
+    assert np.array_equal(one.y_train, data.y_train) and np.array_equal(one.x_test, data.x_test)
+
+
+def test_a_class_whose_name_has_a_sign_of_groups_is_one_class():
+    """By its name where that is all, and by its number within a group."""
+    whole = load("digits:1,2,3,4")
+    named = dataclasses.replace(whole, class_names=("a+b", "0-2", "b", "a"), name="letters")
+    pair = only_classes(named, ["0-2", "a+b"])
+    assert pair.class_names == ("0-2", "a+b") and pair.name == "letters:1,0"
+    assert np.array_equal(pair.y_test, (whole.y_test[np.isin(whole.y_test, (0, 1))] == 0).astype(np.int32))
+    group = only_classes(named, ["0+1", "a"])
+    assert np.array_equal(group.y_test, (whole.y_test[np.isin(whole.y_test, (0, 1, 3))] == 3).astype(np.int32))
+    with pytest.raises(ValueError, match="two or more different classes of 'letters'"):
+        only_classes(named, ["a+b", "0+2"])
+
+
+@pytest.mark.parametrize(
     ("classes", "message"),
     [
+        ("0-4,3-9", "choose two or more different classes of 'digits', got '0-4,3-9'"),
+        ("0-4,4+5", "two or more different classes"),
+        ("4+4,5", "two or more different classes"),
+        ("4-0,5-9", "two or more different classes"),
+        ("0-9", "two or more different classes"),
+        ("0-4", "two or more different classes"),
+        ("0-4,", "no class ''"),
+        ("4+,5", "no class ''"),
+        ("0-10,1", "no class '10'"),
+        ("-4,5", "no class '-4'"),
+        ("0-4-7,8", "no class '0-4-7'"),
+        ("4+ten,5", "no class 'ten': choose from 0 … 9"),
         ("4", "two or more different classes"),
         ("4,4", "two or more different classes"),
         ("", "no class ''"),

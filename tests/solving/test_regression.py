@@ -76,6 +76,36 @@ def test_a_kernel_positive_only_up_to_rounding_is_chosen_for_without_trouble():
     assert solving.kernel_ridge(kernel, solving.one_hot(labels), regularization=best).dual.shape == (30, 3)
 
 
+@given(seeds)
+def test_a_classification_tells_which_test_samples_are_right(seed):
+    """At the regularization that the training samples choose: by the normal equations, class by class."""
+    kernel, test_kernel, labels = problem(seed, m=25)
+    test_labels = np.random.default_rng(seed).integers(0, 3, 25)
+    found = solving.classify(kernel, test_kernel, labels, test_labels)
+    best, tried = solving.choose_ridge(kernel, labels)
+    assert (found.regularization, found.validation_accuracy) == (best, tried[best])
+    targets = np.eye(3)[labels]
+    system = kernel + best * np.trace(kernel) / 30 * np.eye(30)
+    scores = test_kernel @ np.linalg.solve(system, targets - targets.mean(0)) + targets.mean(0)
+    assert np.array_equal(found.correct, scores.argmax(1) == test_labels)
+    assert found.test_accuracy == np.mean(scores.argmax(1) == test_labels)
+
+
+def test_what_is_chosen_by_does_not_see_the_test_samples():
+    kernel, test_kernel, labels = problem(3)
+    right, wrong = (solving.classify(kernel, test_kernel, labels, np.full(9, number)) for number in (0, 2))
+    assert right.regularization == wrong.regularization
+    assert right.validation_accuracy == wrong.validation_accuracy
+    assert not (right.correct & wrong.correct).any(), "and one score cannot be largest at two classes"
+
+
+def test_a_sample_is_hit_where_its_own_score_is_the_first_of_the_largest():
+    scores = [[0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2], [0.4, 0.4, 0.2], [-3.0, -1.0, -2.0]]
+    found = solving.hits(scores, [1, 0, 0, 1, 1])
+    assert found.dtype == bool and found.tolist() == [True, False, True, False, True]
+    assert solving.accuracy(scores, [1, 0, 0, 1, 1]) == 0.6
+
+
 EYE, TARGETS = np.eye(3), np.eye(3)
 
 
@@ -98,6 +128,11 @@ EYE, TARGETS = np.eye(3), np.eye(3)
         (lambda: solving.choose_ridge(EYE, [0, 1, 1], candidates=(0.1, 0.0)), "regularization must be positive"),
         (lambda: solving.choose_ridge(EYE, [0, 1, 2]), "leaves a side of the split empty"),
         (lambda: solving.accuracy(EYE, [0, 1]), r"must match, got \[3, 3\] and \[2\]"),
+        (lambda: solving.hits(EYE, [0, 1]), r"must match, got \[3, 3\] and \[2\]"),
+        (lambda: solving.hits(EYE[0], [0, 1, 2]), r"must match, got \[3\] and \[3\]"),
+        (lambda: solving.hits(np.zeros((0, 3)), []), r"must match, got \[0, 3\] and \[0\]"),
+        (lambda: solving.classify(EYE, EYE, [0, 1, 2], [0, 1, 2]), "leaves a side of the split empty"),
+        (lambda: solving.classify(np.eye(4), np.eye(4)[:2], [0, 1, 0, 1], [0]), r"must match, got \[2, 2\] and \[1\]"),
     ],
 )
 def test_errors(call, message):

@@ -4,7 +4,15 @@ from npk import plots
 from npk.studies import StudyConfig
 
 TINY = StudyConfig(
-    width=12, depth=3, epochs=4, learning_rate=0.01, samples=40, test_samples=30, stages=4, regimes=False
+    dataset="digits",
+    width=12,
+    depth=3,
+    epochs=4,
+    learning_rate=0.01,
+    samples=40,
+    test_samples=30,
+    stages=4,
+    regimes=False,
 )
 
 
@@ -21,3 +29,10 @@ def saved_alone(monkeypatch, *names):
         return paths
 
     monkeypatch.setattr(plots, "save", saved)
+
+
+def as_digits(right):
+    """Truth values as they stand in a run's file: four to a digit, the first the highest."""
+    bits = "".join("1" if value else "0" for value in right)
+    bits += "0" * (-len(bits) % 8)
+    return "".join(f"{int(bits[i : i + 4], 2):x}" for i in range(0, len(bits), 4))

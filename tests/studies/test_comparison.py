@@ -1,7 +1,6 @@
 """`npk compare`: kernels at finite width tend to their limits, and the run folder keeps what it has."""
 
 import dataclasses
-import html
 import json
 import re
 import shlex
@@ -13,7 +12,9 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
-from oracles import dense
+from oracles import dense, intervals
+from read_pages import page_of
+from small_studies import as_digits
 from typer.testing import CliRunner
 
 from npk import networks
@@ -204,7 +205,8 @@ def test_the_accuracies_are_those_of_kernels_by_hand(finished):
     assert rows.keys() == kernels.keys()
     for name, (own, cross) in kernels.items():
         scores = dense.ridge(own, cross, y, rows[name]["regularization"])
-        assert rows[name]["test_accuracy"] == (scores.argmax(1) == y_test).mean(), name
+        right = scores.argmax(1) == y_test
+        assert rows[name]["test_accuracy"] == right.mean() and rows[name]["correct"] == as_digits(right), name
         assert rows[name].get("network_accuracy") == (accuracies[name[1]] if name[0] == "npk-learned" else None)
     drawn = [row["test_accuracy"] for name, row in rows.items() if name[1] is not None]
     assert len(set(drawn)) == 4, "the networks, and their gates before and after, can be told apart"
@@ -288,29 +290,49 @@ def test_a_comparison_is_not_mixed_with_another(finished, tmp_path):
         run_comparison(TINY, tmp_path)
 
 
+def of_means(shares):
+    """Of the mean of a share of networks a sample, over samples."""
+    return intervals.left_out(lambda kept: shares[kept].mean(keepdims=True), len(shares))[0, 1:]
+
+
+def interval_of(right):
+    """Of one network, or of the mean of several on the same samples."""
+    return intervals.wilson(right[0]) if len(right) == 1 else of_means(np.mean(right, axis=0))
+
+
 def test_the_report_is_one_page_with_each_number_by_its_name_and_what_it_is_told_as_text(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     result, told = read_json(tmp_path / "run" / "compare.json"), "<b>a & 'b'</b>"
-    names = list(LABELS)
+    names, right, draws = list(LABELS), {}, np.random.default_rng(0)
     for row in result["regression"]:
         middle = names.index(row["kernel"]) / 100 + (0 if row["seed"] is None else (row["seed"] - 0.5) / 50)
-        row |= {"test_accuracy": 0.1 + middle, "validation_accuracy": 0.2 + middle}
+        hit = draws.permutation(300) < round(300 * (0.1 + middle))
+        right.setdefault(row["kernel"], []).append(hit)
+        row |= {"test_accuracy": hit.mean(), "validation_accuracy": 0.2 + middle, "correct": as_digits(hit)}
     for row in result["flow"]:
         for number, error in enumerate(row["errors"].values()):
             error |= {"train": 0.3 + number / 100, "test": 0.4 + number / 100}
     result["data"] |= {"title": told, "source": told + "!"}
     result["config"]["dataset"] = result["versions"]["jax"] = told
     write_json(tmp_path / "run" / "compare.json", result)
-    page = write_comparison_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert page.count("<figure") == 4 == page.count("<svg") and "$" not in page.split("<svg")[0]
+    path = write_comparison_report(tmp_path / "run")
+    (shown, data), page = page_of(path), path.read_text(encoding="utf-8")
+    assert page.count("<figure") == 4 == page.count("<svg") and "$" not in shown.text and data is None
     assert f"{len(result['ladder']) // 2} draws a width" in page
     assert {path.name for path in (tmp_path / "run" / "figures").glob("*.png")} >= {"limits.png", "regimes.png"}
-    assert "<b>a" not in page and page.count(html.escape(told)) >= 4
+    assert "<b>a" not in page and shown.text.count(told) >= 4
     cells = {
         head: re.findall("<td>(.*?)</td>", row) for head, row in re.findall("<tr><th[^>]*>(.*?)</th>(.*?)</tr>", page)
     }
-    for number, label in enumerate(LABELS.values()):
-        assert cells[label] == [f"{20 + number}.00%", f"{10 + number}.00%"], "the mean over seeds"
+    for number, (name, label) in enumerate(LABELS.items()):
+        low, high = interval_of(right[name])
+        ends = f"{low:.1%} to {high:.1%}"
+        assert cells[label] == [f"{20 + number}.00%", f"{10 + number}.00%", ends], "the mean over seeds"
+    learned, random = (np.mean(right[f"npk-{gates}"], axis=0) for gates in ("learned", "random"))
+    low, high = of_means(learned - random)
+    assert low < 0 < high, "of these hits, drawn apart, nothing follows"
+    said = f"{100 * (learned - random).mean():+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    assert f"no difference that 300 images can show: {said.replace('-', '−')}" in shown.sentences
     assert cells["ReLU"] == ["30.0%", "40.0%", "31.0%", "41.0%", "32.0%", "42.0%"]
     kinds = {"npk": "H", "ntk": "NTK", "nngp": "NNGP"}
     assert all(LABELS[f"{kind}-infinite"] == f"{shown}, infinite width" for kind, shown in kinds.items())
@@ -332,9 +354,26 @@ def test_the_command_prints_means_over_draws_and_seeds(finished, tmp_path, monke
     for name, label in LABELS.items():
         rows = [row for row in result["regression"] if row["kernel"] == name]
         means = [np.mean([row[part] for row in rows]) for part in ("validation_accuracy", "test_accuracy")]
-        assert re.findall(rf"^{label} +(\S+) +(\S+)$", printed, re.M) == [tuple(f"{mean:.2%}" for mean in means)]
+        right = [[digit == "1" for four in row["correct"] for digit in f"{int(four, 16):04b}"][:300] for row in rows]
+        low, high = interval_of(np.array(right))
+        expected = (*(f"{mean:.2%}" for mean in means), f"{low:.1%}–{high:.1%}")
+        assert re.findall(rf"^{label} +(\S+) +(\S+) +(\S+)$", printed, re.M) == [expected]
     flow = [tuple(f"{row['errors'][kind]['test']:.1%}" for kind in ("ntk", "value", "npk")) for row in result["flow"]]
-    assert re.findall(r" (\S+%) +(\S+%) +(\S+%)$", printed, re.M) == flow
+    assert re.findall(r" ([\d.]+%) +([\d.]+%) +([\d.]+%)$", printed, re.M) == flow
+
+
+def test_a_comparison_without_intervals_is_told_to_be_run_anew_and_other_counts_are_no_runs(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    result = read_json(tmp_path / "run" / "compare.json")
+    for change, said in (
+        (lambda row: row.pop("correct"), "is of an earlier npk, and has no intervals: run it anew elsewhere"),
+        (lambda row: row.update(correct="00"), "is not of 300 samples"),
+    ):
+        content = json.loads(json.dumps(result))
+        change(content["regression"][2])
+        write_json(tmp_path / "run" / "compare.json", content)
+        with pytest.raises(ValueError, match=said):
+            write_comparison_report(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

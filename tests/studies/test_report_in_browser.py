@@ -215,7 +215,8 @@ CONTRASTS = """() => {
     const ink = parse(getComputedStyle(glyphs).fill), box = glyphs.getBoundingClientRect();
     const paper = behind(group.closest("figure"));
     const under = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2)
-      .filter((one) => ["path", "use"].includes(one.tagName) && !group.contains(one) && getComputedStyle(one).fill !== "none")
+      .filter((one) => ["path", "use"].includes(one.tagName) && !group.contains(one))
+      .filter((one) => getComputedStyle(one).fill !== "none")
       .map((one) => parse(getComputedStyle(one).fill));
     const ground = under.length && under[0][3] === 1 ? under[0].slice(0, 3) : paper;
     if (ratio(ink.slice(0, 3), ground) < 4.5) found.push([group.id, ink.join(), ground.join()]);

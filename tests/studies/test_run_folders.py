@@ -14,7 +14,7 @@ from npk.studies import StudyConfig, read_study, run_study, training_study, writ
 
 pytestmark = pytest.mark.standard_dtypes
 
-CONFIG = StudyConfig(width=6, depth=2, epochs=1, samples=12, test_samples=12, stages=2, regimes=False)
+CONFIG = StudyConfig(dataset="digits", width=6, depth=2, epochs=1, samples=12, test_samples=12, stages=2, regimes=False)
 
 
 def files(folder):
@@ -49,7 +49,9 @@ def flipped(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["parameters.npz", "samples.npz", "kernels/stage-0.npz", "kernels/stage-1.npz"])
+@pytest.mark.parametrize(
+    "name", ["parameters.npz", "samples.npz", "inputs.npz", "kernels/stage-0.npz", "kernels/stage-1.npz"]
+)
 @pytest.mark.parametrize("harm", ["lost", "damaged", "of another stage"])
 def test_arrays_that_are_lost_are_computed_again(finished, run, name, harm):
     if harm == "lost":
@@ -186,3 +188,12 @@ def test_runs_of_the_format_before_are_read_and_not_gone_on_with(run):
     (run / "study.json").write_text(json.dumps({**content, "finished": False}))
     with pytest.raises(ValueError, match="begun by an older npk, which did not note its data"):
         run_study(CONFIG, run, resume=True)
+
+
+def test_a_study_without_intervals_is_told_to_be_run_anew(run):
+    """As an earlier npk wrote them: its numbers are there, and no page says how sure they are."""
+    content = read_json(run / "study.json")
+    stages = [{k: v for k, v in stage.items() if k not in ("intervals", "since")} for stage in content["stages"]]
+    write_json(run / "study.json", {**content, "stages": stages})
+    with pytest.raises(ValueError, match="is of an earlier npk, and has no intervals: run it anew elsewhere"):
+        write_report(run)

@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from small_studies import TINY, saved_alone
+from read_pages import page_of
+from small_studies import TINY, as_digits, saved_alone
 
 import npk
-from npk import networks, solving
+from npk import networks
 from npk.data import load
 from npk.studies import read_study, run_study, study_regimes
 from npk.studies.pages.study_page import write_report
@@ -44,12 +45,23 @@ def test_the_row_of_a_stage_is_of_the_gates_of_that_stage(monkeypatch):
     feature, values = (jax.tree.map(lambda a: a[0], run.params[side]) for side in ("feature", "value"))
     assert all(map(np.array_equal, jax.tree.leaves(feature), jax.tree.leaves(stages[1])))
     gates, gated = jax.jit(npk.gates(model.apply)), jax.jit(npk.gated(model.apply))
-    accuracy = [
-        solving.accuracy(gated(values, x, gates(stages[1], x)), y)
+    right, train = (
+        np.asarray(gated(values, x, gates(stages[1], x))).argmax(1) == y
         for x, y in ((data.x_test, data.y_test), (data.x_train, data.y_train))
-    ]
-    expected = dict(zip(("test_accuracy", "train_accuracy"), map(pytest.approx, accuracy), strict=True))
-    assert row == {"label": "FL-1", "regime": "FL", **expected}
+    )
+    expected = {"test_accuracy": right.mean(), "train_accuracy": pytest.approx(train.mean())}
+    assert row == {"label": "FL-1", "regime": "FL", **expected, "correct": as_digits(right)}
+
+
+def by_hand(config, params, x):
+    """Logits of two layers: the values' hidden units, each times the gate that the feature network gives it."""
+    x = np.asarray(x, np.float64).reshape(len(x), -1)
+    first, last = (np.asarray(params["value"]["params"][f"Dense_{i}"]["kernel"][0], np.float64) for i in (0, 1))
+    shallow = config.regime == "DLGN-SF"
+    layer = params["feature"][0] if shallow else params["feature"]["params"]["Dense_0"]
+    q = x @ np.asarray(layer["kernel"][0], np.float64) + (np.asarray(layer["bias"][0]) if shallow else 0)
+    gate = q > 0 if config.regime in ("FR-II", "FR-DI", "FL") else 1 / (1 + np.exp(-config.beta * q))
+    return (x @ first * gate) @ last
 
 
 @pytest.mark.slow
@@ -61,7 +73,12 @@ def test_regimes_stand_beside_the_network_and_are_continued(tmp_path, monkeypatc
         if config.regime in ("FR-II", "DLGN-SF"):
             return train_regime(network, config, data, seeds, source=source)
         accuracies = [np.full((2, 1), number / 100 + len(config.label) / 1000) for number in (1, 50, 60, 70)]
-        return RegimeRun(config, seeds, np.arange(2.0), *accuracies, source.params)
+        draws = np.random.default_rng(list(config.label.encode()))
+        params = {
+            side: jax.tree.map(lambda a: a + 0.3 * draws.normal(size=a.shape).astype(a.dtype), source.params)
+            for side in ("feature", "value")
+        }
+        return RegimeRun(config, seeds, np.arange(2.0), *accuracies, params)
 
     runs = noted(monkeypatch, study_regimes, trained)
 
@@ -80,17 +97,26 @@ def test_regimes_stand_beside_the_network_and_are_continued(tmp_path, monkeypatc
     asked = [("FR-II", None), ("FR-DI", None), ("FL", 0), ("FL", 1), ("DL", None), ("DLGN", None), ("DLGN-SF", None)]
     assert [given[1] for given, _ in runs] == [RegimeConfig(name, stage=stage, **options) for name, stage in asked]
     assert {given[3] for given, _ in runs} == {(0,)}
+    data = load("digits")
     for row, (_, run) in zip(study["regimes"], runs, strict=True):
-        accuracies = {"test_accuracy": run.test[-1, 0], "train_accuracy": run.train[-1, 0]}
-        assert row == {"label": run.config.label, "regime": run.config.regime, **accuracies}
+        right = by_hand(run.config, run.params, data.x_test).argmax(1) == data.y_test
+        numbers = {"test_accuracy": right.mean(), "train_accuracy": run.train[-1, 0], "correct": as_digits(right)}
+        assert row == {"label": run.config.label, "regime": run.config.regime, **numbers}
+        if run.config.regime in ("FR-II", "DLGN-SF"):
+            assert right.mean() == pytest.approx(run.test[-1, 0]), "as training has told it"
+    assert len({row["correct"] for row in study["regimes"]}) == 7, "they can be told apart"
     model = networks.MLP(width=12, depth=2, outputs=10, use_bias=False)
     regime = RegimeConfig("FR-II", epochs=2, batch_size=64, learning_rate=0.01)
     alone = train_regime(Network(model.apply, model.init), regime, load("digits"), (0,))
-    accuracies = {"test_accuracy": alone.test[-1, 0], "train_accuracy": alone.train[-1, 0]}
-    assert kept[0] == {"label": "FR-II", "regime": "FR-II", **accuracies}
+    assert kept[0]["test_accuracy"] == pytest.approx(alone.test[-1, 0])
+    assert kept[0]["train_accuracy"] == alone.train[-1, 0]
     saved_alone(monkeypatch, "regimes")
-    page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "Are the gates enough?" in page and (tmp_path / "figures" / "regimes.png").exists()
+    page, _ = page_of(write_report(tmp_path))
+    assert "Are the gates enough?" in page.text and (tmp_path / "figures" / "regimes.png").exists()
+    assert all(f"{row['label']} {row['test_accuracy']:.1%}" in page.drawn for row in study["regimes"])
+    random, learned = kept[2], kept[3]
+    both = f"{random['test_accuracy']:.1%} with the gates of the first stage, {learned['test_accuracy']:.1%} with those"
+    assert both in page.text
 
 
 def test_gates_that_no_linear_network_makes_are_said_and_left_out():

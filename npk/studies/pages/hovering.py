@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FixedLocator, PercentFormatter
 
 _MOST = 40  # points of a line: nobody points between more
 
@@ -44,11 +44,12 @@ def _series(axes: Axes, name: str, at: np.ndarray, values: Any = None) -> dict[s
     ends = _intervals(axes, name, rows)
     points = []
     for i in _some(at[:, where]):
-        value = at[i, read] if values is None else values[i]
-        text = _said(axis, value)
-        if ends is not None and i < len(ends):
-            text += f" [{_said(axis, ends[i][0])}, {_said(axis, ends[i][1])}]"
-        x, y = places[i]
+        value = float(at[i, read] if values is None else values[i])
+        if not np.isfinite([value, *places[i]]).all():
+            continue
+        text, x, y = _said(axis, value), *places[i]
+        if (around := ends.get(float(at[i, where]))) is not None:
+            text += f" [{_said(axis, around[0])}, {_said(axis, around[1])}]"
         points.append([round(float(x), 4), round(1 - float(y), 4), _named(across, at[i, where]), text])
     return {"name": name.replace("$", ""), "by": "y" if rows else "x", "points": points}
 
@@ -60,14 +61,12 @@ def _some(x: np.ndarray) -> list[int]:
     return sorted({round(i) - 1 for i in np.geomspace(1, len(x), _MOST)})
 
 
-def _intervals(axes: Axes, name: str, rows: bool) -> list[tuple[float, float]] | None:
-    for collection in axes.collections:
-        if isinstance(collection, LineCollection) and collection.get_label() == f"_{name}":
-            along = 0 if rows else 1
-            return [
-                (float(s[:, along].min()), float(s[:, along].max())) for s in map(np.asarray, collection.get_segments())
-            ]
-    return None
+def _intervals(axes: Axes, name: str, rows: bool) -> dict[float, tuple[float, float]]:
+    """The intervals of a series, by the column or row they stand in."""
+    along, across = (0, 1) if rows else (1, 0)
+    lines = (c for c in axes.collections if isinstance(c, LineCollection) and c.get_label() == f"_{name}")
+    segments = [np.asarray(segment) for collection in lines for segment in collection.get_segments()]
+    return {float(s[0, across]): (float(s[:, along].min()), float(s[:, along].max())) for s in segments}
 
 
 def _said(axis: Any, value: float) -> str:
@@ -75,7 +74,9 @@ def _said(axis: Any, value: float) -> str:
 
 
 def _named(axis: Any, value: float) -> str:
-    """What a place on an axis is called: by its tick, where that has a name."""
-    ticks, labels = axis.get_ticklocs(), [label.get_text() for label in axis.get_ticklabels()]
-    near = [text for tick, text in zip(ticks, labels) if tick == value and text]
-    return near[0].replace("\n", ", ") if near else f"{value:g}"
+    """What a place on an axis is called: by its tick, where ticks have been given names."""
+    if isinstance(axis.get_major_locator(), FixedLocator):
+        names = zip(axis.get_ticklocs(), (label.get_text() for label in axis.get_ticklabels()))
+        if near := [text for tick, text in names if tick == value and text]:
+            return near[0].replace("\n", ", ").replace(r"\$", "$")
+    return f"{value:g}"

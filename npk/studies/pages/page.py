@@ -143,7 +143,8 @@ def table(head: Iterable[str], rows: Iterable[tuple[str, Iterable[str]]]) -> Mar
 
 def pairs(values: Mapping[str, Any]) -> Markup:
     """A table of names and values."""
-    rows = ((html.escape(k.replace("_", " ")), [str(v)]) for k, v in values.items())
+    said = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for k, v in values.items()}
+    rows = ((html.escape(k.replace("_", " ")), [text]) for k, text in said.items())
     return Markup(f"<table class='pairs'>{_body(rows)}</table>")
 
 

@@ -128,7 +128,7 @@
     pixels.putImageData(image, 0, 0);
     drawing.imageSmoothingEnabled = false;
     drawing.drawImage(small, 0, 0, map.width, map.height);
-    drawing.fillStyle = "#1f2328";
+    drawing.fillStyle = data.starts.length > 15 ? "rgba(31, 35, 40, .3)" : "#1f2328";
     for (const start of data.starts.slice(1)) {
       drawing.fillRect(0, start * scale - 1, map.width, 2);
       drawing.fillRect(start * scale - 1, 0, 2, map.height);

@@ -6,12 +6,12 @@ An interval is [low, high], a change [value, low, high]; both of 95 %.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from npk.studies.pages.page import rank
 
 Change = Sequence[float]
 
+# At most, where an end of an interval is close to zero.
+_DECIMALS = 6
 # Early is what comes in the first quarter of all steps.
 _EARLY = 0.25
 
@@ -30,14 +30,21 @@ def interval(ends: Sequence[float], decimals: int = 1) -> str:
 
 def points(change: Change) -> str:
     """A difference of accuracies with its interval, in points of per cent."""
-    value, low, high = (f"{100 * number:+.1f}".replace("-", "−") for number in change)
+    value, low, high = _signed([100 * number for number in change], 1)
     return f"{value} points ({low} to {high})"
 
 
 def moved(change: Change, decimals: int = 3) -> str:
     """A difference with its interval."""
-    value, low, high = (f"{number:+.{decimals}f}".replace("-", "−") for number in change)
+    value, low, high = _signed(change, decimals)
     return f"{value} ({low} to {high})"
+
+
+def _signed(numbers: Sequence[float], decimals: int) -> list[str]:
+    """Numbers with their signs, and as many more decimals as it takes to see on which side of zero they are."""
+    while decimals < _DECIMALS and any(number and not round(number, decimals) for number in numbers):
+        decimals += 1
+    return [f"{number:+.{decimals}f}".replace("-", "−") for number in numbers]
 
 
 def accuracy_verdict(change: Change, samples: int, noun: str) -> str:
@@ -86,18 +93,20 @@ def climb(history: Sequence[Mapping[str, Any]]) -> str:
 
 def forgotten(flips: Mapping[str, Any], ends: Sequence[float]) -> str:
     """How far gates are from having forgotten where they started."""
-    chance = f"{flips['forgotten']:.0%}"
-    if ends[1] < flips["forgotten"]:
-        return f"Had each unit forgotten where it started, and opened as often as it does now, {chance} would differ."
-    return f"That is no less than {chance}, which would differ had each unit forgotten where it started."
+    chance, had = flips["forgotten"], "had each unit forgotten where it started, and opened as often as it does now"
+    if ends[1] < chance:
+        return f"{had.capitalize()}, {chance:.0%} would differ."
+    if ends[0] > chance:
+        return f"That is more than the {chance:.0%} that would differ {had}: many units now say the opposite."
+    return f"As many, {chance:.0%}, would differ {had}, as far as the interval tells."
 
 
-def begun(network: float, gates: float, ends: Sequence[float], when: str) -> Markup:
+def begun(network: float, network_ends: Sequence[float], gates: float, gates_ends: Sequence[float], when: str) -> str:
     """What gates know beside their network at the first stage."""
-    if ends[0] > network:
+    if gates_ends[0] > network_ends[1]:
         text = f"{when} the gates alone compare samples better than the network itself classifies them"
-        return Markup(f"{text} ({gates:.1%} against {network:.1%}).")
-    return Markup(f"{when} the network classifies {network:.1%} correctly, its gates alone {gates:.1%}.")
+        return f"{text} ({gates:.1%} against {network:.1%})."
+    return f"{when} the network classifies {network:.1%} correctly, its gates alone {gates:.1%}."
 
 
 def beyond_inputs(change: Change, noun: str) -> str:
@@ -122,8 +131,8 @@ def learned_gates(random: float, learned: float, change: Change) -> str:
 
 def ranks(before: float, after: float, samples: int) -> str:
     """Of the effective rank, which is a fact of these samples."""
-    if abs(after - before) < 0.01 * before:
-        return f"stays within a hundredth: {rank(before)} at first, {rank(after)} at last, out of {samples:,}"
+    if rank(before) == rank(after):
+        return f"stays: {rank(before)} at first, {rank(after)} at last, out of {samples:,}"
     return (
         f"{'rises' if after > before else 'falls'}: {rank(before)} at first, {rank(after)} at last, out of {samples:,}"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from npk import plots, solving
-from npk.plots import COLORS
+from npk.plots import COLORS, plain
 from npk.studies.correct import unpacked
 from npk.studies.pages.page import Picture
 from npk.studies.pages.words import OTHER_GATES, REGIME_GROUPS, nouns, regimes_shown
@@ -17,6 +17,7 @@ _NAMES = {"npk": "$H$", "value": "$K^V$", "feature": "$K^F$", "cross": "$K^{CROS
 _PLAIN = {"npk": "H", "value": "the value part", "feature": "the feature part", "cross": "the cross part"}
 _COLORS = dict(zip(_NAMES.values(), COLORS, strict=False))
 _COLUMNS = 3  # heat maps of one kernel, side by side
+_LETTERS, _TICKS = 40, 9  # that an axis has room for
 
 
 def draw(study: Mapping[str, Any], folder: Path) -> dict[str, Picture]:
@@ -56,7 +57,7 @@ def _over_stages(study: Mapping[str, Any]) -> dict[str, Picture]:
     pictures = {}
     if moving := _layer_flips(stages) | _other_changes(stages):
         pictures["flips"] = Picture(
-            plots.curves(moving, ylabel=f"gates changed since {stages[0]['name']}", percent=True, **common),
+            plots.curves(moving, ylabel=f"gates changed since {plain(stages[0]['name'])}", percent=True, **common),
             "Gates that changed, by layer",
             "At the last stage: " + _listed(f"{name} {values[-1]:.0%}" for name, values in moving.items()) + ".",
         )
@@ -129,34 +130,36 @@ def _of_kernels(study: Mapping[str, Any], folder: Path) -> dict[str, Picture]:
     spectra = {}
     for stage in range(count):
         arrays = run_arrays(folder, study, f"kernels/stage-{stage}.npz")
-        spectra[names[stage]] = arrays["npk_spectrum"]
+        spectra[plain(names[stage])] = arrays["npk_spectrum"]
         if stage in shown:
             for name in _PLAIN:
                 rows[_NAMES[name]].append(solving.center(arrays[name]))
     rows = {name: matrices for name, matrices in rows.items() if any(m.any() for m in matrices)}
     labels = run_arrays(folder, study, "samples.npz")["train_labels"]
-    columns, class_names = [names[stage] for stage in shown], study["data"]["class_names"]
+    columns, class_names = [plain(names[stage]) for stage in shown], study["data"]["class_names"]
     if count == 1:  # all kernels in one row
-        rows, columns = {names[0]: [matrix for (matrix,) in rows.values()]}, list(rows)
+        rows, columns = {plain(names[0]): [matrix for (matrix,) in rows.values()]}, list(rows)
     ranks = _listed(f"{stage['effective_rank']['npk']:.0f} at {stage['name']}" for stage in study["stages"])
-    return {
-        "kernels": Picture(
-            plots.heatmaps(rows, labels, columns=columns, class_names=class_names),
-            "The kernels, their samples ordered by class",
-            f"Heat maps at {_listed(columns)}; red where two samples are more alike than average. Classes in order: "
-            f"{_listed(class_names)}.",
-        ),
-        "spectra": Picture(
-            plots.spectra(spectra), "Eigenvalues of H by rank", f"They fall; the effective rank of H is {ranks}."
-        ),
-    }
+    text = f"They fall; the effective rank of H is {ranks}."
+    pictures = {"spectra": Picture(plots.spectra(spectra), "Eigenvalues of H by rank", text)}
+    if any(matrices for matrices in rows.values()):  # of samples that are all alike nothing is left when centred
+        text = f"Heat maps at {_listed(columns)}; red where two samples are more alike than average. Classes in order: "
+        figure = plots.heatmaps(rows, labels, columns=columns, class_names=class_names)
+        pictures["kernels"] = Picture(
+            figure, "The kernels, their samples ordered by class", f"{text}{_listed(class_names)}."
+        )
+    return pictures
 
 
 def _ticks(study: Mapping[str, Any]) -> list[str]:
-    """Below each stage: its number, or a checkpoint's name, and its training accuracy."""
-    names = [s["name"].removeprefix("stage ") for s in study["stages"]]
-    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
-    return [f"{name}\n{s['train_accuracy']:.0%}" for name, s in zip(short, study["stages"])]
+    """Below each stage: its number, or a checkpoint's name where there is room, and its training accuracy."""
+    stages = study["stages"]
+    names = [plain(stage["name"].removeprefix("stage ")) for stage in stages]
+    if sum(map(len, names)) > _LETTERS:
+        names = [str(number) for number in range(1, len(stages) + 1)]
+    every = -(-len(stages) // _TICKS)
+    shown = [f"{name}\n{stage['train_accuracy']:.0%}" for name, stage in zip(names, stages)]
+    return [text if number % every == 0 else "" for number, text in enumerate(shown)]
 
 
 def _layer_flips(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
