@@ -32,8 +32,9 @@ def test_each_block_of_the_readme_runs_alone(block, tmp_path):
     runs(block, tmp_path)
 
 
-def test_the_guide_runs_from_top_to_bottom(tmp_path):
-    runs("\n".join(python_blocks((ROOT / "docs" / "guide.md").read_text(encoding="utf-8"))), tmp_path)
+@pytest.mark.parametrize("page", ["guide.md", "your_model.md"])
+def test_a_page_runs_from_top_to_bottom(page, tmp_path):
+    runs("\n".join(python_blocks((ROOT / "docs" / page).read_text(encoding="utf-8"))), tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -87,7 +87,7 @@ def verify(
         ...     _ = run_study(config, folder)
         ...     verdict = verify(folder)
         >>> verdict.kind, verdict.whole, dict(verdict.of)["dataset"]
-        ('a study', True, 'digits')
+        ('a study', True, 'digits:0-4,5-9')
     """
     path = Path(folder)
     if not path.is_dir():
