@@ -90,7 +90,7 @@ rng, saver = np.random.default_rng(0), ocp.StandardCheckpointer()
 
 recorder = npk.track(f, digits.x_test[probe], digits.y_test[probe], every=100)  # added
 for step in range(STEPS + 1):
-    params = nnx.state(model, nnx.Not(nnx.RngState))  # added
+    params = npk.loading.params_of(model)  # added
     recorder(step, params)  # added
     if step in SAVED:
         saver.save(checkpoints[SAVED.index(step)], nnx.state(model))

@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a program loads what it asks
     from npk.paths import path_names as path_names
     from npk.programs import UnsupportedOperation as UnsupportedOperation
     from npk.readings import LinearMap as LinearMap
+    from npk.readings import attribute as attribute
     from npk.readings import explain as explain
     from npk.readings import linear_map as linear_map
     from npk.sketches import KernelSketch as KernelSketch
@@ -81,6 +82,7 @@ __all__ = [
     "NTKSplit",
     "UnsupportedOperation",
     "as_gate",
+    "attribute",
     "count_paths",
     "explain",
     "gated",

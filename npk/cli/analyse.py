@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shlex
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -74,11 +75,12 @@ def analyse_command(
     The model is your own code and is run. Nothing in a checkpoint or a data file is.
     """
     name = model.rpartition(":")[2]
-    folder = out or folder_of(f"analyse-{name}-{Path(data).stem}", config)
+    folder = out or folder_of(f"analyse-{name}-{Path(data).stem}{_mark(checkpoint or [])}", config)
     with running(f"What was finished is kept in {folder}; continue with:", again=_again(folder)) as progress:
         progress(0.0, "loading the model")
         dataset = _dataset(data, data_dir, config.seed)
-        f, params = _function(_made(model), dataset)
+        made = _made(model)
+        f, params = _function(made, dataset)
         found = analyse(
             f,
             _named(checkpoint or []) or [("as it is made", params)],
@@ -90,7 +92,7 @@ def analyse_command(
             at=at,
             class_names=dataset.class_names,
             title=dataset.title,
-            model=name,
+            model=name if isinstance(made, tuple) else type(made).__name__,
             out=folder,
             config=config,
             resume=resume,
@@ -113,9 +115,15 @@ def _dataset(given: str, data_dir: Path | None, seed: int) -> Dataset:
     return load(given, data_dir=data_dir, seed=seed)
 
 
+def _mark(paths: list[Path]) -> str:
+    """What tells the run folders of other checkpoints apart."""
+    return f"-{zlib.crc32(repr([str(path.resolve()) for path in paths]).encode()):08x}" if paths else ""
+
+
 def _named(paths: list[Path]) -> list[tuple[str, Path]]:
-    """Checkpoints by the shortest ends of their paths that tell them apart."""
-    parts = [path.resolve().parts for path in paths]
+    """Checkpoints by the shortest ends of their paths that tell them apart, a file's without its ending."""
+    whole = [path.resolve() for path in paths]
+    parts = [(path.with_suffix("") if path.is_file() else path).parts for path in whole]
     longest = max((len(p) for p in parts), default=1)
     for count in range(1, longest + 1):
         names = ["/".join(p[-count:]) for p in parts]

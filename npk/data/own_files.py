@@ -144,9 +144,11 @@ def _inputs(x: ArrayLike, what: str) -> np.ndarray:
 def _labels(y: Any, what: str) -> np.ndarray:
     array = np.asarray(y)
     if array.ndim != 1:
-        raise ValueError(f"{what} must be classes of shape (samples,), got {array.shape}.")
+        more = f" Of one-hot labels give {what}.argmax(1)." if array.ndim == 2 else ""
+        raise ValueError(f"{what} must be classes of shape (samples,), got {array.shape}.{more}")
     if array.dtype.kind not in "iuU":
-        raise ValueError(f"{what} is of dtype {array.dtype}: give classes as whole numbers (integers) or strings.")
+        remedy = f"{what}.astype(int)" if array.dtype.kind in "fb" else f"{what}.astype(str)"
+        raise ValueError(f"{what} is of dtype {array.dtype}: give classes as whole numbers or strings, {remedy}.")
     return array
 
 

@@ -83,6 +83,41 @@ def function_of(model: Any, x: Any, *, key: jax.Array | None = None) -> tuple[Fu
     return f, params
 
 
+def params_of(model: Any) -> PyTree:
+    """The parameters that an NNX or Equinox module holds, in the structure that f of `function_of` takes.
+
+    In a training loop of such a module it is what a recorder and `analyse` are given.
+
+    Args:
+        model: a module of NNX or Equinox.
+
+    Returns:
+        Of NNX the state without random streams, of Equinox the arrays; nothing is copied.
+
+    Raises:
+        TypeError: it is none of these. (Parameters of Flax linen are apart from the module already.)
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from npk.loading import function_of, params_of
+        >>> model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+        >>> f, _ = function_of(model, jnp.ones((1, 3)))
+        >>> f(params_of(model), jnp.ones((4, 3))).shape
+        (4, 2)
+    """
+    framework = _framework(model)
+    if framework == "flax.nnx" and not isinstance(model, type):
+        from flax import nnx
+
+        return nnx.split(model, nnx.RngState, ...)[2]
+    if framework == "equinox" and not isinstance(model, type):
+        import equinox as eqx
+
+        return eqx.partition(model, eqx.is_array)[0]
+    raise TypeError(f"params_of takes a module of NNX or Equinox, got {_shown(model)}: parameters of others are apart.")
+
+
 def _framework(model: Any) -> str | None:
     """The framework whose module an object or a class is."""
     for name in _REMEDIES:

@@ -67,12 +67,7 @@ def kernel(
         axes.set_yticks(middles[::every], names[::every])
         axes.tick_params(length=0, labelsize=7)
         axes.set_title(title, loc="left")
-        bound, low, high = _bound(matrix), float(matrix.min()), float(matrix.max())
-        ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-        bar = figure.colorbar(image, ax=axes, extend=ends[low < -bound, high > bound], shrink=0.9, pad=0.02)
-        bar.ax.set_ylim(-bound if low < 0 else 0, bound if high > 0 or low >= 0 else 0)
-        bar.ax.tick_params(length=2, labelsize=7)
-        bar.outline.set_visible(False)
+        _bar(figure, image, axes, matrix)
     return figure
 
 
@@ -94,6 +89,66 @@ def _names(classes: np.ndarray, class_names: Sequence[str] | None) -> list[str]:
     if classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= len(class_names):
         raise ValueError(f"labels must be numbers of the {len(class_names)} class_names, got {classes.tolist()}.")
     return [plain(class_names[int(label)]) for label in classes]
+
+
+def attribution(image: ArrayLike, parts: ArrayLike, *, title: str = "", width: float = 4.6) -> Figure:
+    """An image beside what each of its pixels gives an output: red what speaks for it, blue what speaks against it.
+
+    Colours end at the 99th percentile of absolute numbers; the bar points on where numbers do.
+
+    Args:
+        image: of shape (H, W), (H, W, 1) or (H, W, 3); shown from its least number to its largest.
+        parts: of shape (H, W), or (H, W, C), of which the sum over channels is shown; as of `npk.attribute`.
+        title: above both.
+        width: inches.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the two are not of one height and width, or hold numbers that are not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from npk import plots
+        >>> figure = plots.attribution(np.eye(4), np.eye(4) - 0.5)
+        >>> len(figure.axes)
+        3
+    """
+    pixels, given = np.asarray(image, dtype=float), np.asarray(parts, dtype=float)
+    given = given.sum(-1) if given.ndim == 3 else given
+    plain = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    if (
+        given.ndim != 2
+        or plain.ndim not in (2, 3)
+        or plain.shape[:2] != given.shape
+        or plain.shape[2:] not in ((), (3,))
+    ):
+        raise ValueError(f"image and parts must be [H, W], or of channels, got {pixels.shape} and {np.shape(parts)}.")
+    if not (np.isfinite(plain).all() and np.isfinite(given).all()):
+        raise ValueError("image and parts must be finite.")
+    low, high = plain.min(), plain.max()
+    with panels(width, 0.5 * width, 1, 2) as (figure, ((left, right),)):
+        left.imshow((plain - low) / ((high - low) or 1), cmap="gray", interpolation="none")
+        bound = _bound(given)
+        shown = right.imshow(given, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="none")
+        for axes in (left, right):
+            axes.set(xticks=[], yticks=[])
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+        left.set_title(title, loc="left")
+        _bar(figure, shown, right, given)
+    return figure
+
+
+def _bar(figure: Figure, image: AxesImage, axes: Axes, values: np.ndarray) -> None:
+    """A colour bar of what there is, pointing on where values go on."""
+    bound, low, high = image.get_clim()[1], float(values.min()), float(values.max())
+    ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    bar = figure.colorbar(image, ax=axes, extend=ends[low < -bound, high > bound], shrink=0.9, pad=0.02)
+    bar.ax.set_ylim(-bound if low < 0 else 0, bound if high > 0 or low >= 0 else 0)
+    bar.ax.tick_params(length=2, labelsize=7)
+    bar.outline.set_visible(False)  # type: ignore[union-attr]
 
 
 def heatmaps(

@@ -4,9 +4,12 @@
 What each parameter is to a path (weight, bias, fixed number), where the gates lie, which operations are neither linear
 nor gates and what to do about each, which engine would compute the kernel, and a certificate: f is the same network
 under its own gates, and linear given them, proven operation by operation and measured. `linear_map(f)(params, x)` is
-that map: M(x) and c(x) of f(x') = M x' + c.
+that map: M(x) and c(x) of f(x') = M x' + c. `attribute(f)(params, x, output)` says which pixels,
+biases or units give an output.
 """
 
+from npk.readings.attributing import Attribution as Attribution
+from npk.readings.attributing import attribute as attribute
 from npk.readings.explaining import explain as explain
 from npk.readings.linear_maps import LinearMap as LinearMap
 from npk.readings.linear_maps import linear_map as linear_map
@@ -17,12 +20,14 @@ from npk.readings.reading import Reading as Reading
 from npk.readings.reading import Refusal as Refusal
 
 __all__ = [
+    "Attribution",
     "Certificate",
     "GateReading",
     "LinearMap",
     "ParameterReading",
     "Reading",
     "Refusal",
+    "attribute",
     "explain",
     "linear_map",
 ]

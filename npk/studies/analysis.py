@@ -3,26 +3,28 @@
 import dataclasses
 import functools
 import html
+import json
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 from npk.data import MOST_SEED, Dataset, from_arrays
-from npk.folders import fingerprint
+from npk.folders import fingerprint, locked, write_json
 from npk.gating import Function, at_lines, gate_kinds
 from npk.loading import read_checkpoint
-from npk.programs import Selection, check_function, shown
+from npk.programs import Selection, check_finite, check_function, paths_of, shown
 from npk.studies.fitting import check_kernels
 from npk.studies.pages.study_page import write_report
-from npk.studies.run_folder import Filling, Progress, Run, carry_out, identity_of
+from npk.studies.run_folder import Filling, Progress, Run, carry_out, identity_of, read_study
 from npk.studies.samples import check_samples
 from npk.studies.settings import MOST_BETA, check_ranges, configuration, setting
 from npk.studies.stages import NOTHING, Asked, asked_of, choose, describe, fill_stages, inputs_alone
@@ -124,7 +126,8 @@ def analyse(
         config: how many samples the kernels are of, and their seed; None is `AnalysisConfig()`.
         fixed: as of `path_kernel`.
         gate_at: as of `gates`.
-        resume: continue an interrupted analysis of the same model, checkpoints and data in `out`.
+        resume: continue an interrupted analysis of the same model, checkpoints and data in `out`; or one that has the
+            first of these checkpoints, to which the others are added.
         progress: called with the fraction done and what is being done.
 
     Returns:
@@ -152,13 +155,16 @@ def analyse(
     data = from_arrays(x, y, x_test, y_test, class_names=class_names, name="data", title=title, seed=config.seed)
     check_samples(config.samples, data)
     named = list(_named(checkpoints, like, at))
-    asking = functools.partial(_filling, f, named, data, config, model, fixed, tuple(gate_at))
-    described = {"model": model, "checkpoints": [name for name, _ in named], **dataclasses.asdict(config)}
+    prints = _fingerprints(named)
+    filling = _filling(f, named, prints, data, config, model, fixed, tuple(gate_at))
+    described = {"model": model, "checkpoints": list(prints), **dataclasses.asdict(config)}
     folder = Path(tempfile.mkdtemp(prefix="npk-") if out is None else out)
+    if resume:
+        _extend(folder, described, filling.identity)
     nothing = {**NOTHING, "names": described["checkpoints"]}
     say = progress or (lambda fraction, text: None)
     try:
-        content = carry_out("study", described, folder, nothing, asking, resume=resume, progress=say)
+        content = carry_out("study", described, folder, nothing, lambda: filling, resume=resume, progress=say)
         say(1.0, "drawing the report")
         found = Analysis(folder, content, write_report(folder))
     except BaseException:
@@ -173,6 +179,7 @@ def analyse(
 def _filling(
     f: Function,
     named: Sequence[tuple[str, Callable[[], PyTree]]],
+    prints: dict[str, str],
     data: Dataset,
     config: AnalysisConfig,
     model: str,
@@ -186,7 +193,6 @@ def _filling(
     asked.path_kernel.engines(first, data.x_train[:1])  # type: ignore[attr-defined]  # refuses what has no path kernel
     check_kernels("samples", config.samples, min(config.samples, len(data.x_train)) ** 2, 5 * 4 + 8)
     network = {"kind": model, "beta": asked.beta, "parameters": _size(first)}
-    prints = {name: fingerprint(read()) for name, read in named}
     identity = identity_of({data.title: data.fingerprint}, **asked.programs(first, data.x_train[:1]))
 
     def fill(run: Run) -> None:
@@ -199,13 +205,51 @@ def _filling(
     return Filling({**identity, "checkpoints": prints, "fixed": _shown(fixed), "gate_at": list(gate_at)}, fill)
 
 
+def _fingerprints(named: Sequence[tuple[str, Callable[[], PyTree]]]) -> dict[str, str]:
+    """Name → hash of its numbers; all must be finite, and of the structure and shapes of the first."""
+    prints, first = {}, None
+    for name, read in named:
+        params = read()
+        found = {path: np.shape(leaf) for path, leaf in zip(paths_of(params), jax.tree_util.tree_leaves(params))}
+        first = first or found
+        if found != first:
+            differ = next(path for path in {**first, **found} if first.get(path) != found.get(path))
+            shapes = [list(side[differ]) if differ in side else "nothing" for side in (found, first)]
+            raise ValueError(
+                f"{name} is no checkpoint of the model of {named[0][0]}: {differ or 'the array'} is {shapes[0]} here "
+                f"and {shapes[1]} there. (Of an NNX or Equinox model give npk.loading.params_of(model).)"
+            )
+        check_finite(params, name)
+        prints[name] = fingerprint(params)
+    return prints
+
+
+def _extend(folder: Path, described: dict[str, Any], identity: Mapping[str, Any]) -> None:
+    """Let an analysis of the first of these checkpoints, and else the same, go on with the others."""
+    if not (folder / "study.json").is_file():
+        return
+    with locked(folder):
+        there, whole = read_study(folder), json.loads(json.dumps(dict(identity)))
+        before, names = there["config"].get("checkpoints"), described["checkpoints"]
+        if not isinstance(before, list) or not 0 < len(before) < len(names) or names[: len(before)] != before:
+            return
+        some = {**whole, "checkpoints": {name: whole["checkpoints"][name] for name in before}}
+        if there["config"] != {**described, "checkpoints": before} or there["identity"] != some:
+            return  # of another model, data or numbers: it is refused, and left as it is
+        there.update(config=described, names=names, identity=whole, finished=False)
+        write_json(folder / "study.json", there)
+
+
 def _named(
     checkpoints: Sequence[Checkpoint], like: PyTree | None, at: str | None
 ) -> Iterator[tuple[str, Callable[[], PyTree]]]:
     """Name and parameters of each checkpoint; a file is read when it is asked for, so that one is held at a time."""
     if not isinstance(checkpoints, list | tuple) or not checkpoints:
         what = "none" if isinstance(checkpoints, list | tuple) else type(checkpoints).__name__
-        raise TypeError(f"checkpoints must be a list of trees of parameters or of files, at least one, got {what}.")
+        raise TypeError(
+            f"checkpoints must be a list of trees of parameters or of files, at least one, got {what}: [params], or "
+            "[(name, params), …]."
+        )
     given = [_pair(number, one) for number, one in enumerate(checkpoints)]
     names = [name for name, _ in given]
     if len(set(names)) < len(names):

@@ -24,6 +24,7 @@ from npk.tangent_kernels import split_ntk
 
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
 _PARTS = ("value", "feature", "cross")
+_FEW = 32  # samples that the share of biases is of: it varies little between them
 #: The content of a run of which nothing is done yet.
 NOTHING = {"data": None, "network": None, "training": None, "names": [], "pixels": None, "stages": [], "regimes": []}
 
@@ -177,6 +178,7 @@ def _numbers(
         "drift": {name: _drift(kernels[name], before[name]) for name in KERNELS},
         "effective_rank": {name: found.effective_rank().value for name, found in spectra.items()},
         "share": {part: values[f"share/{part}"] for part in _PARTS},
+        "bias_share": _bias_share(asked, params, x, gates_now),
         "ridge": _of_ridge(ridge),
         "intervals": {
             "test_accuracy": _ends(solving.proportion(correct["network_correct"])),
@@ -191,6 +193,17 @@ def _numbers(
         "beyond_inputs": _told(solving.paired_difference(ridge.correct, alone)) if alone.size else None,
         "seconds": time.perf_counter() - start,
     }
+
+
+def _bias_share(asked: Asked, params: Any, x: Any, gates: Sequence[Any]) -> float:
+    """The share of the trace of H that paths give which begin at a bias, and see no input: under the gates of x."""
+    few = slice(min(len(x), _FEW))
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return 0.0  # an embedding is a weight: there is no input to be taken off
+    held = asked.gates(params, x[few]) if few.stop < len(x) else gates
+    whole, biases = (np.asarray(asked.path_kernel(params, some, gates1=held)) for some in (x[few], 0 * x[few]))
+    size = float(np.trace(whole, dtype=np.float64))
+    return float(np.trace(biases, dtype=np.float64)) / size if size > 0 else 0.0
 
 
 def _in_parts(f: Callable[[Any, Any], Any], params: Any, x: np.ndarray) -> Any:

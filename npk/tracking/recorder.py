@@ -199,6 +199,8 @@ class Recorder:
             drawn += found
         values = np.array([table[name] for name in drawn], np.float64).reshape(len(drawn), len(self._records))
         kept = np.isfinite(values).all(axis=0)
+        if not self._records:
+            raise ValueError("there are no records yet: call recorder(step, params) in the loop.")
         if not drawn or not kept.any():
             raise ValueError(f"no record in which {', '.join(drawn) or 'what is drawn by itself'} is finite.")
         series = {name.replace("_", " "): row[kept] for name, row in zip(drawn, values, strict=True)}

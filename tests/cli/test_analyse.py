@@ -65,20 +65,19 @@ def npk(*words):
     return CliRunner().invoke(app, ["analyse", *words])
 
 
-def test_a_file_of_code_two_checkpoints_and_a_file_of_data(there, monkeypatch):
+def test_a_file_of_code_two_checkpoints_and_a_file_of_data(there):
     words = ["--model", "own_nets.py:make", "--data", "mine.npz", "--samples", "16", "--out", "run"]
     words += ["--checkpoint", "a/trained.msgpack", "--checkpoint", "b/trained.msgpack"]
     done = npk(*words)
     assert done.exit_code == 0, done.output
     study = read_json(there / "run" / "study.json")
-    assert study["names"] == ["a/trained.msgpack", "b/trained.msgpack"], "as much of the path as tells them apart"
+    assert study["names"] == ["a/trained", "b/trained"], "as much of the path as tells them apart"
     assert (there / "run" / "report.html").is_file() and "run/report.html" in done.output
-    row = re.search(r"b/trained.msgpack +(\S+)%", done.output)
+    row = re.search(r"b/trained +(\S+)%", done.output)
     assert float(row.group(1)) == pytest.approx(100 * study["stages"][1]["train_accuracy"], abs=0.06)
     again = npk(*words)
     assert again.exit_code == 1 and "already holds a finished study" in again.output
     assert npk(*words, "--resume").exit_code == 0
-    monkeypatch.setattr("npk.studies.analysis.read_checkpoint", lambda *_, **__: {"params": {}})
     other = npk(*words[:-2], "--resume")
     assert other.exit_code == 1 and "another configuration" in other.output
 

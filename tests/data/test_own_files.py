@@ -71,7 +71,7 @@ def test_a_run_knows_them_by_their_numbers():
 NAN = np.where(np.arange(60).reshape(20, 3) == 7, np.nan, X)
 REFUSED = {
     "pixels": (dict(x=np.zeros((20, 3), np.uint8)), r"x is of dtype uint8: give floats .*divide by 255"),
-    "whole numbers": (dict(x=np.zeros((20, 3), int)), "x is of dtype int64: give floats as the network takes them"),
+    "truths": (dict(x=X > 0), "x is of dtype bool: give floats as the network takes them, or tokens"),
     "not finite": (dict(x=NAN), "x holds numbers that are not finite"),
     "no features": (dict(x=X[:, 0]), r"x must be inputs of shape \(samples, …\), got \(20,\)"),
     "no samples": (dict(x=X[:0], y=Y[:0]), "x must be inputs"),
@@ -147,3 +147,9 @@ def test_a_damaged_file_is_told(tmp_path):
             from_file(path)
     with pytest.raises(FileNotFoundError, match="nowhere.npz is no file"):
         from_file(tmp_path / "nowhere.npz")
+
+
+def test_whole_numbers_are_tokens():
+    tokens = np.arange(60).reshape(20, 3)
+    found = from_arrays(tokens, Y)
+    assert found.x_train.dtype == tokens.dtype and len(found.x_train) + len(found.x_test) == 20

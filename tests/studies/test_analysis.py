@@ -218,3 +218,56 @@ def test_what_does_not_fit_is_said_before_anything_is_written(change, error, mes
 def test_dead_paths_are_said():
     with pytest.raises(ValueError, match="at checkpoint 1 every path is closed"):
         analyse(F, [{"w": -np.eye(3), "v": np.ones((3, 2))}], np.abs(X), Y, config=AnalysisConfig(samples=10))
+
+
+def test_checkpoints_are_added_to_an_analysis_and_what_it_has_is_kept(tmp_path, monkeypatch):
+    saved_alone(monkeypatch)
+    f, params = of(Eqx)
+    run, added = tmp_path / "run", [*params, jax.tree.map(lambda a: a * 1.5, params[1])]
+    whole = analyse(f, added, *data(), config=SMALL).content
+    analyse(f, params, *data(), out=run, config=SMALL)
+    kept = (run / "kernels" / "stage-1.npz").stat().st_mtime_ns
+    moved = [added[0], jax.tree.map(lambda a: a + 1, params[1]), added[2]]
+    before = (run / "study.json").read_bytes()
+    for other, options in ((moved, {}), (added, {"config": dataclasses.replace(SMALL, beta=2.0)})):
+        with pytest.raises(ValueError, match="another configuration"):
+            analyse(f, other, *data(), out=run, resume=True, **{"config": SMALL, **options})
+        assert (run / "study.json").read_bytes() == before
+    found = analyse(f, added, *data(), out=run, config=SMALL, resume=True).content
+    assert (run / "kernels" / "stage-1.npz").stat().st_mtime_ns == kept and found["finished"]
+    assert [{k: v for k, v in stage.items() if k != "seconds"} for stage in found["stages"]] == [
+        {k: v for k, v in stage.items() if k != "seconds"} for stage in whole["stages"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (
+            {"w": np.eye(3), "v": np.ones((3, 4))},
+            r"checkpoint 2 is no checkpoint of the model of checkpoint 1: v is \[3, 4\]",
+        ),
+        ({"w": np.eye(3)}, r"checkpoint 2 .*: v is nothing here and \[3, 2\] there"),
+        ({"w": np.full((3, 3), np.nan), "v": np.ones((3, 2))}, "checkpoint 2"),
+    ],
+)
+def test_the_checkpoint_that_does_not_fit_is_named(second, message):
+    with pytest.raises(ValueError, match=message):
+        analyse(F, [PARAMS, second], X, Y)
+
+
+def test_the_share_of_paths_that_begin_at_biases(monkeypatch):
+    """Of one hidden layer: H = Σ_u G_u G'_u (⟨x, x'⟩ / d + 1) / h + 1, of which biases give Σ_u G_u G'_u / h + 1."""
+    saved_alone(monkeypatch)
+    p = {"w": np.eye(3), "b": np.full((1, 3), 0.1), "v": np.ones((3, 2)), "c": np.zeros((1, 2))}
+    p = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in p.items()}
+
+    def f(p, x):
+        return jax.nn.relu(x @ p["w"] + p["b"]) @ p["v"] + p["c"]
+
+    found = analyse(f, [p], X, Y, x_test=X, y_test=Y, config=AnalysisConfig(samples=12))
+    with np.load(found.folder / "samples.npz") as samples:
+        x = X[samples["train"]]
+    G = (x + 0.1 > 0).sum(1) / 3
+    biases, whole = G + 1, G * ((x**2).sum(1) / 3 + 1) + 1
+    assert found.content["stages"][0]["bias_share"] == pytest.approx(biases.sum() / whole.sum(), rel=1e-5)

@@ -549,6 +549,6 @@ def test_curves_are_of_the_records_that_have_them(trained):
     assert len(curves(recorder.plot("trace", "alignment"))) == 5
     with pytest.raises(ValueError, match="no column 'rank': there are seconds, elapsed, flips"):
         recorder.plot("rank")
-    with pytest.raises(ValueError, match="no record in which"):
+    with pytest.raises(ValueError, match="there are no records yet"):
         Recorder({}, 1, 0.1).plot()
     assert repr(Recorder({}, 1, 0.1)) == "Recorder(no records)"

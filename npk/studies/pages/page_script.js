@@ -129,11 +129,12 @@
     drawing.imageSmoothingEnabled = false;
     drawing.drawImage(small, 0, 0, map.width, map.height);
     drawing.fillStyle = data.starts.length > 15 ? "rgba(31, 35, 40, .3)" : "#1f2328";
+    const line = Math.max(2, Math.ceil((1.5 * map.width) / (map.clientWidth || map.width)));  // one pixel of the page
     for (const start of data.starts.slice(1)) {
-      drawing.fillRect(0, start * scale - 1, map.width, 2);
-      drawing.fillRect(start * scale - 1, 0, 2, map.height);
+      drawing.fillRect(0, start * scale - line / 2, map.width, line);
+      drawing.fillRect(start * scale - line / 2, 0, line, map.height);
     }
-    drawing.lineWidth = 2;
+    drawing.lineWidth = line;
     drawing.strokeStyle = "#000";
     drawing.strokeRect(state.j * scale - 2, state.i * scale - 2, scale + 4, scale + 4);
     const stage = `${data.stages[state.stage]}, training accuracy ${data.accuracies[state.stage]}`;

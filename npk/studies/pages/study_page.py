@@ -57,8 +57,10 @@ def write_report(folder: str | Path) -> Path:
 def _render(study: dict[str, Any], folder: Path, pictures: dict[str, Markup]) -> str:
     stages = study["stages"]
     first, last, data = stages[0], stages[-1], explored(study, folder)
+    noun = "stage" if study["training"] else "checkpoint"
     words = {
         "first": first,
+        "noun": noun,
         "last": last,
         "several": len(stages) > 1,
         "end": study["training"]["stages"][-1] if study["training"] else {},
@@ -70,7 +72,7 @@ def _render(study: dict[str, Any], folder: Path, pictures: dict[str, Markup]) ->
         "has_gates": data["gates"] is not None,
         # A column a stage: so the table fits a page, and a row reads as a story.
         "stages_table": table(
-            ["stage", *(Markup.escape(stage["name"].removeprefix("stage ")) for stage in stages)],
+            [noun, *(Markup.escape(stage["name"].removeprefix("stage ")) for stage in stages)],
             ((name, [show.format(**stage) for stage in stages]) for name, show in _rows(study).items()),
         ),
         **nouns(study),
