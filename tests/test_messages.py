@@ -68,7 +68,11 @@ OF_PATHS = {
     "infinite.ntk": called(infinite.ntk),
     "infinite.path_kernel": called(infinite.path_kernel),
 }
-OF_READINGS = {"explain": called(npk.explain), "linear_map": called(npk.linear_map)}
+OF_READINGS = {
+    "attribute": called(npk.attribute, output=0),
+    "explain": called(npk.explain),
+    "linear_map": called(npk.linear_map),
+}
 ALL = OF_GATES | OF_TANGENTS | OF_PATHS | OF_READINGS
 TRANSFORMS = {name: getattr(infinite if "." in name else npk, name.split(".")[-1]) for name in ALL}
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import REGISTRY
-from breadth.models import MODELS
 from breadth import table
+from breadth.models import MODELS
 
 import npk
 from npk.readings import Attribution
