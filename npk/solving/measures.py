@@ -152,29 +152,51 @@ def alignment(kernel: Any, labels: ArrayLike, *, centered: bool = True, **option
     return Estimate(value, min(ends), max(ends))
 
 
-def cka(kernel1: ArrayLike, kernel2: ArrayLike) -> float:
+def cka(kernel1: ArrayLike, kernel2: ArrayLike, *, unbiased: bool = False) -> float:
     """Centred kernel alignment of two kernels on the same samples, the similarity of two representations.
+
+    The plain one is biased upward where samples are few beside features: of independent Gaussian features, 50 samples
+    in 100 dimensions, it is about 0.67. The unbiased one is about 0 there, and may be a little below.
 
     Args:
         kernel1: Gram matrix, of shape (N, N).
         kernel2: Gram matrix, of shape (N, N).
+        unbiased: whether each inner product of centred kernels is estimated without bias, from pairs of different
+            samples alone; it needs at least 4.
 
     Returns:
-        A number in [-1, 1]; 1 when one kernel is a positive multiple of the other up to centring.
+        A number in [-1, 1]; 1 when one kernel is a positive multiple of the other up to centring. Unbiased: 0 where the
+        estimate of either kernel's own size is not positive.
 
     Raises:
-        ValueError: not finite square matrices of one shape.
+        ValueError: not finite square matrices of one shape, or too few samples.
 
     Example:
         >>> import numpy as np
         >>> from npk.solving import cka
         >>> round(cka(np.eye(3), 5 * np.eye(3) + 2), 6)
         1.0
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 50, 100))  # of nothing in common
+        >>> bool(cka(x @ x.T, y @ y.T) > 0.6), bool(abs(cka(x @ x.T, y @ y.T, unbiased=True)) < 0.1)
+        (True, True)
 
-    Source: Kornblith et al. 2019, section 3.
+    Source: Kornblith et al. 2019, section 3; unbiased: Song et al. 2012, equation 5.
     """
     kernel1, kernel2 = _pair(kernel1, kernel2)
-    return _cosine(center(kernel1), center(kernel2))
+    if not unbiased:
+        return _cosine(center(kernel1), center(kernel2))
+    if len(kernel1) < 4:
+        raise ValueError(f"the unbiased estimate needs at least 4 samples, got {len(kernel1)}.")
+    own1, own2 = _dependence(kernel1, kernel1), _dependence(kernel2, kernel2)
+    return _dependence(kernel1, kernel2) / float(np.sqrt(own1 * own2)) if min(own1, own2) > 0 else 0.0
+
+
+def _dependence(kernel1: np.ndarray, kernel2: np.ndarray) -> float:
+    """Hilbert-Schmidt independence criterion, unbiased: times n (n - 3)."""
+    n = len(kernel1)
+    a, b = (kernel - np.diag(np.diag(kernel)) for kernel in (kernel1, kernel2))
+    rest = a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * float(a.sum(0) @ b.sum(0)) / (n - 2)
+    return float(np.vdot(a, b)) + rest
 
 
 def drift(kernel: ArrayLike, reference: ArrayLike) -> float:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -193,3 +195,23 @@ def test_gates_that_are_as_they_were_have_not_changed():
         solving.gate_changes((scale,), (scale.T,))
     with pytest.raises(ValueError, match="as many gate arrays, got 1 and 0"):
         solving.gate_changes((scale,), ())
+
+
+def test_unbiased_cka_counts_pairs_of_different_samples_alone_and_is_zero_of_independent_ones():
+    """Of every product over i ≠ j, i ≠ j ≠ k and four different samples, its mean (Song et al. 2012), written out."""
+    x, y = np.random.default_rng(1).normal(size=(2, 6, 3))
+
+    def dependence(a, b):
+        every = itertools.permutations(range(6), 4)
+        terms = [(a[i, j] * (b[i, j] - 2 * b[i, k] + b[k, m])) for i, j, k, m in every]
+        return np.mean(terms)
+
+    a, b = x @ x.T, (x + y) @ (x + y).T
+    expected = dependence(a, b) / np.sqrt(dependence(a, a) * dependence(b, b))
+    assert solving.cka(a, b, unbiased=True) == pytest.approx(expected)
+    draws = np.random.default_rng(0).normal(size=(200, 2, 30, 60))
+    both = [(x @ x.T, y @ y.T) for x, y in draws]
+    plain, unbiased = (np.array([solving.cka(a, b, unbiased=u) for a, b in both]) for u in (False, True))
+    assert plain.mean() > 0.5 and abs(unbiased.mean()) < 4 * unbiased.std() / np.sqrt(200)
+    with pytest.raises(ValueError, match="at least 4 samples, got 3"):
+        solving.cka(np.eye(3), np.eye(3), unbiased=True)
