@@ -11,6 +11,7 @@ f, so that a transform written afresh in a loop compiles once. Rooms, loaded whe
     npk.tangent_kernels the neural tangent kernel and its split
     npk.sketches        both by random signs, with error bars
     npk.readings        what f was taken to be: `npk.explain(f)(params, x)`; its linear map at x
+    npk.regions         linear regions: along a segment, around x, on a data set
     npk.infinite        their limits at infinite width
     npk.tiles           kernels of whole data sets, on disk, on many devices
     npk.solving         kernel regression, spectra, measures, gradient flow
@@ -125,6 +126,7 @@ _ROOMS = (
     "paths",
     "plots",
     "readings",
+    "regions",
     "sketches",
     "solving",
     "studies",

@@ -29,6 +29,7 @@ ORDER = (
     "paths",
     "path_kernels",
     "readings",
+    "regions",
     "sketches",
     "infinite",
     "networks",
