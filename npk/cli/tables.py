@@ -23,7 +23,8 @@ _COLUMNS = {
 
 def stages_table(study: Mapping[str, Any]) -> rich.table.Table:
     """The stages of a study or an analysis; steps where it was trained here."""
-    columns = {name: show for name, show in _COLUMNS.items() if name != "step" or study["training"]}
+    there = {"step": bool(study["training"]), "flipped": bool(study["stages"][0]["gate_flips"]["layers"])}
+    columns = {name: show for name, show in _COLUMNS.items() if there.get(name, True)}
     made = table("stage" if study["training"] else "checkpoint", *(name.strip() for name in columns))
     for stage in study["stages"]:
         name = rich.text.Text(stage["name"].removeprefix("stage "))

@@ -5,10 +5,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from npk.data.dataset import Dataset, check_seed, with_validation
+from npk.folders import check_unpacked
 
 # What the arrays of a file may be called, and what each is to `from_arrays`.
 _NAMES = {"x": "x", "x_train": "x", "y": "y", "y_train": "y"}
@@ -47,6 +49,7 @@ def from_file(path: str | os.PathLike[str], *, seed: int = 0) -> Dataset:
         raise FileNotFoundError(f"{path} is no file.")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no NPZ file, or damaged: write it by np.savez(path, x=…, y=…).")
+    check_unpacked(path)
     try:
         with path.open("rb") as whole, np.load(whole, allow_pickle=False) as file:
             found = [(name, file[name]) for name in file.files]
@@ -133,7 +136,7 @@ def _inputs(x: ArrayLike, what: str) -> np.ndarray:
     array = np.asarray(x)
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"{what} must be inputs of shape (samples, …), got {array.shape}.")
-    if array.dtype.kind not in "fi":
+    if array.dtype.kind != "i" and not jnp.issubdtype(array.dtype, jnp.floating):
         pixels = " (pixels from 0 to 255: divide by 255 if it was trained so)" if array.dtype == np.uint8 else ""
         raise ValueError(f"{what} is of dtype {array.dtype}: give floats as the network takes them{pixels}, or tokens.")
     if not np.isfinite(array).all():
@@ -146,6 +149,8 @@ def _labels(y: Any, what: str) -> np.ndarray:
     if array.ndim != 1:
         more = f" Of one-hot labels give {what}.argmax(1)." if array.ndim == 2 else ""
         raise ValueError(f"{what} must be classes of shape (samples,), got {array.shape}.{more}")
+    if array.dtype.kind == "O" and all(isinstance(word, str) for word in array):
+        array = array.astype(str)  # as a column of words is in a data frame
     if array.dtype.kind not in "iuU":
         remedy = f"{what}.astype(int)" if array.dtype.kind in "fb" else f"{what}.astype(str)"
         raise ValueError(f"{what} is of dtype {array.dtype}: give classes as whole numbers or strings, {remedy}.")

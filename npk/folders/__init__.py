@@ -7,6 +7,7 @@ whole or not at all, `seal` notes the checksum of every file of a folder and `br
 `fingerprint`, `versions` and `digest` say what numbers are of, `differences` what is not the same.
 """
 
+from npk.folders.arrays import check_unpacked as check_unpacked
 from npk.folders.arrays import read_arrays as read_arrays
 from npk.folders.arrays import write_arrays as write_arrays
 from npk.folders.contents import read_json as read_json
@@ -29,6 +30,7 @@ from npk.folders.writing import write_once as write_once
 __all__ = [
     "as_text",
     "broken",
+    "check_unpacked",
     "differences",
     "digest",
     "fingerprint",

@@ -1,6 +1,7 @@
 """Named arrays in one file, with a checksum over all of them. Nothing in it is ever run: no pickles are read."""
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from npk.folders.writing import replace
+from npk.programs import available_memory
 
 _DIGEST = "sha256"
 
@@ -64,6 +66,24 @@ def read_arrays(path: Path, checksum: str | None = None) -> dict[str, np.ndarray
             if hashlib.file_digest(file, _DIGEST).hexdigest() != checksum:
                 raise ValueError(f"{path} is not the file that was written there.")
     return found
+
+
+def check_unpacked(path: Path) -> None:
+    """Refuse an NPZ file whose arrays would take more than half of the memory that is free, before it is unpacked.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: it would; or it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            needed = sum(entry.file_size for entry in file.infolist())
+    except Exception as error:  # of many types, where a bit has flipped
+        raise ValueError(f"{path} is damaged, or no file of arrays ({type(error).__name__}: {error}).") from error
+    if needed > (free := available_memory()) / 2:
+        raise ValueError(f"{path} unpacks to {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB of memory are free.")
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from npk.folders import read_arrays
+from npk.folders import check_unpacked, read_arrays
 
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 _REMEDY = "save the parameters as .npz, .safetensors, Flax's msgpack or Orbax"
@@ -112,6 +112,8 @@ def _reader(path: Path, start: bytes) -> Callable[[Path], dict[str, Any]]:
 
 
 def _npz(path: Path) -> dict[str, Any]:
+    if zipfile.is_zipfile(path):
+        check_unpacked(path)
     try:
         with path.open("rb") as whole, np.load(whole, allow_pickle=False) as file:
             found = [(name, file[name]) for name in file.files]

@@ -80,5 +80,5 @@ def in_percent(axis: Axis, decimals: int | None = 0) -> None:
 
 
 def plain(name: str) -> str:
-    """A name as it is written: no formula begins in it."""
-    return name.replace("$", r"\$")
+    """A name as it is written: no formula begins in it, and Matplotlib does not hide it, as it does after "_"."""
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")

@@ -81,17 +81,22 @@ def paired_difference(correct: ArrayLike, reference: ArrayLike, *, confidence: f
 
 
 def jackknife(
-    statistic: Callable[[Int[np.ndarray, " kept"]], Any], samples: int, *, groups: int = 20, confidence: float = 0.95
+    statistic: Callable[[Int[np.ndarray, " kept"]], Any],
+    samples: int,
+    *,
+    groups: int | Int[np.ndarray, " n"] = 20,
+    confidence: float = 0.95,
 ) -> list[Estimate]:
     """Intervals of smooth statistics of N samples: how much they change as one group after another is left out.
 
-    Sample i is in group i mod G; in samples ordered by class every group has its share of each class. A difference of
-    two statistics is a statistic too: of the same samples its interval is narrower than either's.
+    Sample i is in group i mod G, unless told otherwise: groups that have their share of every class give the interval
+    of balanced samples. A difference of two statistics is a statistic too: of the same samples its interval is narrower
+    than either's.
 
     Args:
         statistic: from the places of samples that are kept, in order, to numbers of shape (k,).
         samples: how many there are, N.
-        groups: G, at least 2; no more than there are samples.
+        groups: G, at least 2, no more than there are samples; or the number of every sample's group, 0 to G - 1.
         confidence: of the interval (Student's, with G - 1 degrees of freedom), in (0, 1).
 
     Returns:
@@ -110,13 +115,17 @@ def jackknife(
 
     Source: Quenouille 1949; Tukey 1958.
     """
-    if min(samples, groups) < 2:
+    places = np.arange(samples)
+    numbers = places % max(min(groups, samples), 1) if isinstance(groups, int) else np.asarray(groups)
+    count = len(np.unique(numbers))
+    if min(samples, groups if isinstance(groups, int) else count) < 2:
         raise ValueError(f"a jackknife needs at least 2 samples and 2 groups, got {samples} and {groups}.")
-    groups, places = min(groups, samples), np.arange(samples)
+    if numbers.shape != (samples,):
+        raise ValueError(f"groups must be a number, or one for each of {samples} samples, got {list(numbers.shape)}.")
     whole = np.asarray(statistic(places), np.float64)
-    left = np.array([statistic(places[places % groups != g]) for g in range(groups)], np.float64)
-    spread = np.sqrt((groups - 1) * np.square(left - left.mean(axis=0)).mean(axis=0))
-    reach = _student(groups - 1, confidence) * spread
+    left = np.array([statistic(places[numbers != g]) for g in np.unique(numbers)], np.float64)
+    spread = np.sqrt((count - 1) * np.square(left - left.mean(axis=0)).mean(axis=0))
+    reach = _student(count - 1, confidence) * spread
     return [Estimate(float(v), float(v - r), float(v + r)) for v, r in zip(whole, reach, strict=True)]
 
 

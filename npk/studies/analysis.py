@@ -21,7 +21,7 @@ from npk.data import MOST_SEED, Dataset, from_arrays
 from npk.folders import fingerprint, locked, write_json
 from npk.gating import Function, at_lines, gate_kinds
 from npk.loading import read_checkpoint
-from npk.programs import Selection, check_finite, check_function, paths_of, shown
+from npk.programs import Selection, check_finite, check_function, concrete, diagnose, paths_of, shown
 from npk.studies.fitting import check_kernels
 from npk.studies.pages.study_page import write_report
 from npk.studies.run_folder import Filling, Progress, Run, carry_out, identity_of, read_study
@@ -29,6 +29,7 @@ from npk.studies.samples import check_samples
 from npk.studies.settings import MOST_BETA, check_ranges, configuration, setting
 from npk.studies.stages import NOTHING, Asked, asked_of, choose, describe, fill_stages, inputs_alone
 
+_LETTERS = 80  # of a checkpoint's name
 Checkpoint = PyTree | str | os.PathLike[str] | tuple[str, Any]
 
 
@@ -152,6 +153,10 @@ def analyse(
     """
     check_function(f, "analyse", "{name}({f}, [params], x, y)")
     config = config or AnalysisConfig()
+    if not isinstance(config, AnalysisConfig):
+        raise TypeError(f"config must be an AnalysisConfig(samples=…), got {type(config).__name__}.")
+    if not concrete(checkpoints, x, y):
+        raise TypeError("checkpoints, x or y are being traced: call analyse outside jit, with numbers.")
     data = from_arrays(x, y, x_test, y_test, class_names=class_names, name="data", title=title, seed=config.seed)
     check_samples(config.samples, data)
     named = list(_named(checkpoints, like, at))
@@ -188,9 +193,8 @@ def _filling(
 ) -> Filling:
     """What an analysis is of, and what computes it."""
     first = named[0][1]()
-    _check_outputs(f, first, data)
+    _check_outputs(f, first, data, named[0][0])
     asked = _asked(f, first, data, config.beta, fixed, gate_at)
-    asked.path_kernel.engines(first, data.x_train[:1])  # type: ignore[attr-defined]  # refuses what has no path kernel
     check_kernels("samples", config.samples, min(config.samples, len(data.x_train)) ** 2, 5 * 4 + 8)
     network = {"kind": model, "beta": asked.beta, "parameters": _size(first)}
     identity = identity_of({data.title: data.fingerprint}, **asked.programs(first, data.x_train[:1]))
@@ -250,8 +254,14 @@ def _named(
             f"checkpoints must be a list of trees of parameters or of files, at least one, got {what}: [params], or "
             "[(name, params), …]."
         )
+    if isinstance(checkpoints, tuple) and isinstance(checkpoints[0], str):
+        raise TypeError("checkpoints must be a list, of which one may be a pair: [(name, params)].")
     given = [_pair(number, one) for number, one in enumerate(checkpoints)]
     names = [name for name, _ in given]
+    if odd := [name for name in names if not (name.isprintable() and 0 < len(name) <= _LETTERS)]:
+        raise ValueError(
+            f"names of checkpoints must be of 1 to {_LETTERS} characters that can be shown, got {odd[0]!r:.99}."
+        )
     if len(set(names)) < len(names):
         again = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two checkpoints are called {again!r}: give them as pairs (name, checkpoint).")
@@ -278,25 +288,39 @@ def _same(value: Any) -> Any:
 
 def _asked(f: Function, params: PyTree, data: Dataset, beta: float, fixed: Selection, gate_at: Sequence[str]) -> Asked:
     """What is asked of f; the split is under soft gates only where f has hard ones."""
-    hard = "hard" in gate_kinds(at_lines(f, gate_at), params, data.x_train[:1])
-    return asked_of(f, beta if hard else None, fixed=fixed, gate_at=gate_at)
+    kinds = gate_kinds(at_lines(f, gate_at), params, data.x_train[:1])
+    asked = asked_of(f, beta if "hard" in kinds else None, fixed=fixed, gate_at=gate_at)
+    asked.path_kernel.engines(params, data.x_train[:1])  # type: ignore[attr-defined]  # refuses what has no path kernel
+    if not kinds:
+        raise ValueError("f has no gates: it is linear in x, and there is nothing that they could know.")
+    return asked
 
 
-def _check_outputs(f: Function, params: PyTree, data: Dataset) -> None:
-    """Refuse, with a ValueError, logits that are not one a class."""
-    shape, classes = jax.eval_shape(f, params, data.x_train[:1]).shape, len(data.class_names)
-    if len(shape) != 2 or shape[1] < classes:
-        more = (
-            " Of one logit for two classes f may return jnp.concatenate([-f, f], axis=1)." if shape[1:] == (1,) else ""
-        )
+def _check_outputs(f: Function, params: PyTree, data: Dataset, name: str) -> None:
+    """Refuse, with a ValueError, parameters that f does not take, and logits that are not one a class."""
+    x, classes = data.x_train[:1], len(data.class_names)
+    try:
+        out = jax.eval_shape(f, params, x)
+    except Exception as error:  # of many types: what frameworks say of a tree that is not theirs
+        diagnose(f, params, x)
+        said = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"f must return a logit for each of the {classes} classes of y, [N, {classes}], and returns "
-            f"{list(shape)} for one sample.{more}"
+            f"f(params, x) fails for {name} and x {list(x.shape)} ({type(error).__name__}: {said}). Of an NNX or "
+            "Equinox model params are npk.loading.params_of(model)."
+        ) from error
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] < classes:
+        found = type(out).__name__ if shape is None else list(shape)
+        one = shape is not None and shape[1:] == (1,)
+        more = " Of one logit for two classes f may return jnp.concatenate([-f, f], axis=1)." if one else ""
+        raise ValueError(
+            f"f must return one array with a logit for each of the {classes} classes of y, [N, {classes}], and returns "
+            f"{found} for one sample.{more}"
         )
 
 
 def _size(params: PyTree) -> int:
-    return sum(leaf.size for leaf in jax.tree_util.tree_leaves(params))
+    return sum(np.size(leaf) for leaf in jax.tree_util.tree_leaves(params))
 
 
 def _shown(fixed: Selection) -> Any:

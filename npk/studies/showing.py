@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 #: Most samples that a page shows; of their gates most bytes a stage; most pixels a side of an image.
-SHOWN, _MOST_BYTES, _SIDE = 200, 4_000_000, 32
+SHOWN, _MOST_BYTES, _SIDE = 160, 4_000_000, 32
 
 
 def thumbnails(x: np.ndarray) -> dict[str, np.ndarray]:

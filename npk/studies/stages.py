@@ -14,7 +14,7 @@ import numpy as np
 
 from npk import solving
 from npk.data import Dataset, balanced
-from npk.gating import Function, at_lines, gate_kinds, gates, softened
+from npk.gating import Function, at_lines, gate_kinds, gate_shapes, gates, per_sample, sample_program, softened
 from npk.path_kernels import gram, path_kernel
 from npk.programs import Selection, in_parts, program_hash
 from npk.studies.run_folder import Run
@@ -24,6 +24,7 @@ from npk.tangent_kernels import split_ntk
 
 KERNELS = ("npk", "value", "feature", "cross", "ntk")
 _PARTS = ("value", "feature", "cross")
+_FEWEST, _MOST = 5, 20  # groups of a jackknife
 _FEW = 32  # samples that the share of biases is of: it varies little between them
 #: The content of a run of which nothing is done yet.
 NOTHING = {"data": None, "network": None, "training": None, "names": [], "pixels": None, "stages": [], "regimes": []}
@@ -44,6 +45,13 @@ class Asked:
     gates: Callable[..., Any]
     path_kernel: Callable[..., Any]
     split: Callable[..., Any]
+
+    def by_sample(self, params: Any, x: Any) -> list[np.ndarray]:
+        """Its gates as [N, ...], wherever f has its samples."""
+        program, n = sample_program(self.f, params, x), len(x)
+        one = [tuple(shape.shape) for shape in gate_shapes(program)]
+        sides = zip(self.gates(params, x), one, program.gate_places, strict=True)
+        return [np.asarray(per_sample(gate, shape, n, place)) for gate, shape, place in sides]
 
     def programs(self, params: Any, x: Any) -> dict[str, str | None]:
         """Hashes of what it computes."""
@@ -100,14 +108,17 @@ def inputs_alone(samples: Samples, run: Run) -> dict[str, Any] | None:
         return None
     x, x_test = samples.x.reshape(len(samples.x), -1), samples.x_test.reshape(len(samples.x_test), -1)
     kernel = np.asarray(gram(x))
+    if not kernel.any():
+        raise ValueError(f"the inputs are zero at every sample, or too small for {kernel.dtype}: scale them.")
     ridge = solving.classify(kernel, np.asarray(gram(x_test, x)), samples.labels, samples.test_labels)
     run.write("inputs.npz", kernel=kernel, ridge_correct=ridge.correct)
     measured = _statistics({"inputs": kernel}, samples.labels)
-    (found,) = solving.jackknife(lambda kept: list(measured(kept).values()), len(samples.labels))
+    groups = _groups(samples.labels)
+    (found,) = solving.jackknife(lambda kept: list(measured(kept).values()), len(samples.labels), groups=groups)
     return {
         "alignment": found.value,
         "ridge": _of_ridge(ridge),
-        "intervals": {"alignment": _ends(found), "ridge": _ends(solving.proportion(ridge.correct))},
+        "intervals": {"alignment": _clipped(found), "ridge": _ends(solving.proportion(ridge.correct))},
     }
 
 
@@ -143,13 +154,13 @@ def _numbers(
 ) -> dict[str, Any]:
     """Kernels and numbers of one stage; the arrays are written here, the numbers by the caller."""
     start, x = time.perf_counter(), samples.x
-    split, gates_now = asked.split(params, x), asked.gates(params, x)
+    split, gates_now = asked.split(params, x), asked.by_sample(params, x)
     kernels = {
         "npk": np.asarray(asked.path_kernel(params, x)),
         **{part: np.asarray(getattr(split, part)) for part in _PARTS},
         "ntk": np.asarray(split.total),
     }
-    check_alive(run.content["names"][stage], kernels)
+    check_alive(run.content["names"][stage], kernels, bool(run.content["training"]))
     test_kernel = np.asarray(asked.path_kernel(params, samples.x_test, x))
     ridge = solving.classify(kernels["npk"], test_kernel, samples.labels, samples.test_labels)
     correct = {
@@ -162,9 +173,9 @@ def _numbers(
     shown = packed_gates(gates_now, kinds, run.read("samples.npz")["shown"])
     run.write(kernels_file(stage), **kernels, npk_test=test_kernel, **correct, **eigenvalues, **shown)
     before = run.read(kernels_file(0))
-    moved, flips = _gates_moved(kinds, gates_now, asked.gates(first(), x) if stage else gates_now, len(x))
+    moved, flips = _gates_moved(kinds, gates_now, asked.by_sample(first(), x) if stage else gates_now, len(x))
     now, then = (_statistics(side, samples.labels) for side in (kernels, before))
-    intervals, since = _intervals(now, then, flips, len(x))
+    intervals, since = _intervals(now, then, flips, samples.labels)
     against = {name: solving.paired_difference(correct[name], before[name]) for name in correct}
     alone = run.read("inputs.npz")["ridge_correct"]
     values = now(np.arange(len(x)))
@@ -178,7 +189,7 @@ def _numbers(
         "drift": {name: _drift(kernels[name], before[name]) for name in KERNELS},
         "effective_rank": {name: found.effective_rank().value for name, found in spectra.items()},
         "share": {part: values[f"share/{part}"] for part in _PARTS},
-        "bias_share": _bias_share(asked, params, x, gates_now),
+        "bias_share": _bias_share(asked, params, x),
         "ridge": _of_ridge(ridge),
         "intervals": {
             "test_accuracy": _ends(solving.proportion(correct["network_correct"])),
@@ -195,12 +206,12 @@ def _numbers(
     }
 
 
-def _bias_share(asked: Asked, params: Any, x: Any, gates: Sequence[Any]) -> float:
+def _bias_share(asked: Asked, params: Any, x: Any) -> float:
     """The share of the trace of H that paths give which begin at a bias, and see no input: under the gates of x."""
     few = slice(min(len(x), _FEW))
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return 0.0  # an embedding is a weight: there is no input to be taken off
-    held = asked.gates(params, x[few]) if few.stop < len(x) else gates
+    held = asked.gates(params, x[few])
     whole, biases = (np.asarray(asked.path_kernel(params, some, gates1=held)) for some in (x[few], 0 * x[few]))
     size = float(np.trace(whole, dtype=np.float64))
     return float(np.trace(biases, dtype=np.float64)) / size if size > 0 else 0.0
@@ -210,10 +221,13 @@ def _in_parts(f: Callable[[Any, Any], Any], params: Any, x: np.ndarray) -> Any:
     return in_parts(lambda part: f(params, part), x)
 
 
-def check_alive(stage: str, kernels: Mapping[str, np.ndarray]) -> None:
-    """Refuse, with a ValueError, a path kernel that is zero: no measure has a meaning for it."""
+def check_alive(stage: str, kernels: Mapping[str, np.ndarray], trained: bool) -> None:
+    """Refuse, with a ValueError, kernels that are zero: no measure has a meaning for them."""
     if not kernels["npk"].any():
-        raise ValueError(f"at {stage} every path is closed at every sample: lower the learning rate.")
+        advice = "lower the learning rate" if trained else "its gates say nothing"
+        raise ValueError(f"at {stage} every path is closed at every sample: {advice}.")
+    if not kernels["ntk"].any():
+        raise ValueError(f"at {stage} the tangent kernel is zero: parameters are too small for {kernels['ntk'].dtype}.")
 
 
 def _drift(kernel: np.ndarray, reference: np.ndarray) -> float:
@@ -251,23 +265,35 @@ def _intervals(
     now: Callable[[np.ndarray], dict[str, float]],
     then: Callable[[np.ndarray], dict[str, float]],
     flips: np.ndarray,
-    samples: int,
+    labels: np.ndarray,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Intervals of what is measured, and of how it differs from the first stage, by one jackknife of the samples."""
-    names = list(now(np.arange(samples)))
+    names = list(now(np.arange(len(labels))))
 
     def statistic(kept: np.ndarray) -> list[float]:
         ours, theirs = now(kept), then(kept)
         return [*ours.values(), *(ours[name] - theirs[name] for name in names), float(flips[kept].mean())]
 
-    *found, flipped = solving.jackknife(statistic, samples)
+    *found, flipped = solving.jackknife(statistic, len(labels), groups=_groups(labels))
     intervals: dict[str, Any] = {"gate_flips": _ends(flipped), "alignment": {}, "share": {}}
     since: dict[str, Any] = {"alignment": {}, "share": {}}
     for name, own, change in zip(names, found, found[len(names) :]):
         what, _, which = name.partition("/")
-        intervals[what][which] = [max(own.low, -1.0), min(own.high, 1.0)] if what == "alignment" else _ends(own)
+        intervals[what][which] = _clipped(own) if what == "alignment" else _ends(own)
         since[what][which] = _told(change)
     return intervals, since
+
+
+def _groups(labels: np.ndarray) -> np.ndarray:
+    """Groups of samples ordered by class, each with its share of every class as far as classes are large enough."""
+    _, sizes = np.unique(labels, return_counts=True)
+    count = int(np.clip(sizes.min(), min(_FEWEST, len(labels)), _MOST))
+    return np.concatenate([np.arange(size) for size in sizes]) % count
+
+
+def _clipped(estimate: solving.Estimate) -> list[float]:
+    """The ends of what lies between -1 and 1."""
+    return [max(estimate.low, -1.0), min(estimate.high, 1.0)]
 
 
 def _ends(estimate: solving.Estimate) -> list[float]:
@@ -289,7 +315,7 @@ def _gates_moved(
     Of gates that switch the flips are counted; beside them stands what they would be had each unit forgotten where it
     started, and opened as often as it does now. Of other kinds it is the change.
     """
-    found: dict[str, Any] = {"gate_flips": {"all": 0.0, "layers": [], "forgotten": 0.0}, "gate_changes": {}}
+    found: dict[str, Any] = {"gate_flips": {"all": None, "layers": [], "forgotten": None}, "gate_changes": {}}
     by_sample = np.zeros(samples)
     for kind in dict.fromkeys(kinds):
         ours, theirs = ([np.asarray(g) for g, k in zip(side, kinds) if k == kind] for side in (now, before))

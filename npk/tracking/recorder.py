@@ -47,10 +47,12 @@ class Recorder:
         every: int | Container[int] | None,
         budget: float,
         is_defined: Callable[[Any], Any] = lambda params: True,
+        check: Callable[[Any], None] = lambda params: None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._measures, self._every, self._budget = dict(measures), every, budget
-        self._is_defined, self._clock = is_defined, clock
+        self._is_defined, self._check, self._clock = is_defined, check, clock
+        self._form: Any = None  # structure and shapes of the first params
         self._known: dict[str, Fields] = {name: measure.known for name, measure in measures.items()}
         self._records: list[GateRecord] = []
         self._step: int | None = None  # of the last call
@@ -284,7 +286,14 @@ class Recorder:
 
     def _fields(self, params: Any) -> tuple[Fields, bool]:
         """What all measures say, and whether they do: of numbers that are not finite nothing is said."""
-        floats = [a for a in jax.tree_util.tree_leaves(params) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
+        leaves, structure = jax.tree_util.tree_flatten(params)
+        form = structure, tuple(np.shape(leaf) for leaf in leaves)
+        if not self._compiled:
+            self._form = form
+            self._check(params)
+        elif form != self._form:
+            return self._undefined("params have another structure, or other shapes, than at the first record"), False
+        floats = [a for a in leaves if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
         if not known_true(finite, *floats):
             return self._undefined("params are not finite"), False
         first = None if self._compiled else self._measured(params)  # which tell best what f is refused for

@@ -6,10 +6,11 @@ import scipy.stats
 Z = scipy.stats.norm.ppf(0.975)
 
 
-def left_out(of, n, groups=20):
+def left_out(of, n, numbers=None):
     """Of every statistic its value and ends, from its values with one group after another left out (Tukey)."""
-    places = np.arange(n)
-    whole, left = of(places), [of(np.flatnonzero(places % groups != g)) for g in range(groups)]
+    numbers = np.arange(n) % 20 if numbers is None else numbers
+    groups = len(set(numbers.tolist()))
+    whole, left = of(np.arange(n)), [of(np.flatnonzero(numbers != g)) for g in range(groups)]
     pseudo = groups * np.array(whole) - (groups - 1) * np.array(left)
     reach = scipy.stats.t.ppf(0.975, groups - 1) * scipy.stats.sem(pseudo, axis=0)
     return np.stack([whole, whole - reach, whole + reach], axis=-1)

@@ -102,7 +102,9 @@ def test_the_numbers_of_a_users_model_are_those_of_the_public_functions(kind, tm
     moved = solving.gate_flips(
         *([np.asarray(npk.gates(f)(p, chosen)[i]) for i in hard] for p in (params[1], params[0]))
     )
-    assert last["gate_flips"]["layers"] == pytest.approx(moved) and first["gate_flips"]["all"] == 0
+    assert last["gate_flips"]["layers"] == pytest.approx(moved) and first["gate_flips"]["all"] == (
+        None if kind is Nnx else 0
+    )
     assert set(last["gate_changes"]) == ({"scale", "soft"} if kind is Nnx else set())
 
 
@@ -271,3 +273,37 @@ def test_the_share_of_paths_that_begin_at_biases(monkeypatch):
     G = (x + 0.1 > 0).sum(1) / 3
     biases, whole = G + 1, G * ((x**2).sum(1) / 3 + 1) + 1
     assert found.content["stages"][0]["bias_share"] == pytest.approx(biases.sum() / whole.sum(), rel=1e-5)
+
+
+def test_samples_are_found_wherever_f_has_them(monkeypatch):
+    """A network of columns, whose gates are [units, samples], is the same network."""
+    saved_alone(monkeypatch)
+
+    def columns(p, x):
+        return (p["v"].T @ jax.nn.relu(p["w"].T @ x.T)).T
+
+    p = {"w": np.random.default_rng(1).normal(size=(3, 12)).astype(np.float32), "v": np.ones((12, 2), np.float32)}
+    second = {"w": p["w"][::-1].copy(), "v": p["v"]}
+    found = [analyse(g, [p, second], X, Y, x_test=X, y_test=Y, config=AnalysisConfig(samples=12)) for g in (F, columns)]
+    rows, other = (one.content["stages"][1] for one in found)
+    for name in ("gate_flips", "intervals", "alignment", "bias_share"):
+        assert other[name] == rows[name], name
+    packed = [np.load(one.folder / "kernels" / "stage-1.npz") for one in found]
+    assert np.array_equal(packed[0]["open/0"], packed[1]["open/0"]) and packed[1]["units"].tolist() == [12]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"f": lambda p, x: x @ p["w"] @ p["v"]}, "f has no gates: it is linear in x"),
+        ({"f": lambda p, x: (F(p, x), 1)}, "f must return one array .* and returns tuple"),
+        ({"x": 0 * X}, "the inputs are zero at every sample"),
+        ({"checkpoints": [("a\nb", PARAMS)]}, "of 1 to 80 characters that can be shown"),
+        ({"checkpoints": [{"w": np.eye(3)}]}, r"f\(params, x\) fails for checkpoint 1 .*npk.loading.params_of"),
+        ({"checkpoints": [{"w": 1e-30 * np.eye(3), "v": 1e-30 * np.ones((3, 2))}]}, "tangent kernel is zero"),
+    ],
+)
+def test_what_no_number_would_mean_is_refused(change, message):
+    given = {"f": F, "checkpoints": [PARAMS], "x": X, "y": Y, **change}
+    with pytest.raises(ValueError, match=message):
+        analyse(given.pop("f"), given.pop("checkpoints"), given.pop("x"), given.pop("y"), **given)

@@ -36,8 +36,13 @@ def numbers(text):
 
 @given(changes)
 def test_a_change_is_settled_where_its_interval_leaves_zero_out(change):
-    _, low, high = change
-    assert sentences.settled(change) == (low > 0) - (high < 0)
+    """But not where the change is no more than single precision's rounding."""
+    value, low, high = change
+    assert sentences.settled(change) == (0 if abs(value) < 1e-5 else (low > 0) - (high < 0))
+
+
+def test_rounding_is_no_change():
+    assert sentences.settled((6e-8, 1e-8, 1e-7)) == 0 and "no change" in sentences.share_verdict((6e-8, 1e-8, 1e-7))
 
 
 VERDICTS = {

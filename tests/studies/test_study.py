@@ -21,6 +21,8 @@ from npk.studies.stages import check_alive
 
 pytestmark = pytest.mark.standard_dtypes
 
+DEALT = np.tile(np.arange(4), 10)  # of ten classes of four samples each group has one
+
 
 def without_times(value):
     if isinstance(value, dict):
@@ -142,8 +144,8 @@ def test_intervals_are_those_of_the_samples_one_group_left_out_after_another(fin
         cosines = [centred_cosine(square[name], labels[kept]) for name in names]
         return np.array([*cosines, *(np.trace(square[part]) / np.trace(square["ntk"]) for part in parts)])
 
-    own = intervals.left_out(lambda kept: measured(now, kept), 40)
-    since = intervals.left_out(lambda kept: measured(now, kept) - measured(first, kept), 40)
+    own = intervals.left_out(lambda kept: measured(now, kept), 40, DEALT)
+    since = intervals.left_out(lambda kept: measured(now, kept) - measured(first, kept), 40, DEALT)
     said = [("alignment", name) for name in names] + [("share", part) for part in parts]
     for (what, which), found, change in zip(said, own, since, strict=True):
         assert last[what][which] == pytest.approx(found[0], abs=1e-6)
@@ -159,7 +161,9 @@ def test_intervals_are_those_of_the_samples_one_group_left_out_after_another(fin
     assert inputs["intervals"]["ridge"] == pytest.approx(intervals.wilson(plain["ridge_correct"]))
     assert inputs["ridge"]["test_accuracy"] == plain["ridge_correct"].mean()
     sigma = plain["kernel"].astype(np.float64)
-    (found,) = intervals.left_out(lambda kept: np.array([centred_cosine(sigma[np.ix_(kept, kept)], labels[kept])]), 40)
+    (found,) = intervals.left_out(
+        lambda kept: np.array([centred_cosine(sigma[np.ix_(kept, kept)], labels[kept])]), 40, DEALT
+    )
     assert [inputs["alignment"], *inputs["intervals"]["alignment"]] == pytest.approx(found, abs=1e-6)
 
 
@@ -183,7 +187,7 @@ def test_gates_that_forgot_where_they_started_would_differ_as_two_draws_of_each_
     assert flips["forgotten"] == pytest.approx((p * (1 - q) + q * (1 - p)).mean())
     drawn = [(then != now[np.random.default_rng(seed).permutation(40)]).mean() for seed in range(400)]
     assert flips["forgotten"] == pytest.approx(np.mean(drawn), abs=0.005), "two samples that have nothing in common"
-    (found,) = intervals.left_out(lambda kept: np.array([(then != now)[kept].mean()]), 40)
+    (found,) = intervals.left_out(lambda kept: np.array([(then != now)[kept].mean()]), 40, DEALT)
     assert [flips["all"], *result["stages"][3]["intervals"]["gate_flips"]] == pytest.approx(found)
 
 
@@ -251,8 +255,10 @@ def test_dead_gates_are_said_with_what_to_do(tmp_path):
     ):
         run_study(dataclasses.replace(TINY, learning_rate=1000.0), tmp_path)
     with pytest.raises(ValueError, match="at epoch 2 every path is closed at every sample"):
-        check_alive("epoch 2", {"npk": np.zeros((2, 2)), "feature": np.ones((2, 2))})
-    check_alive("epoch 2", {"npk": np.ones((2, 2)), "feature": np.zeros((2, 2))})
+        check_alive("epoch 2", {"npk": np.zeros((2, 2)), "ntk": np.ones((2, 2))}, trained=False)
+    with pytest.raises(ValueError, match="at epoch 2 the tangent kernel is zero: .* too small for float64"):
+        check_alive("epoch 2", {"npk": np.ones((2, 2)), "ntk": np.zeros((2, 2))}, trained=False)
+    check_alive("epoch 2", {"npk": np.ones((2, 2)), "ntk": np.ones((2, 2)), "feature": np.zeros((2, 2))}, trained=False)
 
 
 def test_a_study_that_cannot_begin_leaves_no_folder(tmp_path):

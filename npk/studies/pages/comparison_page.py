@@ -54,10 +54,12 @@ def write_comparison_report(folder: str | Path) -> Path:
     if not result["finished"]:
         raise ValueError(f"the comparison in {folder} is not finished: continue it with --resume.")
     with of_a_run(folder):
-        if any("correct" not in row for row in result["regression"]):
-            raise ValueError(
-                f"the comparison in {folder} is of an earlier npk, and has no intervals: run it anew elsewhere."
-            )
+        older = any("correct" not in row for row in result["regression"])
+    if older:
+        raise ValueError(
+            f"the comparison in {folder} is of an earlier npk, and has no intervals: run it anew elsewhere."
+        )
+    with of_a_run(folder):
         return write_page(folder, _draw(result), lambda pictures: _render(result, pictures))
 
 

@@ -17,8 +17,8 @@ import PIL.Image
 from npk import solving
 from npk.studies.run_folder import run_arrays
 
-_STAGES = 8
-_GATES = 400_000  # bytes: more gates than these do not travel with a page
+_STAGES = 7
+_GATES = 300_000  # bytes: more gates than these do not travel with a page
 _COLORS, _FINE = 255, 65535
 _KERNELS = {"npk": "H", "value": "Kⱽ", "feature": "Kᶠ", "cross": "Kᶜʳᵒˢˢ"}
 _SPRITES = 20  # images in a row

@@ -51,7 +51,12 @@ def _series(axes: Axes, name: str, at: np.ndarray, values: Any = None) -> dict[s
         if (around := ends.get(float(at[i, where]))) is not None:
             text += f" [{_said(axis, around[0])}, {_said(axis, around[1])}]"
         points.append([round(float(x), 4), round(1 - float(y), 4), _named(across, at[i, where]), text])
-    return {"name": name.replace("$", ""), "by": "y" if rows else "x", "points": points}
+    return {"name": _unmarked(name), "by": "y" if rows else "x", "points": points}
+
+
+def _unmarked(name: str) -> str:
+    """A name without the signs that begin formulas; a dollar that was meant stays."""
+    return "$".join(part.replace("$", "") for part in name.split(r"\$"))
 
 
 def _some(x: np.ndarray) -> list[int]:

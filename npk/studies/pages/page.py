@@ -22,7 +22,7 @@ from npk.folders import inside, replace
 from npk.plots import COLORS, INK, PAPER
 from npk.studies.pages.hovering import marks_of
 
-_SHADES = 128  # of a heat map: more cannot be told apart
+_SHADES = 64  # of a heat map: more cannot be told apart
 _PIXELS = 128  # of a page, at most, to an inch of a figure: its letters are as large as the text
 
 
@@ -51,7 +51,7 @@ def of_a_run(folder: Path) -> Iterator[None]:
     """Errors of a run's file that has its checksum and not its parts, which no npk has written."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, jinja2.UndefinedError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise ValueError(f"{folder} holds what no run does ({type(error).__name__}: {error}).") from error
 
 

@@ -12,13 +12,17 @@ Change = Sequence[float]
 
 # At most, where an end of an interval is close to zero.
 _DECIMALS = 6
+# Of single precision, in what is between 0 and 1.
+_ROUNDING = 1e-5
 # Early is what comes in the first quarter of all steps.
 _EARLY = 0.25
 
 
 def settled(change: Change) -> int:
-    """1 where a change is above zero beyond its interval, -1 where it is below, 0 where it may be none."""
-    _, low, high = change
+    """1 where a change is above zero beyond its interval and beyond rounding, -1 where it is below, else 0."""
+    value, low, high = change
+    if abs(value) < _ROUNDING:
+        return 0
     return 1 if low > 0 else -1 if high < 0 else 0
 
 

@@ -18,6 +18,7 @@ _PLAIN = {"npk": "H", "value": "the value part", "feature": "the feature part", 
 _COLORS = dict(zip(_NAMES.values(), COLORS, strict=False))
 _COLUMNS = 3  # heat maps of one kernel, side by side
 _LETTERS, _TICKS = 40, 9  # that an axis has room for
+_CURVES, _NAME = 8, 14  # in one figure, and letters of a name in it
 
 
 def draw(study: Mapping[str, Any], folder: Path) -> dict[str, Picture]:
@@ -128,27 +129,36 @@ def _of_kernels(study: Mapping[str, Any], folder: Path) -> dict[str, Picture]:
     shown = sorted({round(i) for i in np.linspace(0, count - 1, min(_COLUMNS, count))})
     rows: dict[str, list[np.ndarray]] = {_NAMES[name]: [] for name in _PLAIN}
     spectra = {}
-    for stage in range(count):
+    curves = {round(i) for i in np.linspace(0, count - 1, min(_CURVES, count))}
+    for stage in sorted({*shown, *curves}):
         arrays = run_arrays(folder, study, f"kernels/stage-{stage}.npz")
-        spectra[plain(names[stage])] = arrays["npk_spectrum"]
+        if stage in curves:
+            spectra[plain(_short(names[stage]))] = arrays["npk_spectrum"]
         if stage in shown:
             for name in _PLAIN:
                 rows[_NAMES[name]].append(solving.center(arrays[name]))
     rows = {name: matrices for name, matrices in rows.items() if any(m.any() for m in matrices)}
     labels = run_arrays(folder, study, "samples.npz")["train_labels"]
-    columns, class_names = [plain(names[stage]) for stage in shown], study["data"]["class_names"]
+    columns = [plain(_short(names[stage])) for stage in shown]
+    class_names = [_short(name) for name in study["data"]["class_names"]]
     if count == 1:  # all kernels in one row
         rows, columns = {plain(names[0]): [matrix for (matrix,) in rows.values()]}, list(rows)
-    ranks = _listed(f"{stage['effective_rank']['npk']:.0f} at {stage['name']}" for stage in study["stages"])
+    ranks = _listed(
+        f"{study['stages'][stage]['effective_rank']['npk']:.1f} at {names[stage]}" for stage in sorted(curves)
+    )
     text = f"They fall; the effective rank of H is {ranks}."
     pictures = {"spectra": Picture(plots.spectra(spectra), "Eigenvalues of H by rank", text)}
     if any(matrices for matrices in rows.values()):  # of samples that are all alike nothing is left when centred
         text = f"Heat maps at {_listed(columns)}; red where two samples are more alike than average. Classes in order: "
         figure = plots.heatmaps(rows, labels, columns=columns, class_names=class_names)
         pictures["kernels"] = Picture(
-            figure, "The kernels, their samples ordered by class", f"{text}{_listed(class_names)}."
+            figure, "The kernels, their samples ordered by class", f"{text}{_listed(study['data']['class_names'])}."
         )
     return pictures
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 
 def _ticks(study: Mapping[str, Any]) -> list[str]:

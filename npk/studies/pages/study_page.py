@@ -43,13 +43,13 @@ def write_report(folder: str | Path) -> Path:
         'report.html'
     """
     folder, study = Path(folder), read_study(folder)
+    if not study.get("stages", True):
+        raise ValueError(f"no stage of the study in {folder} is finished: continue it with --resume.")
     with of_a_run(folder):
-        if not study["stages"]:
-            raise ValueError(f"no stage of the study in {folder} is finished: continue it with --resume.")
-        if "intervals" not in study["stages"][0]:
-            raise ValueError(
-                f"the study in {folder} is of an earlier npk, and has no intervals: run it anew elsewhere."
-            )
+        older = "intervals" not in study["stages"][0]
+    if older:
+        raise ValueError(f"the study in {folder} is of an earlier npk, and has no intervals: run it anew elsewhere.")
+    with of_a_run(folder):
         pictures = draw(study, folder)
         return write_page(folder, pictures, lambda shown: _render(study, folder, shown))
 
@@ -131,7 +131,7 @@ def _rows(study: Mapping[str, Any]) -> dict[str, str]:
         "its interval": "{intervals[test_accuracy][0]:.0%} to {intervals[test_accuracy][1]:.0%}",
         "ridge with <i>H</i>, test accuracy": "{ridge[test_accuracy]:.1%}",
         "its interval ": "{intervals[ridge][0]:.0%} to {intervals[ridge][1]:.0%}",
-        "gates flipped": "{gate_flips[all]:.1%}" if several else "",
+        "gates flipped": "{gate_flips[all]:.1%}" if several and study["stages"][0]["gate_flips"]["layers"] else "",
         "alignment of <i>H</i>": "{alignment[npk]:.3f}",
         "its interval  ": "{intervals[alignment][npk][0]:.2f} to {intervals[alignment][npk][1]:.2f}",
         "alignment of <i>K</i><sup>V</sup>": "{alignment[value]:.3f}",
