@@ -158,6 +158,7 @@ def analyse(
     if not concrete(checkpoints, x, y):
         raise TypeError("checkpoints, x or y are being traced: call analyse outside jit, with numbers.")
     data = from_arrays(x, y, x_test, y_test, class_names=class_names, name="data", title=title, seed=config.seed)
+    data = dataclasses.replace(data, x_train=_of_jax(data.x_train), x_test=_of_jax(data.x_test))
     check_samples(config.samples, data)
     named = list(_named(checkpoints, like, at))
     prints = _fingerprints(named)
@@ -280,6 +281,11 @@ def _pair(number: int, given: Checkpoint) -> tuple[str, Any]:
     if isinstance(given, str | os.PathLike):
         return Path(given).stem or str(given), given
     return f"checkpoint {number + 1}", given
+
+
+def _of_jax(x: np.ndarray) -> np.ndarray:
+    """In the dtype that JAX gives it: of 64 bits it may have none, and would say so at every call."""
+    return x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
 
 
 def _same(value: Any) -> Any:

@@ -490,8 +490,7 @@ def events(folder):
 
 
 def test_files_are_read_as_the_table_that_was_written(trained, tmp_path):
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: pip install 'npk[tracking]'")
     recorder, _ = trained
     table = recorder.table()
     assert table["step"] == [0, 5, 10] and len({len(values) for values in table.values()}) == 1
@@ -503,7 +502,7 @@ def test_files_are_read_as_the_table_that_was_written(trained, tmp_path):
         name: [type(v)(row[name]) for v, row in zip(values, rows, strict=True)] for name, values in table.items()
     } == table
     recorder.to_parquet(tmp_path / "records.parquet")
-    assert pyarrow.parquet.read_table(tmp_path / "records.parquet").to_pydict() == table
+    assert parquet.read_table(tmp_path / "records.parquet").to_pydict() == table
     assert recorder.to_pandas().to_dict("list") == table
     recorder.to_tensorboard(tmp_path / "events")
     found = events(tmp_path / "events")
