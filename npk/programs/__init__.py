@@ -39,7 +39,7 @@ from npk.programs.cutting import KINDS as KINDS
 from npk.programs.cutting import Wanted as Wanted
 from npk.programs.cutting import wanted as wanted
 from npk.programs.functions import check_function as check_function
-from npk.programs.functions import diagnose as diagnose
+from npk.programs.functions import check_takes as check_takes
 from npk.programs.functions import transformation as transformation
 from npk.programs.functions import tried as tried
 from npk.programs.gatings import opens_all as opens_all

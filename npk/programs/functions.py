@@ -99,6 +99,29 @@ def diagnose(f: Callable[..., Any], params: Any, x: Any) -> None:
         ) from None
 
 
+def check_takes(f: Callable[..., Any], params: Any, x: Any, what: str = "params") -> Any:
+    """Refuse, with a ValueError, params that f does not take.
+
+    Args:
+        f: a function of (params, x).
+        params: what it is given.
+        x: a batch.
+        what: what the params are called, for the message.
+
+    Returns:
+        The shapes of what f returns.
+    """
+    try:
+        return jax.eval_shape(f, params, x)
+    except Exception as error:  # of many types: what frameworks say of a tree that is not theirs
+        diagnose(f, params, x)
+        said = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"f(params, x) fails for {what} ({type(error).__name__}: {said}). Of an NNX or Equinox model params are "
+            "npk.loading.params_of(model)."
+        ) from error
+
+
 def tried(f: Callable[..., Any], params: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """The shapes of what f returns for an input of that shape, or None where it takes none such."""
     try:

@@ -88,6 +88,9 @@ def attribute(
     - "layers": each layer of gates; a path crosses many, and no sum is promised.
     - "leaves": each leaf of params; no sum is promised either.
 
+    Of a layer or leaf that a path crosses more than once (a tied weight), or that is no factor of paths (a variance),
+    this is not their sum, and the result is NaN; of units an error, or NaN under `jit`.
+
     Gates are held as they are at x: no gradient goes through them, and nothing is approximated.
 
     Args:
@@ -140,27 +143,17 @@ def _attribute(f: Function, to: str, layer: int | None) -> Callable[..., Attribu
         if to != "units":
             named = {name: v for name, v in rest.items() if not (name.startswith("constant") and _is_zero(v))}
             return Attribution(parts, named, None, value)
-        found = Attribution(parts, {}, rest["skipped"], value)
-        _check_crossed_once(found, parts["layer"], rest["skipped"])
-        return found
+        if concrete(parts) and bool(jnp.isnan(parts["layer"]).any()):
+            raise ValueError(
+                "a path crosses this layer more than once, so that sums over its units are not f: choose another."
+            )
+        return Attribution(parts, {}, rest["skipped"], value)
 
     return attribute_f
 
 
 def _is_zero(value: Any) -> bool:
     return concrete(value) and not np.asarray(value).any()
-
-
-def _check_crossed_once(found: Attribution, parts: Array, skipped: Array) -> None:
-    """Where a path crosses a layer twice the sum over its units is not f: no number is given then."""
-    if not concrete(found.value, parts):
-        return
-    n = len(parts)
-    size = jnp.abs(parts).reshape(n, -1).sum(1) + jnp.abs(skipped) + jnp.abs(found.value)
-    if bool((jnp.abs(found.total - found.value) > _ROUNDINGS * float(jnp.finfo(parts.dtype).eps) * size).any()):
-        raise ValueError(
-            "a path crosses this layer more than once, so that sums over its units are not f: choose another."
-        )
 
 
 def _chosen(output: Any, n: int, shape: tuple[int, ...]) -> Array:
@@ -214,20 +207,30 @@ class _Sums:
             found = self.form.at(given, x) if begun is None else self._begun(given, x, begun)[0]
             return jnp.sum(found[0] * weights.astype(found.dtype))
 
+        def through(part: Any, closed: Any) -> Any:
+            """The part where no path crosses twice, so that f without it is f less the part; else NaN."""
+            size = jnp.sum(jnp.abs(part)) + jnp.abs(value) + jnp.abs(closed)
+            off = jnp.abs(jnp.sum(part) + closed - value)
+            return jnp.where(off <= _ROUNDINGS * jnp.finfo(part.dtype).eps * size, part, jnp.nan)
+
         if self.to == "leaves":
             floats = {name: i for i, name in enumerate(self.names) if jnp.issubdtype(leaves[i].dtype, jnp.floating)}
             slopes = jax.grad(lambda some: chosen(_with(leaves, floats.values(), some), gates, x))(
                 [leaves[i] for i in floats.values()]
             )
-            return value, {n: jnp.sum(leaves[i] * s) for (n, i), s in zip(floats.items(), slopes)}, {}
+            without = [chosen(_with(leaves, [i], [0 * leaves[i]]), gates, x) for i in floats.values()]
+            sides = zip(floats.items(), slopes, without, strict=True)
+            return value, {n: jnp.sum(through(leaves[i] * slope, rest)) for (n, i), slope, rest in sides}, {}
         if self.to in ("units", "layers"):
             slopes = jax.grad(lambda some: chosen(leaves, some, x))(gates)
-            given = [gate * slope for gate, slope in zip(gates, slopes)]
+            numbers = range(len(gates)) if self.to == "layers" else [self._number(len(gates))]
+            without = [chosen(leaves, _with(gates, [i], [0 * gates[i]]), x) for i in numbers]
+            given = [through(gates[i] * slopes[i], rest) for i, rest in zip(numbers, without, strict=True)]
             if self.to == "layers":
                 return value, {f"layer {i + 1}": jnp.sum(part) for i, part in enumerate(given)}, {}
-            number = self._number(len(gates))
-            closed = _with(gates, [number], [jnp.zeros_like(gates[number])])
-            return value, {"layer": given[number][0]}, {"skipped": chosen(leaves, closed, x)}
+            # Where f has its samples on another axis, that axis stays, of size one: no unit is left out.
+            layer = given[0][0] if given[0].shape[:1] == (1,) else given[0]
+            return value, {"layer": layer}, {"skipped": without[0]}
         first = self._begun((*leaves, *gates), x, None)[1]
         zeros = [jnp.zeros_like(start) for start in first]
         if tokens := not jnp.issubdtype(x.dtype, jnp.floating):

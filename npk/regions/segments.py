@@ -91,11 +91,10 @@ def _segment(f: Function) -> Callable[[PyTree, Any, Any], Segment]:
         check_hard(f, params, ends)
 
         def along(function: Callable[[PyTree, Any], Any], points: np.ndarray) -> Any:
-            def part(t: Any) -> Any:
-                t = jnp.asarray(t, ends.dtype).reshape(-1, *(1,) * a.ndim)
+            def one(t: Any) -> Any:  # one by one: f may hold its samples anywhere
                 return function(params, (1 - t) * ends[:1] + t * ends[1:])
 
-            return in_parts(part, points)
+            return in_parts(lambda t: jax.vmap(one)(jnp.asarray(t, ends.dtype)), points)
 
         points, layers = np.array([0.0, 1.0]), np.array([-1, -1])
         for number in itertools.count():
@@ -107,7 +106,7 @@ def _segment(f: Function) -> Callable[[PyTree, Any, Any], Segment]:
             layers = np.concatenate([layers, np.full(len(found), number)])
             order = np.argsort(np.concatenate([points, found]), kind="stable")
             points, layers = np.concatenate([points, found])[order], layers[order]
-        return Segment(points, layers, np.asarray(along(value, points)))
+        return Segment(points, layers, np.asarray(along(value, points))[:, 0])
 
     return segment_of_f
 

@@ -21,7 +21,7 @@ from npk.data import MOST_SEED, Dataset, from_arrays
 from npk.folders import fingerprint, locked, write_json
 from npk.gating import Function, at_lines, gate_kinds
 from npk.loading import read_checkpoint
-from npk.programs import Selection, check_finite, check_function, concrete, diagnose, paths_of, shown
+from npk.programs import Selection, check_finite, check_function, check_takes, concrete, paths_of, shown
 from npk.studies.fitting import check_kernels
 from npk.studies.pages.study_page import write_report
 from npk.studies.run_folder import Filling, Progress, Run, carry_out, identity_of, read_study
@@ -305,15 +305,7 @@ def _asked(f: Function, params: PyTree, data: Dataset, beta: float, fixed: Selec
 def _check_outputs(f: Function, params: PyTree, data: Dataset, name: str) -> None:
     """Refuse, with a ValueError, parameters that f does not take, and logits that are not one a class."""
     x, classes = data.x_train[:1], len(data.class_names)
-    try:
-        out = jax.eval_shape(f, params, x)
-    except Exception as error:  # of many types: what frameworks say of a tree that is not theirs
-        diagnose(f, params, x)
-        said = next(iter(str(error).splitlines()), "")
-        raise ValueError(
-            f"f(params, x) fails for {name} and x {list(x.shape)} ({type(error).__name__}: {said}). Of an NNX or "
-            "Equinox model params are npk.loading.params_of(model)."
-        ) from error
+    out = check_takes(f, params, x, f"{name} and x {list(x.shape)}")
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] < classes:
         found = type(out).__name__ if shape is None else list(shape)

@@ -1,6 +1,5 @@
 """`track`: a recorder of gates and kernels for a training loop of one's own."""
 
-import functools
 import operator
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npk.gating import Function
-from npk.programs import check_batch, check_function, concrete, diagnose, samples_in
+from npk.programs import check_batch, check_function, check_takes, concrete, samples_in
 from npk.tracking.measuring import GateMeasure, Measure, PathKernelMeasure, TangentMeasure
 from npk.tracking.recorder import Recorder
 
@@ -93,20 +92,7 @@ def track(
     is_defined = jax.jit(lambda params, x: jnp.isfinite(f(params, x)).all())
     taken = {name: makers[name]() for name in MEASURES if name in measures}
     defined = lambda params: bool(is_defined(params, x))  # noqa: E731
-    return Recorder(taken, _steps(every), budget, defined, functools.partial(_check_params, f, x))
-
-
-def _check_params(f: Function, x: Any, params: Any) -> None:
-    """Refuse, with a ValueError, what f does not take for params."""
-    try:
-        jax.eval_shape(f, params, x)
-    except Exception as error:  # of many types: what frameworks say of a tree that is not theirs
-        diagnose(f, params, x)
-        said = next(iter(str(error).splitlines()), "")
-        raise ValueError(
-            f"f(params, x) fails ({type(error).__name__}: {said}). Of an NNX or Equinox model params are "
-            "npk.loading.params_of(model)."
-        ) from error
+    return Recorder(taken, _steps(every), budget, defined, lambda params: check_takes(f, params, x))
 
 
 def _labels(y: ArrayLike, n: int) -> np.ndarray:

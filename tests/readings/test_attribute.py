@@ -190,3 +190,32 @@ def test_a_layer_that_paths_cross_twice_has_no_sums_over_its_units():
     with pytest.raises(ValueError, match="crosses this layer more than once"):
         npk.attribute(f, to="units", layer=0)(jnp.ones((2, 1)), x)
     assert isinstance(npk.attribute(f)(jnp.ones((2, 1)), x), Attribution)
+
+
+def test_what_is_crossed_twice_is_nan_where_no_error_can_be_raised():
+    """Under jit; and of leaves and layers, of which others may be asked in the same call."""
+
+    def f(p, x):
+        g = npk.as_gate(jnp.sum(jnp.abs(x), -1, keepdims=True))
+        return ((x * g @ p["tied"]) * g @ p["once"]) @ p["tied"] @ jnp.ones((2, 1))
+
+    p, x = {"tied": jnp.eye(2) + 1, "once": 2 * jnp.eye(2)}, jnp.asarray([[1.0, 2.0]])
+    units = jax.jit(lambda p, x: npk.attribute(f, to="units", layer=0)(p, x).parts["layer"])(p, x)
+    assert np.isnan(units).all()
+    assert np.isnan(npk.attribute(f, to="layers")(p, x).parts["layer 1"]).all()
+    leaves = npk.attribute(f, to="leaves")(p, x)
+    assert np.isnan(leaves.parts["tied"]).all()
+    np.testing.assert_allclose(leaves.parts["once"], f(p, x)[:, 0])
+
+
+def test_no_unit_is_left_out_where_samples_are_columns():
+    def columns(p, x):
+        return (p["v"].T @ jax.nn.relu(p["w"].T @ x.T)).T
+
+    random = np.random.default_rng(0)
+    p = {"w": jnp.asarray(random.normal(size=(3, 5)), jnp.float32), "v": jnp.ones((5, 2))}
+    x = jnp.asarray(random.normal(size=(5, 3)), jnp.float32)
+    found = npk.attribute(columns, to="units", layer=0)(p, x, 1)
+    rows = npk.attribute(lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"], to="units", layer=0)(p, x, 1)
+    np.testing.assert_allclose(found.parts["layer"][..., 0], rows.parts["layer"], atol=1e-6)
+    np.testing.assert_allclose(found.total, columns(p, x)[:, 1], atol=1e-5)

@@ -130,3 +130,19 @@ def test_what_has_no_linear_regions_is_refused():
         local_complexity((np.ones((1, 1)),), 0.0)
     with pytest.raises(ValueError, match="one number of samples"):
         region_numbers((np.ones((2, 1)), np.ones((3, 1))))
+
+
+def test_samples_are_found_wherever_f_has_them(x64):
+    """Of a network of columns, as many units as points, regions are those of the network of rows."""
+    p, x = drawn((3, 2, 2), seed=3)
+
+    def columns(p, x):
+        h = x.T
+        for w, b in zip(p["w"], p["b"], strict=True):
+            h = jax.nn.relu(w.T @ h + b.T)
+        return (p["v"].T @ h).T
+
+    for n in range(4):
+        rows, other = (segment(f)(p, 3 * x[n], -3 * x[n + 1]) for f in (mlp, columns))
+        np.testing.assert_allclose(other.points, rows.points, atol=1e-12)
+        np.testing.assert_allclose(other.values, rows.values, atol=1e-12)

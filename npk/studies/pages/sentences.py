@@ -62,19 +62,19 @@ def accuracy_verdict(change: Change, samples: int, noun: str) -> str:
 
 def measure_verdict(change: Change) -> str:
     """Of a measure of a kernel at two stages."""
-    return {
-        1: f"it rises, by {moved(change)}",
-        -1: f"it falls, by {moved(change)}",
-        0: f"no change beyond its interval: {moved(change)}",
-    }[settled(change)]
+    return _verdict(change, moved(change))
 
 
 def share_verdict(change: Change) -> str:
     """Of a share of a trace at two stages."""
+    return _verdict(change, points(change))
+
+
+def _verdict(change: Change, told: str) -> str:
     return {
-        1: f"it rises, by {points(change)}",
-        -1: f"it falls, by {points(change)}",
-        0: f"no change beyond its interval: {points(change)}",
+        1: f"it rises, by {told}",
+        -1: f"it falls, by {told}",
+        0: f"no change beyond its interval: {told}",
     }[settled(change)]
 
 
